@@ -1,0 +1,251 @@
+"""Adapter + base -> one native model folder, measured.
+
+The adapter was trained against the base as NF4 shows it, dequantised; so that is what it is merged onto, in float32, and the
+result is cast once. On held-out questions four models are compared with the unmerged adapter:
+
+    merged           dequantised base + adapter, in the recipe's dtype: what is written
+    on_original      the original base + adapter
+    back_to_nf4      the merged weights quantised again (the naive merge: small changes snap back to the same grid)
+    shuffled         the adapter's layers in reverse order: the control, which the gate must refuse
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Sequence
+from dataclasses import asdict, dataclass
+from pathlib import Path
+from typing import Any
+
+import torch
+from peft import LoraConfig, PeftModel, set_peft_model_state_dict
+from peft.utils import load_peft_weights
+
+from . import artefact
+from .conversations import IMAGE, Message, Question, read_questions
+from .errors import MergeError
+from .model import Phi3WithProjector, save_model
+from .model.device import DTYPES
+from .model.folder import KIND
+from .recipe import Recipe, load_recipe
+from .vision.encoders import Encoder
+from .vision.pictures import open_picture
+
+Progress = Callable[[str, int, int], None]
+
+
+@dataclass(frozen=True)
+class Measured:
+    """Loss per supervised token, and the share of answers that equal those of the unmerged adapter."""
+
+    loss: float
+    same_answers: float
+    delta_loss: float
+
+
+@dataclass(frozen=True)
+class Probe:
+    """One held-out question with its answer and the picture's stored features `(P, D)`."""
+
+    question: Message
+    answer: Message
+    features: tuple[torch.Tensor, ...]
+
+
+def merge(run: Path, *, out: Path | None = None, device: str = "auto", root: Path | None = None, progress: Progress = lambda what, done, total: None) -> dict[str, Any]:
+    """Measures, writes `models/<name>` with `merge_report.json`, and returns the report.
+
+    Raises MergeError, writing nothing, if the merged model lost more than the recipe's gate allows or the projector changed.
+    """
+    artefact.read_manifest(run, kind="run")
+    changes = () if root is None else (f"root={root}",)
+    recipe = load_recipe(run / "recipe.yaml", changes)
+    folder = out or recipe.model
+    names = ("adapter", "merged", "on original", "back to NF4", "shuffled")
+    probes = _probes(recipe, device)
+    progress(names[0], 0, len(names))
+
+    # One model is in memory at a time; the reference is the adapter as it was trained, unmerged, computed in float32.
+    adapted = _with_adapter(recipe, run, device, quantise=recipe.train.quantise)
+    reference_loss, reference = _measure(adapted, recipe, probes)
+    trained = {name: p.detach().float().cpu().clone() for name, p in _projector(adapted).named_parameters()}
+    merged = _merge_lora(adapted, recipe)
+    del adapted
+    progress(names[1], 1, len(names))
+
+    def compare(built: Phi3WithProjector, step: int) -> Measured:
+        loss, answers = _measure(built, recipe, probes)
+        same = sum(a == b for a, b in zip(answers, reference, strict=True)) / len(reference)
+        progress(names[min(step, len(names) - 1)], step, len(names))
+        return Measured(loss, same, loss - reference_loss)
+
+    figures = {"merged": compare(merged, 2)}
+    projector_change = max(float((p.detach().float().cpu() - trained[name].to(p.dtype).float()).abs().max()) for name, p in merged.projector.named_parameters())
+    figures["on_original"] = compare(_merge_lora(_with_adapter(recipe, run, device, quantise=False), recipe), 3)
+    if recipe.train.quantise:
+        figures["back_to_nf4"] = compare(_requantised(merged, recipe, device), 4)
+    figures["shuffled"] = compare(_merge_lora(_with_adapter(recipe, run, device, quantise=recipe.train.quantise, shuffled=True), recipe), 5)
+    report = {
+        "reference": "the unmerged adapter on the dequantised NF4 base" if recipe.train.quantise else "the unmerged adapter on the base",
+        "reference_loss": reference_loss,
+        "probes": len(probes),
+        "dtype": recipe.merge.dtype,
+        "projector_change": projector_change,
+        **{name: asdict(figure) for name, figure in figures.items()},
+        "gate": {"most_delta_loss": recipe.merge.most_delta_loss, "least_same_answers": recipe.merge.least_same_answers},
+    }
+    check_gate(figures["merged"], projector_change, recipe)
+    _write(merged, folder, report, recipe)
+    return report
+
+
+def check_gate(measured: Measured, projector_change: float, recipe: Recipe) -> None:
+    gate = recipe.merge
+    if measured.delta_loss > gate.most_delta_loss or measured.same_answers < gate.least_same_answers:
+        raise MergeError(
+            "the merged model is not what was trained, so it was not written",
+            got=f"loss {measured.delta_loss:+.5f} and {measured.same_answers:.1%} equal answers",
+            wanted=f"at most +{gate.most_delta_loss} and at least {gate.least_same_answers:.1%}",
+            do="Merge in a wider merge.dtype; loosen merge.most_delta_loss only if you mean to",
+        )
+    if projector_change != 0.0:
+        raise MergeError("the merge changed the projector", got=f"{projector_change}", wanted="0.0", do="This is a fault of phisense; please report it")
+
+
+def _probes(recipe: Recipe, device: str) -> list[Probe]:
+    """Held-out questions, evenly spaced over the files, their pictures encoded once."""
+    questions: list[Question] = [q for file in recipe.data.held_out for q in read_questions(recipe.path(file))]
+    if not questions:
+        raise MergeError("there is nothing to compare on", got="no held-out question", wanted="some", do="Set data.held_out in the recipe")
+    step = max(1, len(questions) // recipe.merge.samples)
+    chosen = questions[::step][: recipe.merge.samples]
+    encoder = Encoder(recipe.vision.part, recipe.vision.encoder, recipe.vision.layer)
+    probes = []
+    for question in chosen:
+        seen: tuple[torch.Tensor, ...] = ()
+        if question.image is not None:
+            picture = open_picture(recipe.path(recipe.data.images) / question.image, name=question.image)
+            seen = (encoder.encode([picture])[0],)
+        text = f"{IMAGE}\n{question.text}" if seen else question.text
+        probes.append(Probe(Message("user", text), Message("assistant", question.answers[0]), seen))
+    return probes
+
+
+def _with_adapter(recipe: Recipe, run: Path, device: str, *, quantise: bool, shuffled: bool = False) -> Phi3WithProjector:
+    """The base with the run's adapter on it, in float32. Raises MergeError if any of its weights found no place."""
+    built = Phi3WithProjector.from_recipe(recipe, quantise=quantise, stored_features=True, device=device, dtype=torch.float32)
+    config = LoraConfig.from_pretrained(str(run / "adapter"))
+    config.inference_mode = True
+    adapted = PeftModel(built.model, config)
+    weights = load_peft_weights(str(run / "adapter"), device="cpu")
+    loaded = set_peft_model_state_dict(adapted, _reversed_layers(weights, recipe, built) if shuffled else weights)
+    if loaded.unexpected_keys:
+        raise MergeError("the adapter does not fit the base", got=f"{len(loaded.unexpected_keys)} weights without a place, such as {loaded.unexpected_keys[0]}")
+    built.model = adapted.eval()
+    return built
+
+
+def _reversed_layers(weights: dict[str, torch.Tensor], recipe: Recipe, built: Phi3WithProjector) -> dict[str, torch.Tensor]:
+    last = built.model.config.text_config.num_hidden_layers - 1
+    renamed = {}
+    for name, weight in weights.items():
+        head, layers, tail = name.partition(".layers.")
+        number, dot, rest = tail.partition(".")
+        renamed[f"{head}{layers}{last - int(number)}{dot}{rest}" if layers else name] = weight
+    return renamed
+
+
+def _merge_lora(adapted: Phi3WithProjector, recipe: Recipe) -> Phi3WithProjector:
+    """Dequantised base + scale * B A in float32, cast once to the recipe's dtype; plain Linear layers, no PEFT left."""
+    peft_model: Any = adapted.model
+    for module in list(peft_model.modules()):
+        if hasattr(module, "lora_A") and hasattr(module, "get_delta_weight"):
+            base = module.get_base_layer()
+            weight = plain_weight(base) + module.get_delta_weight("default").float()
+            linear = torch.nn.Linear(weight.shape[1], weight.shape[0], bias=False, device="meta")
+            linear.weight = torch.nn.Parameter(weight, requires_grad=False)
+            module.base_layer = linear
+            module.lora_A.clear()
+    plain = peft_model.get_base_model()
+    for name, module in list(plain.named_modules()):
+        if hasattr(module, "lora_A") and hasattr(module, "base_layer"):
+            plain.set_submodule(name, module.base_layer)
+    plain.model.multi_modal_projector = plain.model.multi_modal_projector.modules_to_save["default"]
+    plain.to(DTYPES[recipe.merge.dtype])
+    for mark in ("is_loaded_in_4bit", "is_quantized", "hf_quantizer", "quantization_method"):
+        if hasattr(plain, mark):
+            delattr(plain, mark)
+    return Phi3WithProjector(plain.eval(), adapted.processor, adapted.prompt, adapted.slots, adapted.window)
+
+
+def plain_weight(linear: Any) -> torch.Tensor:
+    """A layer's weight in float32, dequantised if it is in 4 bits: exactly what the layer multiplies by."""
+    state = getattr(linear.weight, "quant_state", None)
+    if state is None:
+        return linear.weight.detach().float()
+    from bitsandbytes.functional import dequantize_4bit
+
+    weight: torch.Tensor = dequantize_4bit(linear.weight.data, state).float()
+    return weight
+
+
+def _requantised(merged: Phi3WithProjector, recipe: Recipe, device: str) -> Phi3WithProjector:
+    """The merged language part in NF4 again, by the loader that quantised the base."""
+    import copy
+    import tempfile
+
+    from transformers import BitsAndBytesConfig, Phi3ForCausalLM
+
+    text = merged.model.config.text_config
+    with tempfile.TemporaryDirectory() as folder:
+        phi: Any = Phi3ForCausalLM(copy.deepcopy(text)).to(merged.model.lm_head.weight.dtype)
+        phi.model.load_state_dict(merged.model.model.language_model.state_dict())
+        phi.lm_head.load_state_dict(merged.model.lm_head.state_dict())
+        phi.save_pretrained(folder)
+        quantisation = BitsAndBytesConfig(
+            load_in_4bit=True, bnb_4bit_quant_type="nf4", bnb_4bit_use_double_quant=True, bnb_4bit_compute_dtype=torch.float32
+        )
+        phi = Phi3ForCausalLM.from_pretrained(folder, quantization_config=quantisation, dtype=torch.float32, device_map={"": merged.device})
+    again = copy.copy(merged)
+    again.model = copy.deepcopy(merged.model)
+    again.model.float()
+    again.model.model.language_model = phi.model
+    again.model.lm_head = phi.lm_head
+    return again
+
+
+@torch.inference_mode()
+def _measure(built: Phi3WithProjector, recipe: Recipe, probes: Sequence[Probe]) -> tuple[float, list[tuple[int, ...]]]:
+    """Loss per supervised token over all probes, and each probe's greedy answer as token ids."""
+    total, tokens = 0.0, 0
+    answers: list[tuple[int, ...]] = []
+    size = recipe.evaluate.batch
+    for start in range(0, len(probes), size):
+        some = probes[start : start + size]
+        batch = built.inputs([(p.question, p.answer) for p in some], [p.features for p in some])
+        supervised = int((batch["labels"][:, 1:] != -100).sum())
+        total += float(built.model(**batch).loss) * supervised
+        tokens += supervised
+        asked = built.inputs([(p.question,) for p in some], [p.features for p in some], supervised=False)
+        made = built.model.generate(**asked, max_new_tokens=recipe.evaluate.max_new_tokens, do_sample=False)
+        answers += [tuple(row.tolist()) for row in made[:, asked["input_ids"].shape[1] :]]
+    return total / tokens, [_trimmed(answer, built) for answer in answers]
+
+
+def _trimmed(answer: tuple[int, ...], built: Phi3WithProjector) -> tuple[int, ...]:
+    """Up to the first stop token; rows of a batch are padded to one length."""
+    ends = [i for i, token in enumerate(answer) if token in built.prompt.stop_ids]
+    return answer[: ends[0]] if ends else answer
+
+
+def _projector(adapted: Phi3WithProjector) -> torch.nn.Module:
+    found: torch.nn.Module = adapted.model.get_base_model().model.multi_modal_projector.modules_to_save["default"]
+    return found
+
+
+def _write(merged: Phi3WithProjector, folder: Path, report: dict[str, Any], recipe: Recipe) -> None:
+    """Puts the vision tower back where its stand-in was, and writes the folder."""
+    whole = Phi3WithProjector.from_recipe(recipe, quantise=False, device="cpu", dtype=DTYPES[recipe.merge.dtype])
+    merged.model.model.vision_tower = whole.model.model.vision_tower.to(merged.device)
+    with artefact.staged(folder, kind=KIND, about={"recipe": recipe.name, "merge": report}) as aside:
+        save_model(merged, aside)
+        artefact.write_json(aside / "merge_report.json", report)

@@ -1,0 +1,287 @@
+"""`Phi3WithProjector`: a Phi-3 and a vision encoder put together by a projector, as one native transformers model.
+
+    pictures (N, 3, S, S) --encoder--> features (N, P, D) --projector--> slots (N, P', H) --+
+                                           ^ or stored features                             v
+    conversation --prompt--> ids (B, T) --embedding--> (B, T, H), `<image>` rows replaced by slots --Phi-3--> logits (B, T, V)
+
+The class is the builder, and the seam through which stored features enter; the model itself is
+`LlavaForConditionalGeneration`. LLaVA cannot express 2x2 pooling, so with `pool: 2` it is
+`InternVLForConditionalGeneration`, whose connector puts four patches side by side; its first layer starts as their average.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import torch
+from PIL.Image import Image
+from torch import nn
+from transformers import (
+    AutoConfig,
+    AutoTokenizer,
+    BitsAndBytesConfig,
+    GenerationConfig,
+    InternVLConfig,
+    InternVLForConditionalGeneration,
+    LlavaConfig,
+    LlavaForConditionalGeneration,
+    LlavaProcessor,
+    Phi3ForCausalLM,
+    PreTrainedConfig,
+)
+from transformers.modeling_outputs import BaseModelOutputWithPooling
+
+from ..conversations import Message
+from ..errors import PartError
+from ..parts import resolve_part
+from ..prompt import IGNORED, Prompt, Rendered, prepare_tokenizer
+from ..recipe import Projector, Recipe
+from ..vision.encoders import ENCODERS, image_processor, patches, vision_config
+from .device import compute_dtype, pick_device
+
+Visual = Image | torch.Tensor
+"""A picture, or its stored features `(P, D)`."""
+
+
+class StoredFeatures(nn.Module):
+    """Stands in for the vision tower in training: its "pixel values" are stored features `(N, P, D)`.
+
+    It answers as a tower does, with hidden states that are the same in every layer, behind a class row where the model
+    expects to drop one.
+    """
+
+    def __init__(self, config: PreTrainedConfig, extra_rows: int, dtype: torch.dtype) -> None:
+        super().__init__()
+        self.config = config
+        self.extra_rows = extra_rows
+        self.register_buffer("like", torch.zeros((), dtype=dtype), persistent=False)
+
+    def forward(self, pixel_values: torch.Tensor, **_: Any) -> BaseModelOutputWithPooling:
+        hidden = nn.functional.pad(pixel_values.to(self.like.dtype), (0, 0, self.extra_rows, 0))
+        every_layer = (hidden,) * (self.config.num_hidden_layers + 1)
+        return BaseModelOutputWithPooling(last_hidden_state=hidden, hidden_states=every_layer)
+
+
+@dataclass
+class Phi3WithProjector:
+    """`model` is a plain transformers model, `processor` a plain LlavaProcessor; `slots` is a picture's positions in a prompt."""
+
+    model: Any
+    processor: Any
+    prompt: Prompt
+    slots: int
+    window: int
+
+    @classmethod
+    def assemble(
+        cls,
+        language: str,
+        vision: str,
+        projector: Projector | None = None,
+        *,
+        encoder: str = "clip",
+        layer: int = -2,
+        window: int = 4096,
+        quantise: bool = False,
+        stored_features: bool = False,
+        device: str = "auto",
+        dtype: torch.dtype | None = None,
+        seed: int = 0,
+    ) -> Phi3WithProjector:
+        """Loads both parts (folders or hub ids) and puts a fresh projector between them.
+
+        `quantise` loads the language part in NF4 with double quantisation; `stored_features` leaves the vision tower out.
+        `dtype` defaults to what the device computes in. Raises PartError for parts that do not fit.
+        """
+        where = pick_device(device)
+        dtype = dtype or compute_dtype(where)
+        language_folder, vision_folder = resolve_part(language), resolve_part(vision)
+        kind = ENCODERS[encoder]
+        seen = vision_config(vision_folder, encoder)
+        phi = _load_language(language_folder, where, dtype, quantise)
+        tokenizer = AutoTokenizer.from_pretrained(language_folder)
+        image_id = prepare_tokenizer(tokenizer, phi.config.vocab_size)
+        config = _configure(projector or Projector(), phi.config, seen, image_id, layer, kind.strategy)
+        torch.manual_seed(seed)
+        with torch.device("meta"):
+            model: Any = (InternVLForConditionalGeneration if isinstance(config, InternVLConfig) else LlavaForConditionalGeneration)(config)
+        # Whole modules are put into the empty frame, so no weight is renamed, copied or quantised a second time.
+        model.model.language_model = phi.model
+        model.lm_head = phi.lm_head
+        model.model.vision_tower = (
+            StoredFeatures(seen, kind.extra_rows, dtype) if stored_features else kind.model.from_pretrained(vision_folder, dtype=dtype)
+        ).to(where)
+        model.model.multi_modal_projector = _fresh_projector(model, config, seed).to(where, dtype)
+        prompt = Prompt(tokenizer)
+        model.generation_config = GenerationConfig(
+            do_sample=False, eos_token_id=prompt.stop_ids, pad_token_id=prompt.end_of_text_id, max_new_tokens=256
+        )
+        processor = _processor(vision_folder, encoder, tokenizer, config)
+        return cls(model.eval(), processor, prompt, picture_slots(config), _window(config, window))
+
+    @classmethod
+    def from_recipe(cls, recipe: Recipe, **overrides: Any) -> Phi3WithProjector:
+        return cls.assemble(
+            recipe.language.part,
+            recipe.vision.part,
+            recipe.projector,
+            encoder=recipe.vision.encoder,
+            layer=recipe.vision.layer,
+            window=recipe.language.window,
+            seed=recipe.seed,
+            **overrides,
+        )
+
+    @property
+    def device(self) -> torch.device:
+        found: torch.device = self.model.lm_head.weight.device
+        return found
+
+    @property
+    def projector(self) -> nn.Module:
+        found: nn.Module = self.model.model.multi_modal_projector
+        return found
+
+    def inputs(self, conversations: Sequence[Sequence[Message]], visuals: Sequence[Sequence[Visual]], *, supervised: bool = True) -> dict[str, Any]:
+        """Model inputs of a padded batch: ids and mask `(B, T)`, labels `(B, T)` if `supervised`, and what the pictures need.
+
+        Each conversation has its own number of visuals, none included; pictures and stored features may be mixed. Training
+        rows are padded on the right; without supervision the rows end where an answer begins, and are padded on the left.
+        """
+        rows = []
+        for messages, seen in zip(conversations, visuals, strict=True):
+            slots = [self.slots] * len(seen)
+            if supervised:
+                rows.append(self.prompt.render(messages, slots))
+            else:
+                ids = self.prompt.ask(messages, slots)
+                rows.append(Rendered(ids, [IGNORED] * len(ids)))
+        batch = pad_rows(rows, self.prompt.end_of_text_id, left=not supervised)
+        if not supervised:
+            del batch["labels"]
+        batch = {key: value.to(self.device) for key, value in batch.items()}
+        return {**batch, **self.look([visual for seen in visuals for visual in seen])}
+
+    def look(self, visuals: Sequence[Visual]) -> dict[str, Any]:
+        """The keyword arguments that carry `visuals` into the model: none, pixels, stored features, or projected slots."""
+        if not visuals:
+            return {}
+        if isinstance(self.model.model.vision_tower, StoredFeatures):
+            stacked = torch.stack([visual for visual in visuals if isinstance(visual, torch.Tensor)])
+            assert len(stacked) == len(visuals), "a model without a vision tower reads stored features only"
+            return {"pixel_values": stacked.to(self.device)}
+        return {"mm_encoder_outputs": self.projected(self.project(visuals))}
+
+    def projected(self, slots: Sequence[torch.Tensor]) -> dict[str, Any]:
+        """Slots of pictures, each `(P', H)`, as the model's `mm_encoder_outputs`."""
+        whole: Any = torch.stack(list(slots)) if isinstance(self.model.config, InternVLConfig) else list(slots)
+        return {"image": BaseModelOutputWithPooling(pooler_output=whole)}
+
+    def project(self, visuals: Sequence[Visual]) -> list[torch.Tensor]:
+        """Each picture, or its stored features `(P, D)`, as it enters the language part: `(P', H)`."""
+        found: dict[int, torch.Tensor] = {}
+        pictures = {i: visual for i, visual in enumerate(visuals) if not isinstance(visual, torch.Tensor)}
+        stored = {i: visual for i, visual in enumerate(visuals) if isinstance(visual, torch.Tensor)}
+        if pictures:
+            pixels = self.processor.image_processor(list(pictures.values()), return_tensors="pt")["pixel_values"]
+            found.update(zip(pictures, self._image_features(pixels.to(self.model.lm_head.weight.dtype)), strict=True))
+        if stored:
+            tower = self.model.model.vision_tower
+            stand_in = StoredFeatures(self.model.config.vision_config, _extra_rows(self.model.config), self.model.lm_head.weight.dtype)
+            self.model.model.vision_tower = stand_in.to(self.device)
+            try:
+                found.update(zip(stored, self._image_features(torch.stack(list(stored.values()))), strict=True))
+            finally:
+                self.model.model.vision_tower = tower
+        return [found[i] for i in range(len(visuals))]
+
+    def _image_features(self, pixels: torch.Tensor) -> Any:
+        return self.model.get_image_features(pixel_values=pixels.to(self.device), return_dict=True).pooler_output
+
+
+def pad_rows(rows: Sequence[Rendered], pad: int, *, left: bool = False) -> dict[str, torch.Tensor]:
+    """Rendered rows -> `input_ids`, `attention_mask`, `labels`, each `(B, T)` with T the longest row."""
+    longest = max(len(row.ids) for row in rows)
+    ids = torch.full((len(rows), longest), pad)
+    mask = torch.zeros(len(rows), longest, dtype=torch.long)
+    labels = torch.full((len(rows), longest), IGNORED)
+    for i, row in enumerate(rows):
+        span = slice(longest - len(row.ids), longest) if left else slice(0, len(row.ids))
+        ids[i, span] = torch.tensor(row.ids)
+        mask[i, span] = 1
+        labels[i, span] = torch.tensor(row.labels)
+    return {"input_ids": ids, "attention_mask": mask, "labels": labels}
+
+
+def picture_slots(config: PreTrainedConfig) -> int:
+    """The positions that one picture takes in a prompt."""
+    count = patches(config.vision_config)
+    return count // 4 if isinstance(config, InternVLConfig) else count
+
+
+def _extra_rows(config: PreTrainedConfig) -> int:
+    return 1 if config.vision_feature_select_strategy == "default" else 0
+
+
+def _load_language(folder: Path, device: torch.device, dtype: torch.dtype, quantise: bool) -> Any:
+    config = AutoConfig.from_pretrained(folder)
+    if config.model_type != "phi3":
+        raise PartError(f"the language part {folder} is no Phi-3", got=config.model_type, wanted="phi3", do="Use a Phi-3 or Phi-3.5 model")
+    options: dict[str, Any] = {"dtype": dtype, "device_map": {"": device}}
+    if quantise:
+        options["quantization_config"] = BitsAndBytesConfig(
+            load_in_4bit=True, bnb_4bit_quant_type="nf4", bnb_4bit_use_double_quant=True, bnb_4bit_compute_dtype=dtype
+        )
+    return Phi3ForCausalLM.from_pretrained(folder, **options)
+
+
+def _configure(projector: Projector, text: Any, seen: Any, image_id: int, layer: int, strategy: str) -> PreTrainedConfig:
+    text.architectures = ["Phi3ForCausalLM"]  # what converters and servers look the language half up by
+    act = "linear" if projector.kind == "linear" else "gelu"
+    shared = {"text_config": text, "vision_config": seen, "vision_feature_layer": layer, "projector_hidden_act": act, "tie_word_embeddings": False}
+    if projector.pool == 1:
+        return LlavaConfig(
+            **shared, image_token_index=image_id, image_seq_length=patches(seen), vision_feature_select_strategy=strategy
+        )
+    side = seen.image_size // seen.patch_size
+    if side % 2:
+        raise PartError("2x2 pooling needs an even number of patches a side", got=f"{side}", do="Set projector.pool to 1 or take another vision part")
+    return InternVLConfig(
+        **shared, image_token_id=image_id, image_seq_length=patches(seen) // 4, downsample_ratio=0.5, vision_feature_select_strategy=strategy
+    )
+
+
+def _fresh_projector(model: Any, config: PreTrainedConfig, seed: int) -> nn.Module:
+    """The frame's own projector class with new weights."""
+    torch.manual_seed(seed)
+    projector: Any = type(model.model.multi_modal_projector)(config).float()
+    for linear in (projector.linear_1, projector.linear_2):
+        nn.init.xavier_uniform_(linear.weight)
+        if linear.bias is not None:
+            nn.init.zeros_(linear.bias)
+    if isinstance(config, InternVLConfig):
+        quarter = projector.linear_1.weight.data.unflatten(1, (4, -1)).mean(1) * 2
+        projector.linear_1.weight.data = (quarter / 4).repeat(1, 4)
+    return projector
+
+
+def _processor(vision: Path, encoder: str, tokenizer: Any, config: PreTrainedConfig) -> LlavaProcessor:
+    """Counts slots as the model does: a pooled slot is as wide as two patches."""
+    pool = 2 if isinstance(config, InternVLConfig) else 1
+    extra = ENCODERS[encoder].extra_rows
+    return LlavaProcessor(
+        image_processor(vision, encoder),
+        tokenizer,
+        patch_size=config.vision_config.patch_size * pool,
+        vision_feature_select_strategy=config.vision_feature_select_strategy,
+        num_additional_image_tokens=extra,
+        chat_template=tokenizer.chat_template,
+    )
+
+
+def _window(config: PreTrainedConfig, asked: int) -> int:
+    text = config.text_config
+    return int(min(asked, getattr(text, "original_max_position_embeddings", None) or 4096, text.max_position_embeddings))

@@ -1,0 +1,51 @@
+"""The model folder: what `merge` writes and everything else reads. It opens in plain transformers without phisense.
+
+    config.json, generation_config.json, *.safetensors      the native model
+    processor_config.json, tokenizer files, chat template   the native processor
+    merge_report.json                                       what the merge measured
+    manifest.json                                           written last: phisense's facts and every file's sha256
+"""
+
+from __future__ import annotations
+
+from pathlib import Path
+from typing import Any
+
+import torch
+from safetensors import SafetensorError
+from transformers import AutoConfig, AutoModelForImageTextToText, AutoProcessor
+
+from ..errors import ArtefactError
+from ..prompt import Prompt
+from .assembly import Phi3WithProjector, _window, picture_slots
+from .device import compute_dtype, pick_device
+
+KIND = "model folder"
+
+
+def load_model(folder: Path, device: str = "auto", dtype: torch.dtype | None = None) -> Phi3WithProjector:
+    """Opens a model folder for inference. `dtype` defaults to float32 on CPU for models stored so, else to what the device computes in.
+
+    Raises ArtefactError if the folder is missing, unfinished, or holds another kind of model.
+    """
+    if not (folder / "config.json").is_file():
+        got = "no config.json" if folder.is_dir() else "no such folder"
+        raise ArtefactError(f"{folder} is not a model folder", got=got, wanted="what phisense merge writes", do="Run phisense merge RUN")
+    where = pick_device(device)
+    try:
+        config = AutoConfig.from_pretrained(folder)
+        if config.model_type not in ("llava", "internvl"):
+            raise ArtefactError(f"{folder} holds another kind of model", got=config.model_type, wanted="a merged model folder", do="Run phisense merge RUN")
+        stored = getattr(torch, str(config.dtype).removeprefix("torch.")) if config.dtype else torch.float32
+        dtype = dtype or (torch.float32 if stored == torch.float32 else compute_dtype(where))
+        model: Any = AutoModelForImageTextToText.from_pretrained(folder, dtype=dtype, device_map={"": where})
+        processor: Any = AutoProcessor.from_pretrained(folder)
+    except (SafetensorError, OSError, ValueError) as error:
+        raise ArtefactError(f"{folder} cannot be opened", got=str(error).splitlines()[0], do="Run phisense merge again") from error
+    return Phi3WithProjector(model.eval(), processor, Prompt(processor.tokenizer), picture_slots(config), _window(config, 4096))
+
+
+def save_model(loaded: Phi3WithProjector, folder: Path) -> None:
+    """Writes model and processor into `folder`, without a manifest: the caller stages the folder."""
+    loaded.model.save_pretrained(folder, max_shard_size="4GB")
+    loaded.processor.save_pretrained(folder)

@@ -1,0 +1,58 @@
+"""Finds pretrained parts: a folder in hub layout, or an id on the Hugging Face hub. Only safetensors are ever taken."""
+
+from __future__ import annotations
+
+import hashlib
+from pathlib import Path
+
+from .errors import PartError
+
+_WANTED = ["*.json", "*.safetensors", "*.txt", "tokenizer.model"]
+
+
+def resolve_part(part: str) -> Path:
+    """The local folder of `part`; an id of the hub is looked up in the cache and downloaded where it is not there.
+
+    Raises PartError if there is no such folder or id, or it has no safetensors.
+    """
+    folder = Path(part).expanduser()
+    if not folder.is_dir():
+        if part.startswith((".", "/", "~")) or part.count("/") != 1:
+            raise PartError(f"there is no part {part}", got="no such folder", wanted="a folder in hub layout or a hub id such as openai/whisper-small")
+        folder = _from_hub(part)
+    if not (folder / "config.json").is_file():
+        raise PartError(f"the part {part} is not in hub layout", got="no config.json", wanted="config.json, *.safetensors and the tokenizer's or processor's files")
+    if not weight_files(folder):
+        raise PartError(f"the part {part} has no safetensors", wanted="*.safetensors; pickled weights are never loaded", do="Convert it once with safetensors")
+    return folder
+
+
+def weight_files(folder: Path) -> list[Path]:
+    """The safetensors of a model folder; those its index names where there is one."""
+    return sorted(folder.glob("*.safetensors"))
+
+
+def fingerprint(folder: Path) -> str:
+    """sha256 over the names, configs and weights of a part: equal exactly where the part computes the same."""
+    digest = hashlib.sha256()
+    for path in sorted([*folder.glob("*.json"), *weight_files(folder)]):
+        if path.name == "manifest.json":
+            continue
+        digest.update(path.name.encode())
+        with path.open("rb") as file:
+            digest.update(hashlib.file_digest(file, "sha256").digest())
+    return digest.hexdigest()
+
+
+def _from_hub(part: str) -> Path:
+    from huggingface_hub import snapshot_download
+    from huggingface_hub.errors import HfHubHTTPError, HFValidationError, LocalEntryNotFoundError
+
+    try:
+        return Path(snapshot_download(part, allow_patterns=_WANTED))
+    except (LocalEntryNotFoundError, HfHubHTTPError, HFValidationError, OSError) as error:
+        raise PartError(
+            f"the part {part} was not found",
+            got=f"no such folder, and the hub says: {str(error).splitlines()[0]}",
+            do=f"Check the name and the network, or download it and name its folder: hf download {part} --local-dir parts/{part.split('/')[1]}",
+        ) from error

@@ -1,0 +1,255 @@
+"""Trains the practice language part: a small Phi-3, on text of the practice world only. It never sees a picture.
+
+What it reads about a scene comes in two forms. *Sentences*, as in a caption. *Cells*: where a picture will later have its
+8x8 slots, each slot reads the words for what lies there, mixed by random weights into one input vector (a bag of words:
+"small", "red", "circle" at once), with noise. A projector will later have to put the same content into the same places, and
+the closer that lies to something the language part can already read, the faster it learns to see.
+"""
+
+from __future__ import annotations
+
+import math
+import random
+import time
+from concurrent.futures import ProcessPoolExecutor
+from dataclasses import dataclass
+from pathlib import Path
+
+import torch
+from tokenizers import AddedToken, Tokenizer, decoders, models, pre_tokenizers, trainers
+from transformers import Phi3Config, Phi3ForCausalLM, PreTrainedTokenizerFast
+
+from ...conversations import IMAGE, Message
+from ...prompt import CONTROL_TOKENS, END_OF_TEXT, IGNORED, Prompt, prepare_tokenizer
+from ..talk import DESCRIBE_REQUESTS, SMALL_TALK, balanced_questions, caption, describe, noun_phrase
+from ..world import Scene, sample_scene
+
+ROWS = 768  # of the vocabulary, some of them free as in Phi-3.5
+GRID = 8
+CELLS = GRID * GRID
+NOTHING = " nothing"
+
+
+@dataclass(frozen=True)
+class Plan:
+    conversations: int = 50_000
+    steps: int = 1_100
+    batch: int = 64
+    learning_rate: float = 1.5e-3
+    seed: int = 12
+
+
+def config() -> Phi3Config:
+    return Phi3Config(
+        vocab_size=ROWS,
+        hidden_size=192,
+        intermediate_size=512,
+        num_hidden_layers=6,
+        num_attention_heads=6,
+        num_key_value_heads=6,
+        max_position_embeddings=1024,
+        original_max_position_embeddings=1024,
+        sliding_window=None,
+        bos_token_id=1,
+        eos_token_id=None,
+        pad_token_id=None,
+        tie_word_embeddings=False,
+    )
+
+
+def tokenizer() -> PreTrainedTokenizerFast:
+    """Byte-level BPE over the world's sentences, so any text can be read; Phi-3's control tokens, which swallow space to the right."""
+    rng = random.Random(0)
+    lines = [text for pair in SMALL_TALK for text in pair] + list(DESCRIBE_REQUESTS)
+    for split in ("train", "combinations"):
+        for _ in range(1500):
+            scene = sample_scene(rng, split)  # type: ignore[arg-type]
+            lines += [describe(scene), caption(scene), *(text for q in balanced_questions(scene, rng, 6) for text in (q.text, q.answer))]
+    lines += [line.lower().replace("colour", "color") for line in lines] + ["nothing"] * 100
+    inner = Tokenizer(models.BPE())
+    inner.pre_tokenizer = pre_tokenizers.ByteLevel(add_prefix_space=True)
+    inner.decoder = decoders.ByteLevel()
+    trainer = trainers.BpeTrainer(
+        vocab_size=ROWS - 64, special_tokens=["<unk>", "<s>"], initial_alphabet=pre_tokenizers.ByteLevel.alphabet(), show_progress=False
+    )
+    inner.train_from_iterator(lines, trainer)
+    inner.add_special_tokens([AddedToken(tag, special=True, normalized=False, rstrip=tag != END_OF_TEXT) for tag in CONTROL_TOKENS])
+    return PreTrainedTokenizerFast(
+        tokenizer_object=inner, unk_token="<unk>", bos_token="<s>", eos_token=END_OF_TEXT, pad_token=END_OF_TEXT, model_max_length=1024
+    )
+
+
+@dataclass(frozen=True, slots=True)
+class Sample:
+    """`bags` is None where there are no cells, else one list of words for each of the four corners (empty: nothing there)."""
+
+    ids: list[int]
+    labels: list[int]
+    bags: list[list[str]] | None
+
+
+def make_samples(seed: int, count: int) -> list[Sample]:
+    words = tokenizer()
+    prepare_tokenizer(words, ROWS)
+    prompt = Prompt(words)
+    rng = random.Random(seed)
+    return [_sample(prompt, rng) for _ in range(count)]
+
+
+def _sample(prompt: Prompt, rng: random.Random) -> Sample:
+    form = rng.random()
+    if form < 0.04:
+        rendered = prompt.render(_small_talk(rng), [])
+        return Sample(rendered.ids, rendered.labels, None)
+    scene = sample_scene(rng)
+    cells = form < 0.8
+    head = f"{IMAGE}\n" if cells else f"{rng.choice([describe, caption])(scene, rng)}\n"
+    rendered = prompt.render(_dialogue(scene, rng, head), [CELLS] if cells else [])
+    bags = None
+    if cells:
+        bags = [[] for _ in range(4)]
+        for thing in scene.things:
+            bags[thing.corner] = [f" {word}" for word in noun_phrase(thing).split()]
+    return Sample(rendered.ids, rendered.labels, bags)
+
+
+def _small_talk(rng: random.Random) -> list[Message]:
+    pairs = [rng.choice(SMALL_TALK) for _ in range(rng.randint(1, 4))]
+    return [m for asked, told in pairs for m in (Message("user", loosen(asked, rng)), Message("assistant", told))]
+
+
+def _dialogue(scene: Scene, rng: random.Random, head: str) -> list[Message]:
+    """A conversation of 3 to 9 turns about the scene, now and then beginning with a description."""
+    pairs = [(q.text, q.answer) for q in balanced_questions(scene, rng, rng.randint(3, 9))]
+    if rng.random() < 0.25:
+        pairs.insert(rng.randrange(2), (rng.choice(DESCRIBE_REQUESTS), describe(scene)))
+    if rng.random() < 0.1:
+        pairs.append(rng.choice(SMALL_TALK))
+    messages = [m for asked, told in pairs for m in (Message("user", loosen(asked, rng)), Message("assistant", told))]
+    messages[0] = Message("user", head + messages[0].text)
+    return messages
+
+
+def loosen(text: str, rng: random.Random) -> str:
+    """Typed as people type: now and then in lower case, without the question mark, or with American spelling."""
+    if rng.random() < 0.15:
+        text = text.lower()
+    if rng.random() < 0.15:
+        text = text.rstrip("?.")
+    if rng.random() < 0.15:
+        text = text.replace("colour", "color")
+    return text
+
+
+def mix_cells(samples: list[Sample], word_ids: dict[str, int], rng: random.Random) -> torch.Tensor:
+    """Weights `(B, CELLS, ROWS)`: what each cell reads. A thing's words fill a patch of its corner's 4x4 cells."""
+    weights = torch.zeros(len(samples), CELLS, ROWS)
+    weights[:, :, word_ids[NOTHING]] = 1
+    for row, sample in enumerate(samples):
+        for corner, bag in enumerate(sample.bags or []):
+            for cell, words in _spread(bag, corner, rng):
+                weights[row, cell, word_ids[NOTHING]] = 0
+                for word in words:
+                    weights[row, cell, word_ids[word]] = rng.uniform(0.5, 1.5)
+    return weights
+
+
+def _spread(bag: list[str], corner: int, rng: random.Random) -> list[tuple[int, list[str]]]:
+    """The cells that read something: a rectangle within the corner, its words all together in each cell, or one word a cell."""
+    if not bag:
+        return []
+    half = GRID // 2
+    height, width = (rng.randint(2, 3), rng.randint(2, 3)) if bag[0] == " small" else (rng.randint(3, 4), rng.randint(3, 4))
+    top = corner // 2 * half + rng.randint(0, half - height)
+    left = corner % 2 * half + rng.randint(0, half - width)
+    cells = [(top + r) * GRID + left + c for r in range(height) for c in range(width)]
+    if rng.random() < 0.65:  # together, in all of them or some
+        kept = rng.sample(cells, rng.randint(1, len(cells)))
+        return [(cell, bag) for cell in kept]
+    rng.shuffle(cells)  # apart; four cells or more, so that every word occurs
+    return [(cell, [bag[i % len(bag)]]) for i, cell in enumerate(cells)]
+
+
+class Trainer:
+    def __init__(self, plan: Plan) -> None:
+        torch.manual_seed(plan.seed)
+        self.plan = plan
+        self.rng = random.Random(plan.seed)
+        self.words = tokenizer()
+        prepare_tokenizer(self.words, ROWS)
+        self.prompt = Prompt(self.words)
+        vocabulary = ["small large red orange yellow green blue purple white black nothing", "circle square triangle star cross ring diamond heart"]
+        self.word_ids = {f" {w}": self._one_id(w) for w in [*" ".join(vocabulary).split(), *"0123456789"]}
+        self.model = Phi3ForCausalLM._from_config(config(), attn_implementation="eager")
+        self.optimizer = torch.optim.AdamW(self.model.parameters(), lr=plan.learning_rate, betas=(0.9, 0.98), weight_decay=0.03)
+        self.schedule = torch.optim.lr_scheduler.LambdaLR(self.optimizer, self._rate)
+
+    def _one_id(self, word: str) -> int:
+        ids = self.words(word, add_special_tokens=False)["input_ids"]
+        assert len(ids) == 1, f"{word!r} is not one token but {ids}"
+        return int(ids[0])
+
+    def _rate(self, step: int) -> float:
+        warm = min(1.0, (step + 1) / 200)
+        return warm * (0.02 + 0.98 * 0.5 * (1 + math.cos(math.pi * min(1.0, step / self.plan.steps))))
+
+    def step(self, samples: list[Sample]) -> float:
+        longest = -(-max(len(s.ids) for s in samples) // 32) * 32  # few distinct lengths: kernels are cached for each
+        ids = torch.full((len(samples), longest), self.prompt.end_of_text_id)
+        labels = torch.full((len(samples), longest), IGNORED)
+        for row, sample in enumerate(samples):
+            ids[row, : len(sample.ids)] = torch.tensor(sample.ids)
+            labels[row, : len(sample.ids)] = torch.tensor(sample.labels)
+        with torch.autocast("cpu", torch.bfloat16):
+            table = self.model.get_input_embeddings().weight
+            vectors = table[ids]
+            slots = ids == self.prompt.image_id
+            weights = mix_cells(samples, self.word_ids, self.rng)[slots.any(1)]
+            cells = (weights / weights.sum(-1, keepdim=True)).flatten(0, 1).to(torch.bfloat16) @ table.to(torch.bfloat16)
+            cells = cells * torch.empty(len(cells), 1).uniform_(0.8, 2.5)
+            cells = cells + torch.randn_like(cells) * table.detach().std() * 0.3
+            vectors = vectors.masked_scatter(slots[..., None], cells.to(vectors.dtype))
+            loss = self.model(inputs_embeds=vectors, labels=labels).loss
+        self.optimizer.zero_grad(set_to_none=True)
+        loss.backward()
+        torch.nn.utils.clip_grad_norm_(self.model.parameters(), 1.0)
+        self.optimizer.step()
+        self.schedule.step()
+        return float(loss.item())
+
+
+def main(out: Path, plan: Plan | None = None, log_every: int = 200) -> None:
+    """Writes the part to `out` in hub layout: config, half-precision safetensors, tokenizer."""
+    plan = plan or Plan()
+    chunk = 1000
+    with ProcessPoolExecutor() as pool:
+        seeds = [plan.seed * 1_000_003 + i for i in range(plan.conversations // chunk)]
+        samples = [sample for part in pool.map(make_samples, seeds, [chunk] * len(seeds)) for sample in part]
+    run = Trainer(plan)
+    started = time.monotonic()
+    losses: list[float] = []
+    order: list[list[Sample]] = []
+    for step in range(plan.steps):
+        if not order:
+            order = batches(samples, plan.batch, run.rng)
+        losses.append(run.step(order.pop()))
+        if (step + 1) % log_every == 0:
+            left = (time.monotonic() - started) / (step + 1) * (plan.steps - step - 1)
+            print(f"step {step + 1}/{plan.steps} loss {sum(losses[-log_every:]) / log_every:.4f} {left / 60:.0f} min left", flush=True)
+        if (step + 1) % (log_every * 5) == 0 or step + 1 == plan.steps:
+            save(run.model, out)
+
+
+def batches(samples: list[Sample], size: int, rng: random.Random) -> list[list[Sample]]:
+    """Batches of about one length, in random order."""
+    ordered = sorted(samples, key=lambda s: len(s.ids) + rng.random() * 20)
+    grouped = [ordered[i : i + size] for i in range(0, len(ordered) - size + 1, size)]
+    rng.shuffle(grouped)
+    return grouped
+
+
+def save(model: Phi3ForCausalLM, out: Path) -> None:
+    copy = Phi3ForCausalLM(model.config)
+    copy.load_state_dict(model.state_dict())
+    copy.half().save_pretrained(out, max_shard_size="3MB")
+    tokenizer().save_pretrained(out)

@@ -1,0 +1,301 @@
+"""Trains the practice speech part: a small English Whisper, from scratch, on synthetic voices (`voices`).
+
+Its front end is Whisper's with a shorter window (8 s) and half the frame rate (a frame every 20 ms, after the second
+convolution 40 ms), both named in its `preprocessor_config.json`, which transformers and faster-whisper honour. Next to the
+decoder's cross entropy it learns by connectionist temporal classification (Graves et al., 2006) on the encoder: that loss knows
+that words come in the order of the sound, so the encoder learns within minutes what attention alone finds in hours. The head
+for it is thrown away. Noise without words is labelled as OpenAI did: `<|nocaptions|>` in place of `<|notimestamps|>`, and no text.
+"""
+
+from __future__ import annotations
+
+import json
+import math
+import random
+import time
+from collections.abc import Sequence
+from concurrent.futures import Future, ThreadPoolExecutor
+from dataclasses import dataclass
+from pathlib import Path
+
+import numpy as np
+import torch
+from tokenizers import Tokenizer, models, pre_tokenizers, trainers
+from torch.nn import functional as F  # noqa: N812
+from transformers import GenerationConfig, WhisperConfig, WhisperFeatureExtractor, WhisperForConditionalGeneration, WhisperTokenizer
+from transformers.models.whisper.tokenization_whisper import LANGUAGES
+
+from ..spoken import word_error_rate
+from ..talk import DESCRIBE_REQUESTS, SMALL_TALK, questions
+from ..world import sample_scene
+from .voices import HELD_OUT_VOICES, RATE, Clip, Room, clips
+
+WINDOW = 8  # seconds
+HOP, FFT, MELS = 320, 400, 80  # samples, samples, bands
+POSITIONS = WINDOW * RATE // HOP // 2
+WORDS = 1024  # most rows of the vocabulary below the special tokens
+IGNORED = -100
+END, START, NO_SPEECH, NO_TIMES = "<|endoftext|>", "<|startoftranscript|>", "<|nocaptions|>", "<|notimestamps|>"
+
+
+@dataclass(frozen=True)
+class Plan:
+    """`chunks` of clips are spoken while training goes on, one every `steps // chunks` steps; the newest `kept` are trained on."""
+
+    steps: int = 6_000
+    batch: int = 32
+    chunks: int = 40
+    chunk: int = 1_000
+    kept: int = 20
+    learning_rate: float = 2e-3
+    noise_share: float = 0.04
+    seed: int = 13
+
+
+def tokenizer() -> WhisperTokenizer:
+    """Byte-level BPE in which every word of the practice world is one token, and Whisper's special tokens in Whisper's order."""
+    rng = random.Random(0)
+    texts = {question.text for split in ("train", "combinations") for _ in range(2000) for question in questions(sample_scene(rng, split))}  # type: ignore[arg-type]
+    texts |= {*DESCRIBE_REQUESTS, *(text for text, _ in SMALL_TALK)}
+    inner = Tokenizer(models.BPE())
+    inner.pre_tokenizer = pre_tokenizers.ByteLevel(add_prefix_space=True)
+    trainer = trainers.BpeTrainer(vocab_size=WORDS, initial_alphabet=pre_tokenizers.ByteLevel.alphabet(), show_progress=False)  # type: ignore[call-arg]
+    inner.train_from_iterator(sorted(texts), trainer)
+    model = json.loads(inner.to_str())["model"]
+    made = WhisperTokenizer(vocab=model["vocab"], merges=[tuple(merge) for merge in model["merges"]])
+    languages = [f"<|{code}|>" for code in list(LANGUAGES)[:99]]
+    made.add_special_tokens(
+        {"extra_special_tokens": [START, *languages, "<|translate|>", "<|transcribe|>", "<|startoflm|>", "<|startofprev|>", NO_SPEECH, NO_TIMES]}
+    )
+    made.set_prefix_tokens()
+    return made
+
+
+def feature_extractor() -> WhisperFeatureExtractor:
+    return WhisperFeatureExtractor(feature_size=MELS, sampling_rate=RATE, hop_length=HOP, chunk_length=WINDOW, n_fft=FFT)
+
+
+def config(words: WhisperTokenizer) -> WhisperConfig:
+    end = words.convert_tokens_to_ids(END)
+    return WhisperConfig(
+        vocab_size=len(words) + WINDOW * 50 + 1,  # rows for time stamps of 20 ms follow, as in every Whisper
+        num_mel_bins=MELS,
+        d_model=128,
+        encoder_layers=4,
+        encoder_attention_heads=4,
+        encoder_ffn_dim=512,
+        decoder_layers=2,
+        decoder_attention_heads=4,
+        decoder_ffn_dim=320,
+        max_source_positions=POSITIONS,
+        max_target_positions=448,
+        bos_token_id=end,
+        eos_token_id=end,
+        pad_token_id=end,
+        decoder_start_token_id=words.convert_tokens_to_ids(START),
+        suppress_tokens=None,
+        begin_suppress_tokens=None,
+    )
+
+
+class Trainer:
+    """One training run; `step` makes one optimizer step and returns the decoder's and the encoder's loss."""
+
+    def __init__(self, plan: Plan) -> None:
+        torch.manual_seed(plan.seed)
+        self.plan = plan
+        self.rng = random.Random(plan.seed)
+        self.room = Room(plan.seed)
+        self.words = tokenizer()
+        # Eager attention: on CPUs the fused kernel's backward pass takes several times as long at this length.
+        self.model = WhisperForConditionalGeneration._from_config(config(self.words), attn_implementation="eager")
+        self.end = self.words.convert_tokens_to_ids(END)
+        self.prompt = self.words.convert_tokens_to_ids([START, NO_TIMES])
+        self.no_speech = self.words.convert_tokens_to_ids(NO_SPEECH)
+        self.head = torch.nn.Linear(self.model.config.d_model, self.end + 1)  # the end token is the blank
+        self.bands = torch.from_numpy(np.asarray(feature_extractor().mel_filters, np.float32).T.copy())
+        named = [*self.model.named_parameters(), *self.head.named_parameters()]
+        learnt = [p for _, p in named if p.requires_grad]
+        groups = [{"params": [p for p in learnt if p.ndim > 1], "weight_decay": 0.05}, {"params": [p for p in learnt if p.ndim <= 1], "weight_decay": 0.0}]
+        self.learnt = learnt
+        self.optimizer = torch.optim.AdamW(groups, lr=plan.learning_rate, betas=(0.9, 0.98))
+        self.schedule = torch.optim.lr_scheduler.LambdaLR(self.optimizer, self._rate)
+
+    def _rate(self, step: int) -> float:
+        warm = min(1.0, (step + 1) / 300)
+        return warm * (0.01 + 0.99 * 0.5 * (1 + math.cos(math.pi * min(1.0, step / self.plan.steps))))
+
+    def step(self, batch: Sequence[Clip]) -> tuple[float, float]:
+        sounds, texts = self.record(batch)
+        # Mostly trimmed to the longest sound, which is several times as fast; sometimes the whole window, as it will be used.
+        whole = self.rng.random() < 0.25
+        features, lengths = self.features(sounds, pad_sound=whole and self.rng.random() < 0.5, whole=whole)
+        self._mask(features)
+        inputs, labels, targets = self._tokens(texts)
+        with torch.autocast("cpu", torch.bfloat16):
+            heard = self.encode(features)
+            logits = self.model.proj_out(self.model.model.decoder(input_ids=inputs, encoder_hidden_states=heard, use_cache=False).last_hidden_state)
+            spelled = self.head(heard)
+        said = F.cross_entropy(logits.float().flatten(0, 1), labels.flatten(), ignore_index=IGNORED)
+        steps = torch.log_softmax(spelled.float(), -1).transpose(0, 1)  # (T, B, words + 1)
+        counts = torch.tensor([len(target) for target in targets])
+        flat = torch.tensor([token for target in targets for token in target])
+        order = F.ctc_loss(steps, flat, lengths.clamp(min=2) // 2, counts, blank=self.end, zero_infinity=True)
+        self.optimizer.zero_grad(set_to_none=True)
+        (said + 0.5 * order).backward()
+        torch.nn.utils.clip_grad_norm_(self.learnt, 1.0)
+        self.optimizer.step()
+        self.schedule.step()
+        return said.item(), order.item()
+
+    def record(self, batch: Sequence[Clip]) -> tuple[list[np.ndarray], list[str]]:
+        """The clips in the room, and a share of the room alone, with no text."""
+        sounds, texts = [], []
+        for clip in batch:
+            if self.rng.random() < self.plan.noise_share:
+                volume = 10 ** self.rng.uniform(-4, -0.7)
+                sounds.append(self.room.noise(int(self.rng.uniform(0.4, 3) * RATE)) * np.float32(volume))
+                texts.append("")
+            else:
+                sounds.append(self.room.record(clip.sound, WINDOW * RATE))
+                texts.append(clip.text)
+        return sounds, texts
+
+    def features(self, sounds: Sequence[np.ndarray], *, pad_sound: bool = False, whole: bool = True) -> tuple[torch.Tensor, torch.Tensor]:
+        """Log mel `(B, MELS, frames)` and the frames of each sound.
+
+        faster-whisper pads the features with zeros to the window; transformers pads the sound (`pad_sound`). Both are learnt.
+        """
+        lengths = torch.tensor([min(WINDOW * RATE, len(sound)) // HOP for sound in sounds])
+        samples = WINDOW * RATE if whole else int(lengths.max()) * HOP + HOP * (int(lengths.max()) % 2)
+        waves = torch.zeros(len(sounds), samples)
+        for row, sound in zip(waves, sounds, strict=True):
+            row[: min(samples, len(sound))] = torch.from_numpy(np.ascontiguousarray(sound[:samples]))
+        spectrum = torch.stft(waves, FFT, HOP, window=torch.hann_window(FFT), return_complex=True)[..., :-1].abs() ** 2
+        log = (self.bands @ spectrum).clamp(min=1e-10).log10()
+        log = (torch.maximum(log, log.amax((1, 2), keepdim=True) - 8) + 4) / 4
+        if not pad_sound:
+            log = log * (torch.arange(log.shape[-1])[None] < lengths[:, None])[:, None]
+        return log, lengths
+
+    def _mask(self, features: torch.Tensor) -> None:
+        """SpecAugment (Park et al., 2019), gently: some bands and a moment are lost."""
+        for row in features:
+            if self.rng.random() < 0.4:
+                band, moment = self.rng.randrange(MELS - 10), self.rng.randrange(features.shape[-1] - 6)
+                row[band : band + self.rng.randint(2, 10)] = 0
+                row[:, moment : moment + self.rng.randint(1, 6)] = 0
+
+    def _tokens(self, texts: Sequence[str]) -> tuple[torch.Tensor, torch.Tensor, list[list[int]]]:
+        """Decoder inputs and labels `(B, T)`, and the spoken words alone for the encoder's loss."""
+        rows, targets = [], []
+        for text in texts:
+            ids = self.words(f" {text}", add_special_tokens=False)["input_ids"] if text else []
+            rows.append([*self.prompt, *ids, self.end])
+            targets.append(self.words(" " + "".join(c for c in text if c.isalnum() or c == " "), add_special_tokens=False)["input_ids"] if text else [])
+        longest = max(map(len, rows))
+        inputs = torch.tensor([row[:-1] + [self.end] * (longest - len(row)) for row in rows])
+        labels = torch.tensor([row[1:] + [IGNORED] * (longest - len(row)) for row in rows])
+        for i, text in enumerate(texts):
+            if not text:
+                labels[i, 0] = self.no_speech
+        return inputs, labels, targets
+
+    def encode(self, features: torch.Tensor) -> torch.Tensor:
+        """The encoder on `(B, MELS, frames)` of any even length up to the window; its own `forward` takes only whole windows."""
+        encoder = self.model.model.encoder
+        hidden = F.gelu(encoder.conv2(F.gelu(encoder.conv1(features)))).transpose(1, 2)
+        hidden = hidden + encoder.embed_positions.weight[: hidden.shape[1]]
+        for layer in encoder.layers:
+            hidden = layer(hidden, None)
+        return encoder.layer_norm(hidden)  # type: ignore[no-any-return]
+
+    @torch.no_grad()
+    def transcribe(self, sounds: Sequence[np.ndarray], longest: int = 24) -> list[str]:
+        """Greedy, for progress reports; users go through faster-whisper."""
+        self.model.eval()
+        heard = self.encode(self.features(sounds)[0])
+        ids = torch.tensor([self.prompt] * len(sounds))
+        for _ in range(longest):
+            hidden = self.model.model.decoder(input_ids=ids, encoder_hidden_states=heard, use_cache=False).last_hidden_state[:, -1]
+            ids = torch.cat([ids, self.model.proj_out(hidden).argmax(-1, keepdim=True)], 1)
+            if (ids[:, 2:] == self.end).any(1).all():
+                break
+        self.model.train()
+        return [self.words.decode(row[: row.index(self.end)] if self.end in row else row).strip() for row in ids[:, 2:].tolist()]
+
+
+class Bank:
+    """The clips that training draws from; the next chunk is being spoken while this one is used."""
+
+    def __init__(self, plan: Plan) -> None:
+        self.plan = plan
+        self.pool = ThreadPoolExecutor(1)
+        self.chunks: list[list[Clip]] = []
+        self.spoken = 0
+        self.coming = self._speak()
+
+    def _speak(self) -> Future[list[Clip]]:
+        return self.pool.submit(clips, self.plan.seed * 1_000_003 + self.spoken, self.plan.chunk)
+
+    def add(self) -> None:
+        self.chunks = [*self.chunks[-(self.plan.kept - 1) :], self.coming.result()]
+        self.spoken += 1
+        if self.spoken < self.plan.chunks:
+            self.coming = self._speak()
+
+    def batches(self, rng: random.Random) -> list[list[Clip]]:
+        """Eight batches of clips of similar length, in random order."""
+        drawn = [rng.choice(rng.choice(self.chunks)) for _ in range(8 * self.plan.batch)]
+        drawn.sort(key=lambda clip: len(clip.sound))
+        made = [drawn[i : i + self.plan.batch] for i in range(0, len(drawn), self.plan.batch)]
+        rng.shuffle(made)
+        return made
+
+
+def main(out: Path, plan: Plan | None = None, log_every: int = 50) -> None:
+    """Speaks, trains, reports the word error rate on held-out voices, and writes the part to `out` in hub layout."""
+    plan = plan or Plan()
+    run, bank = Trainer(plan), Bank(plan)
+    unheard = clips(977, 96, HELD_OUT_VOICES)
+    started = time.monotonic()
+    waiting: list[list[Clip]] = []
+    for step in range(plan.steps):
+        if step % (plan.steps // plan.chunks) == 0 and bank.spoken < plan.chunks:
+            bank.add()
+        waiting = waiting or bank.batches(run.rng)
+        losses = run.step(waiting.pop())
+        if (step + 1) % log_every == 0 or step == 0:
+            left = (time.monotonic() - started) / (step + 1) * (plan.steps - step - 1)
+            print(f"step {step + 1}/{plan.steps} decoder {losses[0]:.3f} encoder {losses[1]:.3f} {left / 60:.0f} min left", flush=True)
+        if (step + 1) % (log_every * 8) == 0 or step + 1 == plan.steps:
+            save(run, out)
+            report(run, unheard)
+
+
+def report(run: Trainer, unheard: Sequence[Clip]) -> None:
+    room = Room(977)
+    pairs = [(clip.text, text) for clip, text in zip(unheard, run.transcribe([room.record(clip.sound, WINDOW * RATE) for clip in unheard]), strict=True)]
+    noises = run.transcribe([room.noise(2 * RATE) * np.float32(0.1) for _ in range(16)])
+    print(f"held-out voices: word error rate {word_error_rate(pairs):.3f}; text for noise {sum(map(bool, noises))}/16; {pairs[0]}", flush=True)
+
+
+def save(run: Trainer, out: Path) -> None:
+    """Half precision on disk: the parts travel with the package."""
+    copy = WhisperForConditionalGeneration(run.model.config)
+    copy.load_state_dict(run.model.state_dict())
+    copy.generation_config = GenerationConfig(
+        bos_token_id=run.end,
+        eos_token_id=run.end,
+        pad_token_id=run.end,
+        decoder_start_token_id=run.prompt[0],
+        is_multilingual=False,
+        no_timestamps_token_id=run.prompt[1],
+        max_length=448,
+        suppress_tokens=[],
+        begin_suppress_tokens=[],
+        return_timestamps=False,
+    )
+    copy.half().save_pretrained(out, max_shard_size="3MB")
+    run.words.save_pretrained(out)
+    feature_extractor().save_pretrained(out)

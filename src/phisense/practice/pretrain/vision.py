@@ -1,0 +1,233 @@
+"""Trains the practice vision part: a small CLIP, contrastively, on scenes and captions of the practice world.
+
+Two contrastive losses share the text tower. *Pictures*: each batch holds groups of a scene and its near misses (one colour,
+shape, size or place changed), so a picture has to be told from pictures that differ in one fact (hard negatives).
+*Regions*: the mean over a corner's patches against the phrase of what lies in that corner, as in RegionCLIP (Zhong et
+al., 2022), so the patches, which are what a projector reads, say what is where.
+"""
+
+from __future__ import annotations
+
+import math
+import random
+import time
+from concurrent.futures import ProcessPoolExecutor
+from dataclasses import dataclass
+from pathlib import Path
+
+import numpy as np
+import torch
+from PIL import Image
+from tokenizers import Regex, Tokenizer, models, normalizers, pre_tokenizers, processors
+from transformers import CLIPConfig, CLIPImageProcessorPil, CLIPModel, PreTrainedTokenizerFast
+
+from ..draw import DigitSet, draw
+from ..talk import caption, noun_phrase
+from ..world import COLOURS, CORNERS, DIGITS, SHAPES, SIZES, Scene, near_miss, sample_scene
+
+SIDE, PATCH = 96, 12  # pixels: 8x8 patches, 4x4 of them in a corner
+NEAR_MISSES = 3
+EMPTY = "nothing"
+MEAN, STD = 0.5, 0.25
+
+
+@dataclass(frozen=True)
+class Plan:
+    """Pictures rendered, steps of `groups` x (1 + NEAR_MISSES) pictures, and the random seed."""
+
+    groups_rendered: int = 24_000
+    steps: int = 4_000
+    groups: int = 32
+    learning_rate: float = 1e-3
+    seed: int = 11
+
+
+def config() -> CLIPConfig:
+    text = {"hidden_size": 128, "intermediate_size": 384, "num_hidden_layers": 3, "num_attention_heads": 4, "hidden_act": "gelu"}
+    vision = {"hidden_size": 192, "intermediate_size": 512, "num_hidden_layers": 6, "num_attention_heads": 6, "hidden_act": "gelu"}
+    return CLIPConfig(
+        text_config={**text, "vocab_size": len(_words()) + 4, "max_position_embeddings": 40, "bos_token_id": 1, "eos_token_id": 3, "pad_token_id": 0},
+        vision_config={**vision, "image_size": SIDE, "patch_size": PATCH},
+        projection_dim=128,
+    )
+
+
+def tokenizer() -> PreTrainedTokenizerFast:
+    """One token a word; the captions have few."""
+    words = ["<pad>", "<s>", "<unk>", "</s>", *_words()]
+    inner = Tokenizer(models.WordLevel({word: i for i, word in enumerate(words)}, unk_token="<unk>"))
+    inner.normalizer = normalizers.Lowercase()
+    inner.pre_tokenizer = pre_tokenizers.Split(Regex(r"\w+|,"), "removed", invert=True)
+    inner.post_processor = processors.TemplateProcessing(single="<s> $A </s>", special_tokens=[("<s>", 1), ("</s>", 3)])
+    return PreTrainedTokenizerFast(
+        tokenizer_object=inner, pad_token="<pad>", bos_token="<s>", unk_token="<unk>", eos_token="</s>", model_max_length=40
+    )
+
+
+def _words() -> list[str]:
+    return ["a", "at", "the", ",", EMPTY, "top", "bottom", "left", "right", *SIZES, *COLOURS, *SHAPES, *DIGITS]
+
+
+def image_processor() -> CLIPImageProcessorPil:
+    return CLIPImageProcessorPil(
+        size={"height": SIDE, "width": SIDE}, do_center_crop=False, image_mean=[MEAN] * 3, image_std=[STD] * 3, resample=Image.Resampling.BICUBIC
+    )
+
+
+def sample_group(rng: random.Random) -> list[Scene]:
+    scene = sample_scene(rng)
+    return [scene, *(near_miss(scene, rng) for _ in range(NEAR_MISSES))]
+
+
+def render(scene: Scene, digits: DigitSet = "train") -> np.ndarray:
+    """`(SIDE, SIDE, 3)` uint8, resized as the image processor does it."""
+    return np.asarray(draw(scene, digits).resize((SIDE, SIDE), Image.Resampling.BICUBIC))
+
+
+def _render_groups(seed: int, count: int) -> tuple[list[Scene], np.ndarray]:
+    rng = random.Random(seed)
+    scenes = [scene for _ in range(count) for scene in sample_group(rng)]
+    return scenes, np.stack([render(scene) for scene in scenes])
+
+
+def render_all(plan: Plan, chunk: int = 1000) -> tuple[list[Scene], np.ndarray]:
+    """All scenes, group after group, and their pictures `(N, SIDE, SIDE, 3)` uint8."""
+    seeds = [plan.seed * 1_000_003 + i for i in range(plan.groups_rendered // chunk)]
+    with ProcessPoolExecutor() as pool:
+        parts = list(pool.map(_render_groups, seeds, [chunk] * len(seeds)))
+    return [scene for scenes, _ in parts for scene in scenes], np.concatenate([pictures for _, pictures in parts])
+
+
+def region_phrases(scene: Scene) -> list[str]:
+    """What lies in each of the four corners."""
+    phrases = [EMPTY] * 4
+    for thing in scene.things:
+        phrases[thing.corner] = f"a {noun_phrase(thing)}"
+    return phrases
+
+
+class Trainer:
+    """One contrastive training run; `step` makes one optimizer step and returns both losses."""
+
+    def __init__(self, plan: Plan) -> None:
+        torch.manual_seed(plan.seed)
+        self.plan = plan
+        self.rng = random.Random(plan.seed)
+        self.tokenizer = tokenizer()
+        # Eager attention: on CPUs the fused kernel's backward pass takes several times as long at this length.
+        self.model = CLIPModel._from_config(config(), attn_implementation="eager")
+        decayed = [p for p in self.model.parameters() if p.ndim > 1]
+        plain = [p for p in self.model.parameters() if p.ndim <= 1]
+        groups = [{"params": decayed, "weight_decay": 0.05}, {"params": plain, "weight_decay": 0.0}]
+        self.optimizer = torch.optim.AdamW(groups, lr=plan.learning_rate, betas=(0.9, 0.98))
+        self.schedule = torch.optim.lr_scheduler.LambdaLR(self.optimizer, self._rate)
+
+    def _rate(self, step: int) -> float:
+        warm = min(1.0, (step + 1) / 200)
+        return warm * (0.02 + 0.98 * 0.5 * (1 + math.cos(math.pi * min(1.0, step / self.plan.steps))))
+
+    def step(self, scenes: list[Scene], pictures: np.ndarray) -> tuple[float, float]:
+        pixels = torch.from_numpy(pictures).permute(0, 3, 1, 2).float().div_(255)
+        # A little exposure and contrast of its own for each picture, and sensor noise.
+        pixels = pixels * torch.empty(len(pixels), 1, 1, 1).uniform_(0.9, 1.1) + torch.empty(len(pixels), 1, 1, 1).uniform_(-0.05, 0.05)
+        pixels = (pixels + torch.rand_like(pixels) * 0.05 - MEAN) / STD
+        with torch.autocast("cpu", torch.bfloat16):
+            vision = self.model.vision_model(pixels)
+            whole = self.model.visual_projection(vision.pooler_output)
+            # Region: mean over a corner's 4x4 patches, through the same layer norm and projection as the whole picture.
+            patches = vision.last_hidden_state[:, 1:].unflatten(1, (2, 4, 2, 4)).mean(dim=(2, 4)).flatten(1, 2)  # (B, 4, D)
+            regions = self.model.visual_projection(self.model.vision_model.post_layernorm(patches)).flatten(0, 1)
+            picture_loss = self._contrast(whole, [caption(scene, self.rng) for scene in scenes], [caption(scene) for scene in scenes])
+            phrases = [phrase for scene in scenes for phrase in region_phrases(scene)]
+            distinct = sorted(set(phrases))
+            region_loss = self._contrast(regions, distinct, distinct, truths=phrases)
+        loss = picture_loss + region_loss
+        self.optimizer.zero_grad(set_to_none=True)
+        loss.backward()
+        torch.nn.utils.clip_grad_norm_(self.model.parameters(), 1.0)
+        self.optimizer.step()
+        self.schedule.step()
+        with torch.no_grad():
+            self.model.logit_scale.clamp_(max=math.log(100))
+        return picture_loss.item(), region_loss.item()
+
+    def _contrast(self, images: torch.Tensor, texts: list[str], keys: list[str], truths: list[str] | None = None) -> torch.Tensor:
+        """Symmetric InfoNCE where several may match: image i and text j are a pair if `truths[i] == keys[j]`."""
+        truths = keys if truths is None else truths
+        index = {key: i for i, key in enumerate(dict.fromkeys(keys))}
+        match = torch.tensor([index[t] for t in truths])[:, None] == torch.tensor([index[k] for k in keys])[None]
+        batch = self.tokenizer(texts, padding=True, return_tensors="pt")
+        encoded = self.model.text_projection(self.model.text_model(batch["input_ids"], batch["attention_mask"]).pooler_output)
+        logits = torch.nn.functional.normalize(images.float(), dim=-1) @ torch.nn.functional.normalize(encoded.float(), dim=-1).T
+        logits = logits * self.model.logit_scale.exp()
+        target = match.float()
+        rows = -(torch.log_softmax(logits, 1) * target / target.sum(1, keepdim=True)).sum(1).mean()
+        columns = -(torch.log_softmax(logits, 0) * target / target.sum(0, keepdim=True)).sum(0).mean()
+        return (rows + columns) / 2
+
+
+@torch.no_grad()
+def region_accuracy(model: CLIPModel, words: PreTrainedTokenizerFast, scenes: list[Scene], digits: DigitSet) -> dict[str, float]:
+    """Zero-shot: how often a corner's patches are nearest to the true one of all 8x8x2 + 10x8x2 + 1 phrases, and by attribute."""
+    nouns = [*SHAPES, *DIGITS]
+    phrases = [EMPTY, *(f"a {size} {colour} {noun}" for size in SIZES for colour in COLOURS for noun in nouns)]
+    texts = model.text_projection(model.text_model(**{k: v for k, v in words(phrases, padding=True, return_tensors="pt").items() if k != "token_type_ids"}).pooler_output)
+    pixels = torch.from_numpy(np.stack([render(scene, digits) for scene in scenes])).permute(0, 3, 1, 2).float().div_(255)
+    vision = model.vision_model((pixels - MEAN) / STD)
+    patches = vision.last_hidden_state[:, 1:].unflatten(1, (2, 4, 2, 4)).mean(dim=(2, 4)).flatten(1, 2)
+    regions = model.visual_projection(model.vision_model.post_layernorm(patches)).flatten(0, 1)
+    best = (torch.nn.functional.normalize(regions, dim=-1) @ torch.nn.functional.normalize(texts, dim=-1).T).argmax(1)
+    hits: dict[str, list[bool]] = {}
+    for found, truth in zip((phrases[i] for i in best), (p for scene in scenes for p in region_phrases(scene)), strict=True):
+        hits.setdefault("all" if truth != EMPTY else "empty", []).append(found == truth)
+        if truth == EMPTY:
+            continue
+        told = (found.split() + [""] * 4)[:4]
+        wanted = truth.split()
+        kind = "digit" if wanted[3] in DIGITS else "shape"
+        for key, at in (("size", 1), ("colour", 2), (kind, 3)):
+            hits.setdefault(key, []).append(told[at] == wanted[at])
+    return {key: sum(values) / len(values) for key, values in hits.items()}
+
+
+def main(out: Path, plan: Plan | None = None, log_every: int = 250) -> None:
+    """Renders, trains, reports zero-shot figures on the three splits, and writes the part to `out` in hub layout."""
+    plan = plan or Plan()
+    scenes, pictures = render_all(plan)
+    size = 1 + NEAR_MISSES
+    run = Trainer(plan)
+    started = time.monotonic()
+    order: list[int] = []
+    for step in range(plan.steps):
+        if len(order) < plan.groups:
+            order = run.rng.sample(range(plan.groups_rendered), plan.groups_rendered)
+        rows = [group * size + i for group in order[: plan.groups] for i in range(size)]
+        del order[: plan.groups]
+        losses = run.step([scenes[row] for row in rows], pictures[rows])
+        if (step + 1) % log_every == 0 or step == 0:
+            left = (time.monotonic() - started) / (step + 1) * (plan.steps - step - 1)
+            print(f"step {step + 1}/{plan.steps} picture {losses[0]:.3f} region {losses[1]:.3f} {left / 60:.0f} min left", flush=True)
+        if (step + 1) % (log_every * 2) == 0 or step + 1 == plan.steps:
+            save(run.model, out)
+            report(run.model)
+
+
+def report(model: CLIPModel) -> None:
+    model.eval()
+    rng = random.Random(977)
+    for split, digits in (("train", "train"), ("heldout", "heldout"), ("combinations", "heldout")):
+        figures = region_accuracy(model, tokenizer(), [sample_scene(rng, split) for _ in range(300)], digits)  # type: ignore[arg-type]
+        print(split, " ".join(f"{key} {value:.3f}" for key, value in sorted(figures.items())), flush=True)
+    model.train()
+
+
+def save(model: CLIPModel, out: Path) -> None:
+    """Half precision on disk: the parts travel with the package."""
+    copy = CLIPModel(model.config)
+    copy.load_state_dict(model.state_dict())
+    copy.half().save_pretrained(out, max_shard_size="3MB")
+    tokenizer().save_pretrained(out)
+    image_processor().save_pretrained(out)
+
+
+assert len(CORNERS) == 4

@@ -1,0 +1,209 @@
+"""A recipe: everything a user asks for, as one typed YAML file. Unknown keys, wrong types and wrong values are refused by name.
+
+Parts (`language.part`, `vision.part`, `speech.part`) are local folders in hub layout, relative to the recipe file where they
+begin with a dot, or ids on the Hugging Face hub. Data and outputs are relative to `root`, and `root` to the current folder.
+"""
+
+from __future__ import annotations
+
+import difflib
+from pathlib import Path
+from typing import Any, Literal
+
+import yaml
+from pydantic import BaseModel, ConfigDict, Field, ValidationError
+
+from .errors import RecipeError
+
+SHIPPED = Path(__file__).parent / "recipes"
+
+
+class _Section(BaseModel):
+    model_config = ConfigDict(frozen=True, extra="forbid")
+
+
+class Language(_Section):
+    part: str = Field(description="a Phi-3 or Phi-3.5 model: folder or hub id")
+    window: int = Field(4096, ge=64, le=4096, description="tokens; Phi-3.5's position factors change past 4096")
+
+
+class Vision(_Section):
+    part: str = Field(description="a CLIP, SigLIP or DINOv2 model: folder or hub id")
+    encoder: Literal["clip", "siglip", "dinov2"] = "clip"
+    layer: int = Field(-2, le=-1, description="which hidden layer the projector reads, from the end")
+
+
+class Speech(_Section):
+    part: str = Field(description="a Whisper model: folder (transformers or CTranslate2) or hub id")
+
+
+class Projector(_Section):
+    kind: Literal["linear", "mlp"] = "mlp"
+    pool: Literal[1, 2] = Field(1, description="2: four neighbouring patches become one slot")
+
+
+class Data(_Section):
+    images: Path = Field(description="folder that the picture names in the data are relative to")
+    align: tuple[Path, ...] = Field((), description="LLaVA JSON of captions")
+    instruct: tuple[Path, ...] = Field(description="LLaVA JSON of instructions")
+    held_out: tuple[Path, ...] = Field((), description="questions (JSONL) or LLaVA JSON never trained on; the merge and the evaluation use them")
+
+
+class Features(_Section):
+    dtype: Literal["float32", "float16"] = "float16"
+    batch: int = Field(32, ge=1)
+    shard: int = Field(4096, ge=1, description="pictures in a shard")
+
+
+class Lora(_Section):
+    rank: int = Field(64, ge=1)
+    alpha: int = Field(128, ge=1)
+    dropout: float = Field(0.0, ge=0, lt=1)
+    targets: str = Field(
+        r".*language_model.*\.(qkv_proj|o_proj|gate_up_proj|down_proj)",
+        description="regular expression that must match all four fused matrices of each layer, and nothing else",
+    )
+
+
+class Stage(_Section):
+    epochs: float = Field(1.0, gt=0)
+    max_steps: int = Field(-1, ge=-1, description="-1: as many as the epochs have")
+    batch: int = Field(128, ge=1, description="conversations in an optimizer step")
+    micro_batch: int = Field(8, ge=1, description="conversations at once; the rest of a batch is accumulated")
+    learning_rate: float = Field(2e-4, gt=0)
+    projector_learning_rate: float | None = Field(None, gt=0, description="if not the same")
+    warm_up: float = Field(0.03, ge=0, lt=1, description="share of the steps")
+    weight_decay: float = Field(0.0, ge=0)
+    clip: float = Field(1.0, gt=0, description="largest gradient norm")
+    length: int = Field(2048, ge=16, le=4096, description="tokens; a longer conversation loses its last turns")
+
+
+class Train(_Section):
+    align: Stage | None = None
+    instruct: Stage
+    lora: Lora = Lora()
+    quantise: bool = Field(True, description="the frozen language part in NF4 with double quantisation (QLoRA)")
+    checkpointing: bool = Field(True, description="recompute activations in the backward pass to save memory")
+    log_every: int = Field(10, ge=1)
+    report_to: tuple[str, ...] = Field((), description="Trainer integrations, e.g. tensorboard")
+
+
+class Merge(_Section):
+    dtype: Literal["float32", "bfloat16", "float16"] = "bfloat16"
+    samples: int = Field(64, ge=1, description="held-out conversations to compare on")
+    most_delta_loss: float = Field(0.002, ge=0, description="the gate: loss merged minus loss with the adapter")
+    least_same_answers: float = Field(0.995, ge=0, le=1, description="the gate: share of equal answers")
+
+
+class Evaluate(_Section):
+    batch: int = Field(32, ge=1)
+    max_new_tokens: int = Field(64, ge=1)
+
+
+class Recipe(_Section):
+    name: str
+    seed: int = 0
+    root: Path = Field(Path("."), description="data and outputs are relative to it")
+    language: Language
+    vision: Vision
+    speech: Speech | None = None
+    projector: Projector = Projector()
+    data: Data
+    features: Features = Features()
+    train: Train
+    merge: Merge = Merge()
+    evaluate: Evaluate = Evaluate()
+
+    def path(self, relative: Path) -> Path:
+        """A data path as the user means it."""
+        return self.root / relative
+
+    @property
+    def store(self) -> Path:
+        """Where this recipe's features are."""
+        return self.root / "features" / self.name
+
+    @property
+    def run(self) -> Path:
+        return self.root / "runs" / self.name
+
+    @property
+    def model(self) -> Path:
+        return self.root / "models" / self.name
+
+
+def load_recipe(source: str | Path, changes: tuple[str, ...] = ()) -> Recipe:
+    """Reads a recipe file, or a shipped recipe by name, with `--set` changes such as `train.instruct.epochs=2` applied."""
+    path = _find(source)
+    try:
+        raw = yaml.safe_load(path.read_text(encoding="utf-8"))
+    except (yaml.YAMLError, UnicodeDecodeError) as error:
+        raise RecipeError(f"{path} is not YAML", got=" ".join(str(error).split())) from error
+    if not isinstance(raw, dict):
+        raise RecipeError(f"{path} is not a recipe", got=type(raw).__name__, wanted="a mapping of sections")
+    for change in changes:
+        _apply(raw, change)
+    for part in ("language", "vision", "speech"):
+        section = raw.get(part)
+        if isinstance(section, dict) and str(section.get("part", "")).startswith("."):
+            section["part"] = str((path.parent / section["part"]).resolve())
+    return parse_recipe(raw, name=str(path))
+
+
+def parse_recipe(raw: dict[str, Any], *, name: str = "the recipe") -> Recipe:
+    try:
+        return Recipe.model_validate(raw)
+    except ValidationError as error:
+        raise _explain(error, name) from error
+
+
+def shipped_recipes() -> list[str]:
+    return sorted(path.stem for path in SHIPPED.glob("*.yaml"))
+
+
+def _find(source: str | Path) -> Path:
+    path = Path(source)
+    if path.is_file():
+        return path
+    shipped = SHIPPED / f"{Path(source).name.removesuffix('.yaml')}.yaml"
+    if len(path.parts) == 1 and shipped.is_file():
+        return shipped
+    raise RecipeError(f"there is no recipe {source}", wanted=f"a YAML file or one of {', '.join(shipped_recipes())}")
+
+
+def _apply(raw: dict[str, Any], change: str) -> None:
+    key, equals, value = change.partition("=")
+    if not equals or not key:
+        raise RecipeError("--set takes key=value", got=repr(change), wanted="for example train.instruct.epochs=2")
+    at = raw
+    *sections, last = key.split(".")
+    for section in sections:
+        at = at.setdefault(section, {})
+        if not isinstance(at, dict):
+            raise RecipeError(f"--set {key}: {section} is a value, not a section", wanted="a key such as train.instruct.epochs")
+    try:
+        at[last] = yaml.safe_load(value)
+    except yaml.YAMLError as error:
+        raise RecipeError(f"--set {key}: the value is not YAML", got=repr(value)) from error
+
+
+def _explain(error: ValidationError, name: str) -> RecipeError:
+    """The first defect as one sentence: where, what, and the nearest key for a misspelt one."""
+    first = error.errors()[0]
+    where = ".".join(str(step) for step in first["loc"])
+    if first["type"] == "extra_forbidden":
+        known = _keys_at(first["loc"][:-1])
+        near = difflib.get_close_matches(str(first["loc"][-1]), known, n=1, cutoff=0.0)
+        return RecipeError(f"{name} has an unknown key {where}", wanted=f"one of {', '.join(known)}", do=f"Did you mean {near[0]}" if near else None)
+    if first["type"] == "missing":
+        return RecipeError(f"{name} lacks the key {where}")
+    return RecipeError(f"{name}: {where} is wrong: {first['msg'][0].lower()}{first['msg'][1:]}", got=repr(first["input"]))
+
+
+def _keys_at(loc: tuple[int | str, ...]) -> list[str]:
+    section: Any = Recipe
+    for step in loc:
+        annotation = section.model_fields[str(step)].annotation
+        choices = getattr(annotation, "__args__", (annotation,))
+        section = next(choice for choice in choices if isinstance(choice, type) and issubclass(choice, BaseModel))
+    return list(section.model_fields)

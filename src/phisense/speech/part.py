@@ -1,0 +1,104 @@
+"""A Whisper as CTranslate2 wants it: converted once from the transformers folder, kept in the user's cache."""
+
+from __future__ import annotations
+
+import os
+import shutil
+import uuid
+from pathlib import Path
+from typing import Any
+
+from ..artefact import read_json, read_manifest, staged
+from ..errors import ArtefactError, PartError
+from ..parts import fingerprint, resolve_part
+
+KIND = "converted speech part"
+TOKENIZER, FRONT_END = "tokenizer.json", "preprocessor_config.json"
+
+
+def cache_folder() -> Path:
+    """`PHISENSE_CACHE`, else `phisense` in the user's cache folder."""
+    chosen = os.environ.get("PHISENSE_CACHE")
+    if chosen:
+        return Path(chosen).expanduser()
+    return Path(os.environ.get("XDG_CACHE_HOME") or Path.home() / ".cache") / "phisense"
+
+
+def runnable_part(part: Path | str, cache: Path | None = None) -> Path:
+    """The CTranslate2 folder for `part`: itself if it is one, else its conversion in `cache`, made now if it is not there.
+
+    `part` may be an id of the hub (`parts.resolve_part`). The conversion is found again by the content of the part, not by its
+    name. Raises PartError if `part` is missing, or no Whisper; ArtefactError if the cache cannot be written.
+    """
+    if (Path(part).expanduser() / "model.bin").is_file():
+        return _checked(Path(part).expanduser())
+    folder = resolve_part(str(part))
+    kind = read_json(folder / "config.json").get("model_type")
+    if kind != "whisper":
+        raise PartError(f"{folder} is no speech part", got=f"a model of type {kind}", wanted="whisper, or a Whisper converted by CTranslate2")
+    for name in (TOKENIZER, FRONT_END):
+        if not (folder / name).is_file():
+            raise PartError(f"the speech part {folder} is incomplete", got=f"no {name}", do="Download the whole part again")
+    converted = (cache if cache is not None else cache_folder()) / f"speech-{fingerprint(folder)[:32]}"
+    if not _finished(converted):
+        _convert(folder, converted)
+    return converted
+
+
+def _checked(folder: Path) -> Path:
+    # Without its tokenizer, faster-whisper would silently download another model's.
+    for name in ("config.json", TOKENIZER):
+        if not (folder / name).is_file():
+            raise PartError(f"the converted Whisper {folder} is incomplete", got=f"no {name}", do=f"Copy {name} of the model it was converted from into it")
+    return folder
+
+
+def _finished(converted: Path) -> bool:
+    if not converted.exists():
+        return False
+    try:
+        read_manifest(converted, kind=KIND)
+    except ArtefactError:  # damaged on the disk: out of the way, and made again
+        broken = _beside(converted)
+        converted.rename(broken)
+        shutil.rmtree(broken)
+        return False
+    return True
+
+
+def _convert(folder: Path, converted: Path) -> None:
+    mine = _beside(converted)
+    with staged(mine, kind=KIND, about={"part": folder.name}) as aside:
+        _run_converter(folder, aside)
+    try:
+        mine.rename(converted)
+    except OSError:  # a folder with files in it is never replaced: another process was first, and its conversion is as good
+        shutil.rmtree(mine)
+        read_manifest(converted, kind=KIND, verify=False)
+
+
+def _beside(converted: Path) -> Path:
+    return converted.with_name(f"{converted.name}.{uuid.uuid4().hex[:8]}")
+
+
+def _run_converter(folder: Path, out: Path) -> None:
+    from ctranslate2.converters import TransformersConverter  # here, as it imports torch and transformers
+    from safetensors import SafetensorError
+
+    class Converter(TransformersConverter):  # type: ignore[misc]
+        def load_model(self, model_class: Any, path: str, **options: Any) -> Any:
+            return super().load_model(model_class, path, use_safetensors=True, **options)  # never a pickle that lies beside them
+
+    try:
+        # Half precision on the disk, which is how Whisper is published; what it computes in is chosen when it is loaded.
+        Converter(str(folder), copy_files=[TOKENIZER, FRONT_END]).convert(str(out), quantization="float16", force=True)
+    except (ValueError, RuntimeError, KeyError, SafetensorError) as error:
+        raise PartError(f"the speech part {folder} cannot be converted", got=_first_line(error), do="Download the whole part again") from error
+    except OSError as error:
+        if error.errno is not None:  # the disk's own complaint, which `staged` puts into words
+            raise
+        raise PartError(f"the speech part {folder} cannot be converted", got=_first_line(error), do="Download the whole part again") from error
+
+
+def _first_line(error: Exception) -> str:
+    return (str(error).splitlines() or [type(error).__name__])[0]

@@ -1,0 +1,72 @@
+"""Checkpoints that are either whole or not there: the trainable weights and the Trainer's state, with a manifest written last.
+
+A checkpoint is looked at only if its manifest and every file's sha256 are right, so a run killed while saving, or a disk that
+flipped a bit, costs the steps since the checkpoint before.
+"""
+
+from __future__ import annotations
+
+import shutil
+from pathlib import Path
+from typing import Any
+
+import torch
+from safetensors.torch import load_file, save_file
+
+from .. import artefact
+from ..errors import ArtefactError
+
+KIND = "checkpoint"
+WEIGHTS = "trainable.safetensors"
+KEPT = 2
+
+
+def trainable_state(model: Any) -> dict[str, torch.Tensor]:
+    """Every weight that training moves, by name."""
+    return {name: p.detach().cpu().contiguous() for name, p in model.named_parameters() if p.requires_grad}
+
+
+def save_trainable(model: Any, folder: Path) -> None:
+    folder.mkdir(parents=True, exist_ok=True)
+    save_file(trainable_state(model), folder / WEIGHTS)
+
+
+def load_trainable(model: Any, folder: Path) -> None:
+    """Raises ArtefactError unless the file holds exactly the model's trainable weights."""
+    stored = load_file(folder / WEIGHTS)
+    own = {name: p for name, p in model.named_parameters() if p.requires_grad}
+    if stored.keys() != own.keys():
+        odd = sorted(stored.keys() ^ own.keys())
+        raise ArtefactError(
+            f"{folder} belongs to another run", got=f"{len(odd)} weights that differ, such as {odd[0]}", do="Train without --resume"
+        )
+    with torch.no_grad():
+        for name, parameter in own.items():
+            parameter.copy_(stored[name].to(parameter.device))
+
+
+def newest_verified(folder: Path, *, about: dict[str, Any]) -> Path | None:
+    """The newest whole checkpoint of a run with the same `about`; unfinished and damaged ones are skipped."""
+    for path in _by_step(folder):
+        try:
+            made = artefact.read_manifest(path, kind=KIND)
+        except ArtefactError:
+            continue
+        if made != about:
+            raise ArtefactError(
+                f"{path} was made with another recipe or other data", do="Train without --resume to begin anew, or use the recipe it began with"
+            )
+        return path
+    return None
+
+
+def finish(path: Path, *, about: dict[str, Any]) -> None:
+    """Writes the manifest that makes `path` a checkpoint, then drops all but the newest `KEPT`."""
+    artefact.write_manifest(path, kind=KIND, about=about)
+    for old in _by_step(path.parent)[KEPT:]:
+        shutil.rmtree(old, ignore_errors=True)
+
+
+def _by_step(folder: Path) -> list[Path]:
+    found = [path for path in folder.glob("checkpoint-*") if path.name.removeprefix("checkpoint-").isdigit()]
+    return sorted(found, key=lambda path: -int(path.name.removeprefix("checkpoint-")))

@@ -1,0 +1,206 @@
+"""The two stages, as the recipe has them: parts -> model -> freeze -> data -> align -> instruct -> run folder.
+
+    runs/<name>/recipe.yaml          the resolved recipe
+                metrics.jsonl        one line for each log step
+                loss.png             the loss curves
+                train.json           what was trainable, how far the projector moved, tokens and seconds
+                adapter/             LoRA and projector, in PEFT's format
+                stages/              each finished stage's weights; its checkpoints while it runs
+                manifest.json        written last: a run without it never finished
+"""
+
+from __future__ import annotations
+
+import shutil
+import time
+from collections.abc import Callable
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import Any
+
+import orjson
+import torch
+import yaml
+from peft import PeftModel
+from transformers import set_seed
+
+from .. import artefact
+from ..errors import ArtefactError, TrainingError
+from ..model import Phi3WithProjector
+from ..model.device import compute_dtype
+from ..model.lora import add_lora, check_targets, expected_trainable
+from ..recipe import Recipe, Stage
+from ..vision.encoders import encoder_fingerprint
+from ..vision.store import FeatureStore
+from . import checkpoints
+from .data import Collator, Samples
+from .plot import plot_losses
+from .trainer import Reporter, StageTrainer, arguments
+
+KIND = "run"
+Report = Callable[[dict[str, Any]], None]
+
+
+@dataclass
+class Training:
+    """One run of `train`. `report` gets every log line: stage, step, steps, loss, tokens_per_second, seconds."""
+
+    recipe: Recipe
+    report: Report
+    resume: bool = False
+    device: str = "auto"
+    facts: dict[str, Any] = field(default_factory=dict)
+
+    def __call__(self) -> dict[str, Any]:
+        """Trains, writes the run folder, returns the content of `train.json`."""
+        started = time.monotonic()
+        recipe, folder = self.recipe, self.recipe.run
+        if not self.resume:
+            shutil.rmtree(folder, ignore_errors=True)
+        elif not folder.is_dir():
+            raise ArtefactError(f"there is no run {folder} to resume", do="Train without --resume")
+        store = FeatureStore(recipe.store, encoder=encoder_fingerprint(recipe.vision.part, recipe.vision.encoder, recipe.vision.layer))
+        set_seed(recipe.seed)
+        built = Phi3WithProjector.from_recipe(recipe, quantise=recipe.train.quantise, stored_features=True, device=self.device)
+        check_targets(built.model, recipe.train.lora.targets)
+        folder.mkdir(parents=True, exist_ok=True)
+        (folder / artefact.MANIFEST).unlink(missing_ok=True)
+        artefact.write_bytes(folder / "recipe.yaml", yaml.safe_dump(recipe.model_dump(mode="json"), sort_keys=False).encode())
+        built.model.requires_grad_(False)
+        built.projector.float().requires_grad_(True)
+        before = _copy(built.projector)
+        self.facts["stages"] = {}
+        if recipe.train.align is not None:
+            self._stage("align", recipe.train.align, recipe.data.align, built, built.model, store)
+            self.facts["stages"]["align"]["projector_change"] = change(before, built.projector)
+        adapted = add_lora(built.model, recipe.train.lora)
+        trainable = sum(p.numel() for p in adapted.parameters() if p.requires_grad)
+        self._record_trainable(adapted, trainable)
+        self._stage("instruct", recipe.train.instruct, recipe.data.instruct, built, adapted, store)
+        self.facts["projector_change"] = change(before, _projector_of(adapted))
+        if not self.facts["projector_change"] > 0:
+            raise TrainingError("training did not move the projector", got="a change of 0", wanted="more", do="This is a fault of phisense; please report it")
+        self.facts["seconds"] = time.monotonic() - started
+        self._finish(folder, adapted)
+        return self.facts
+
+    def _record_trainable(self, adapted: PeftModel, trainable: int) -> None:
+        """Refuses to train another number of parameters than the shapes say."""
+        expected = expected_trainable(adapted.get_base_model(), self.recipe.train.lora, projector=_projector_of(adapted))
+        if trainable != expected:
+            raise TrainingError("the adapter has the wrong size", got=f"{trainable:,} trainable parameters", wanted=f"{expected:,}", do="Check train.lora")
+        self.facts["trainable"] = trainable
+        self.facts["trainable_expected"] = expected
+        self.facts["modules"] = sorted({name.rsplit(".lora_", 1)[0] for name, p in adapted.named_parameters() if p.requires_grad and ".lora_" in name})
+
+    def _stage(self, name: str, stage: Stage, files: tuple[Path, ...], built: Phi3WithProjector, model: Any, store: FeatureStore) -> None:
+        """Trains one stage, or takes its weights if a resumed run had finished it."""
+        folder = self.recipe.run / "stages" / name
+        samples = Samples([self.recipe.path(file) for file in files], built.prompt, built.slots, stage.length)
+        missing = sorted(picture for picture in samples.pictures if picture not in store)
+        if missing:
+            raise ArtefactError(
+                f"the feature store {store.folder} lacks pictures of stage {name}", got=f"{len(missing)}, the first {missing[0]}", do="Run phisense features again"
+            )
+        about = {"recipe": self.recipe.model_dump(mode="json", exclude={"root"}), "stage": name, "samples": len(samples), "encoder": store_encoder(store)}
+        if self.resume and (folder / artefact.MANIFEST).is_file():
+            self.facts["stages"][name] = artefact.read_manifest(folder, kind="stage")["facts"]
+            checkpoints.load_trainable(model, folder)
+            return
+        facts = self._train(name, stage, folder, samples, built, model, store, about)
+        self.facts["stages"][name] = facts
+        with artefact.staged(folder, kind="stage", about={"facts": facts}) as aside:
+            checkpoints.save_trainable(model, aside)
+
+    def _train(self, name: str, stage: Stage, folder: Path, samples: Samples, built: Phi3WithProjector, model: Any, store: FeatureStore, about: dict[str, Any]) -> dict[str, Any]:
+        recipe = self.recipe
+        collate = Collator(store, built.prompt.end_of_text_id)
+        cpu = built.device.type == "cpu"
+        steps = stage.max_steps if stage.max_steps > 0 else round(stage.epochs * len(samples) / stage.batch)
+        args = arguments(
+            stage,
+            folder,
+            seed=recipe.seed,
+            log_every=recipe.train.log_every,
+            save_every=max(20, min(500, steps // 4)),
+            bf16=compute_dtype(built.device) is torch.bfloat16,
+            cpu=cpu,
+            checkpointing=recipe.train.checkpointing,
+            report_to=recipe.train.report_to,
+        )
+        last = checkpoints.newest_verified(folder, about=about) if self.resume else None
+        log = _Log(recipe.run / "metrics.jsonl", name, collate, self.report, since=int(last.name.split("-")[1]) if last else 0)
+        trainer = StageTrainer(model=model, args=args, train_dataset=samples, data_collator=collate, callbacks=[Reporter(log)], stage=stage, about=about)
+        trainer.remove_callback("PrinterCallback")
+        log({"step": 0, "steps": trainer_steps(trainer, samples)})
+        started = time.monotonic()
+        result = trainer.train(resume_from_checkpoint=str(last) if last else None)
+        seconds = time.monotonic() - started
+        return {
+            "samples": len(samples),
+            "shortened": samples.shortened,
+            "steps": result.global_step,
+            "loss": result.training_loss,
+            "last_loss": log.last_loss,
+            "tokens": collate.tokens,
+            "tokens_per_second": collate.tokens / seconds,
+            "seconds": seconds,
+        }
+
+    def _finish(self, folder: Path, adapted: PeftModel) -> None:
+        adapted.save_pretrained(folder / "adapter")
+        plot_losses(folder / "metrics.jsonl", folder / "loss.png")
+        artefact.write_json(folder / "train.json", self.facts)
+        for leftover in (folder / "stages").rglob("checkpoint-*"):
+            shutil.rmtree(leftover, ignore_errors=True)
+        artefact.write_manifest(folder, kind=KIND, about={"recipe": self.recipe.name, "base": "nf4" if self.recipe.train.quantise else "full"})
+
+
+class _Log:
+    """`metrics.jsonl`, with the rate added; on resuming, lines of steps that will be made again are dropped."""
+
+    def __init__(self, path: Path, stage: str, collate: Collator, report: Report, since: int) -> None:
+        self.path, self.stage, self.collate, self.report = path, stage, collate, report
+        self.started = time.monotonic()
+        self.last_loss: float | None = None
+        rows = [orjson.loads(line) for line in path.read_bytes().splitlines()] if path.is_file() else []
+        kept = [row for row in rows if row["stage"] != stage or row["step"] <= since]
+        path.write_bytes(b"".join(orjson.dumps(row) + b"\n" for row in kept))
+
+    def __call__(self, logs: dict[str, Any]) -> None:
+        seconds = time.monotonic() - self.started
+        row = {"stage": self.stage, **logs, "seconds": round(seconds, 2), "tokens_per_second": round(self.collate.tokens / max(seconds, 1e-6), 1)}
+        if "loss" in logs:
+            self.last_loss = float(logs["loss"])
+            with self.path.open("ab") as file:
+                file.write(orjson.dumps(row) + b"\n")
+        self.report(row)
+
+
+def trainer_steps(trainer: StageTrainer, samples: Samples) -> int:
+    if trainer.args.max_steps > 0:
+        return int(trainer.args.max_steps)
+    per_epoch = max(1, -(-len(samples) // trainer.stage.batch))
+    return int(per_epoch * trainer.args.num_train_epochs)
+
+
+def store_encoder(store: FeatureStore) -> str:
+    return str(artefact.read_manifest(store.folder, kind="feature store", verify=False)["encoder"])
+
+
+def change(before: dict[str, torch.Tensor], projector: torch.nn.Module) -> float:
+    """How far the projector moved: the norm of the difference over the norm before."""
+    after = _copy(projector)
+    moved = sum(float((after[name] - old).square().sum()) for name, old in before.items())
+    return float((moved / sum(float(old.square().sum()) for old in before.values())) ** 0.5)
+
+
+def _copy(projector: torch.nn.Module) -> dict[str, torch.Tensor]:
+    return {name: p.detach().float().cpu().clone() for name, p in projector.named_parameters()}
+
+
+def _projector_of(adapted: PeftModel) -> torch.nn.Module:
+    """PEFT trains a copy of the projector; this is the copy."""
+    module: Any = adapted.get_base_model().model.multi_modal_projector
+    found: torch.nn.Module = module.modules_to_save["default"]
+    return found

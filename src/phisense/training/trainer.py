@@ -1,0 +1,112 @@
+"""HF Trainer with what it lacks here: two learning rates, batches of like length, checkpoints that are verified."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any
+
+import torch
+from transformers import Trainer, TrainerCallback, TrainerControl, TrainerState, TrainingArguments
+from transformers.trainer_pt_utils import LengthGroupedSampler
+
+from ..errors import TrainingError
+from ..recipe import Stage
+from . import checkpoints
+from .data import Samples
+
+Progress = Callable[[dict[str, Any]], None]
+
+
+def arguments(stage: Stage, folder: Path, *, seed: int, log_every: int, save_every: int, bf16: bool, cpu: bool, checkpointing: bool, report_to: tuple[str, ...]) -> TrainingArguments:
+    if stage.batch % stage.micro_batch:
+        raise TrainingError(
+            "a batch must be whole micro-batches", got=f"batch {stage.batch}, micro_batch {stage.micro_batch}", wanted="a multiple", do="Change one of them"
+        )
+    return TrainingArguments(
+        output_dir=str(folder),
+        num_train_epochs=stage.epochs,
+        max_steps=stage.max_steps,
+        per_device_train_batch_size=stage.micro_batch,
+        gradient_accumulation_steps=stage.batch // stage.micro_batch,
+        learning_rate=stage.learning_rate,
+        lr_scheduler_type="cosine",
+        warmup_steps=stage.warm_up,
+        weight_decay=stage.weight_decay,
+        max_grad_norm=stage.clip,
+        bf16=bf16,
+        use_cpu=cpu,
+        gradient_checkpointing=checkpointing,
+        gradient_checkpointing_kwargs={"use_reentrant": False},
+        logging_steps=log_every,
+        save_strategy="steps",
+        save_steps=save_every,
+        seed=seed,
+        data_seed=seed,
+        remove_unused_columns=False,
+        dataloader_num_workers=0,
+        dataloader_pin_memory=not cpu,
+        report_to=list(report_to) or "none",
+        disable_tqdm=True,
+        logging_nan_inf_filter=False,
+    )
+
+
+class StageTrainer(Trainer):
+    """One stage. `about` says what the run is made of; checkpoints of anything else are refused."""
+
+    def __init__(self, *args: Any, stage: Stage, about: dict[str, Any], **kwargs: Any) -> None:
+        super().__init__(*args, **kwargs)
+        self.stage = stage
+        self.about = about
+
+    def create_optimizer(self, model: Any = None) -> torch.optim.Optimizer:
+        """AdamW with a learning rate of the projector's own."""
+        if self.optimizer is None:
+            trained = [(name, p) for name, p in (model or self.model).named_parameters() if p.requires_grad]
+            projector = [p for name, p in trained if "multi_modal_projector" in name]
+            others = [p for name, p in trained if "multi_modal_projector" not in name]
+            rate = self.stage.projector_learning_rate or self.stage.learning_rate
+            groups = [{"params": projector, "lr": rate}, {"params": others, "lr": self.stage.learning_rate}]
+            self.optimizer = torch.optim.AdamW([g for g in groups if g["params"]], weight_decay=self.stage.weight_decay)
+        return self.optimizer
+
+    def _get_train_sampler(self, train_dataset: Any = None) -> torch.utils.data.Sampler[int]:
+        dataset = train_dataset if train_dataset is not None else self.train_dataset
+        assert isinstance(dataset, Samples)
+        size = self.args.train_batch_size * self.args.gradient_accumulation_steps
+        generator = torch.Generator().manual_seed(self.args.data_seed or 0)
+        return LengthGroupedSampler(size, lengths=dataset.lengths, generator=generator)
+
+    def training_step(self, *args: Any, **kwargs: Any) -> torch.Tensor:
+        """Raises TrainingError on the first loss that is not finite, before any optimizer step uses it."""
+        loss = super().training_step(*args, **kwargs)
+        if not torch.isfinite(loss):
+            raise TrainingError(
+                f"the loss is not finite at step {self.state.global_step}",
+                got=f"{loss.item()}",
+                wanted="a finite number",
+                do="Lower the learning rate, or look at the data with phisense show; phisense train --resume goes on from the last checkpoint",
+            )
+        return loss
+
+    def _save(self, output_dir: str | None = None, state_dict: Any = None) -> None:
+        """Only what training moves: the frozen base is where it was."""
+        checkpoints.save_trainable(self.model, Path(output_dir or self.args.output_dir))
+
+    def _save_checkpoint(self, model: Any, trial: Any) -> None:
+        super()._save_checkpoint(model, trial)
+        checkpoints.finish(Path(self.args.output_dir) / f"checkpoint-{self.state.global_step}", about=self.about)
+
+    def _load_from_checkpoint(self, resume_from_checkpoint: str, model: Any = None) -> None:
+        checkpoints.load_trainable(model or self.model, Path(resume_from_checkpoint))
+
+
+class Reporter(TrainerCallback):
+    """Hands every log line, with step, steps in all, and seconds, to one function."""
+
+    def __init__(self, report: Progress) -> None:
+        self.report = report
+
+    def on_log(self, args: TrainingArguments, state: TrainerState, control: TrainerControl, logs: dict[str, Any] | None = None, **_: Any) -> None:
+        self.report({"step": state.global_step, "steps": state.max_steps, **(logs or {})})

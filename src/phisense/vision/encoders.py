@@ -1,0 +1,108 @@
+"""Vision parts: a picture -> features `(P, D)`, read from a hidden layer before any projector."""
+
+from __future__ import annotations
+
+import hashlib
+from collections.abc import Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any, Literal
+
+import orjson
+import torch
+from PIL import Image
+from transformers import (
+    AutoConfig,
+    CLIPVisionModel,
+    Dinov2Model,
+    LlavaImageProcessorPil,
+    PreTrainedConfig,
+    PreTrainedModel,
+    SiglipVisionModel,
+)
+
+from ..errors import PartError
+from ..parts import fingerprint, resolve_part
+
+
+@dataclass(frozen=True, slots=True)
+class Kind:
+    """A family of encoders: its class, the model types its parts may have, and how many rows precede the patches."""
+
+    model: type[PreTrainedModel]
+    model_types: tuple[str, ...]
+    extra_rows: int
+
+    @property
+    def strategy(self) -> Literal["default", "full"]:
+        """LLaVA's name for it: `default` drops the class row, `full` keeps every row."""
+        return "default" if self.extra_rows else "full"
+
+
+ENCODERS: dict[str, Kind] = {
+    "clip": Kind(CLIPVisionModel, ("clip", "clip_vision_model"), 1),
+    "siglip": Kind(SiglipVisionModel, ("siglip", "siglip_vision_model"), 0),
+    "dinov2": Kind(Dinov2Model, ("dinov2",), 1),
+}
+
+
+def vision_config(part: Path, encoder: str) -> PreTrainedConfig:
+    """The vision half of a part's configuration. Raises PartError if the part is of another family."""
+    kind = ENCODERS[encoder]
+    config = AutoConfig.from_pretrained(part)
+    if config.model_type not in kind.model_types:
+        raise PartError(f"{part} is no {encoder} encoder", got=config.model_type, wanted=" or ".join(kind.model_types), do="Set vision.encoder")
+    half: PreTrainedConfig = getattr(config, "vision_config", config)
+    return half
+
+
+def patches(config: PreTrainedConfig) -> int:
+    """How many patches a picture has: (side / patch side) squared."""
+    return int((config.image_size // config.patch_size) ** 2)
+
+
+def image_processor(part: Path, encoder: str) -> LlavaImageProcessorPil:
+    """Pads to a square (a centre crop would lose the sides), resizes, normalises as the part was trained."""
+    path = part / "preprocessor_config.json"
+    if not path.is_file():
+        raise PartError(f"the vision part {part} has no preprocessor_config.json", do="Copy it from where the part came from")
+    trained = orjson.loads(path.read_bytes())
+    side = vision_config(part, encoder).image_size
+    return LlavaImageProcessorPil(
+        do_pad=True,
+        size={"shortest_edge": side},
+        crop_size={"height": side, "width": side},
+        resample=trained.get("resample", Image.Resampling.BICUBIC),
+        image_mean=trained["image_mean"],
+        image_std=trained["image_std"],
+    )
+
+
+def encoder_fingerprint(part: str, encoder: str, layer: int) -> str:
+    """Changes with anything that changes an encoder's features: its weights, the layer read, how pictures are prepared."""
+    folder = resolve_part(part)
+    recipe = {"layer": layer, "processor": image_processor(folder, encoder).to_dict(), "part": fingerprint(folder)}
+    return hashlib.sha256(orjson.dumps(recipe, option=orjson.OPT_SORT_KEYS)).hexdigest()
+
+
+class Encoder:
+    """A frozen vision part."""
+
+    def __init__(self, part: str, encoder: str = "clip", layer: int = -2, *, device: str = "cpu", dtype: torch.dtype = torch.float32) -> None:
+        folder = resolve_part(part)
+        self.kind = ENCODERS[encoder]
+        config = vision_config(folder, encoder)
+        self.layer = layer
+        self.patches, self.width = patches(config), int(config.hidden_size)
+        self.processor = image_processor(folder, encoder)
+        self.model: Any = self.kind.model.from_pretrained(folder, dtype=dtype).to(device).eval()
+        self.device = device
+        self.fingerprint = encoder_fingerprint(part, encoder, layer)
+
+    @torch.inference_mode()
+    def encode(self, pictures: Sequence[Image.Image]) -> torch.Tensor:
+        """Features `(B, P, D)`: the patches of hidden layer `layer`, without a class row."""
+        pixels = self.processor(list(pictures), return_tensors="pt")["pixel_values"]
+        pixels = pixels.to(self.device, self.model.dtype)
+        hidden: torch.Tensor = self.model(pixels, output_hidden_states=True).hidden_states[self.layer]
+        return hidden[:, self.kind.extra_rows :]
