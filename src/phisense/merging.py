@@ -228,13 +228,7 @@ def _measure(built: Phi3WithProjector, recipe: Recipe, probes: Sequence[Probe]) 
         asked = built.inputs([(p.question,) for p in some], [p.features for p in some], supervised=False)
         made = built.model.generate(**asked, max_new_tokens=recipe.evaluate.max_new_tokens, do_sample=False)
         answers += [tuple(row.tolist()) for row in made[:, asked["input_ids"].shape[1] :]]
-    return total / tokens, [_trimmed(answer, built) for answer in answers]
-
-
-def _trimmed(answer: tuple[int, ...], built: Phi3WithProjector) -> tuple[int, ...]:
-    """Up to the first stop token; rows of a batch are padded to one length."""
-    ends = [i for i, token in enumerate(answer) if token in built.prompt.stop_ids]
-    return answer[: ends[0]] if ends else answer
+    return total / tokens, [tuple(built.prompt.until_stop(answer)) for answer in answers]
 
 
 def _projector(adapted: Phi3WithProjector) -> torch.nn.Module:

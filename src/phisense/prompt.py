@@ -10,6 +10,7 @@ breaks of the template are not tokens.
 
 from __future__ import annotations
 
+import itertools
 from collections.abc import Sequence
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any
@@ -109,6 +110,11 @@ class Prompt:
             if token in text and not (keep_slots and token == IMAGE):
                 text = text.replace(token, f"{token[0]} {token[1:]}")
         return text
+
+    def until_stop(self, ids: Sequence[int]) -> list[int]:
+        """`ids` up to the first stop token."""
+        stop = set(self.stop_ids)
+        return list(itertools.takewhile(lambda token: token not in stop, ids))
 
     def decode(self, ids: Sequence[int]) -> str:
         return str(self.tokenizer.decode(ids, skip_special_tokens=True)).strip()

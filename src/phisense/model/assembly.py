@@ -165,6 +165,37 @@ class Phi3WithProjector:
         batch = {key: value.to(self.device) for key, value in batch.items()}
         return {**batch, **self.look([visual for seen in visuals for visual in seen])}
 
+    def slotted(self, conversations: Sequence[Sequence[Message]], slots: Sequence[Sequence[torch.Tensor]], *, supervised: bool) -> dict[str, Any]:
+        """As `inputs`, for pictures already projected: each `(P', H)`."""
+        rows = []
+        for messages, seen in zip(conversations, slots, strict=True):
+            if supervised:
+                rows.append(self.prompt.render(messages, [len(vectors) for vectors in seen]))
+            else:
+                ids = self.prompt.ask(messages, [len(vectors) for vectors in seen])
+                rows.append(Rendered(ids, [IGNORED] * len(ids)))
+        batch: dict[str, Any] = {k: v.to(self.device) for k, v in pad_rows(rows, self.prompt.end_of_text_id, left=not supervised).items()}
+        whole = [vectors.to(self.device) for seen in slots for vectors in seen]
+        return {**batch, **({"mm_encoder_outputs": self.projected(whole)} if whole else {})}
+
+    @torch.inference_mode()
+    def answer(self, conversations: Sequence[Sequence[Message]], slots: Sequence[Sequence[torch.Tensor]], *, max_new_tokens: int) -> list[str]:
+        """Greedy answers of one batch, its pictures already projected."""
+        batch = self.slotted(conversations, slots, supervised=False)
+        del batch["labels"]
+        made = self.model.generate(**batch, max_new_tokens=max_new_tokens, do_sample=False)
+        return [self.prompt.decode(self.prompt.until_stop(row.tolist())) for row in made[:, batch["input_ids"].shape[1] :]]
+
+    @torch.inference_mode()
+    def losses(self, conversations: Sequence[Sequence[Message]], slots: Sequence[Sequence[torch.Tensor]]) -> list[tuple[float, int]]:
+        """For each conversation the summed loss over its supervised tokens, and their number."""
+        batch = self.slotted(conversations, slots, supervised=True)
+        labels = batch.pop("labels")[:, 1:]
+        logits = self.model(**batch).logits[:, :-1].float()
+        per_token = nn.functional.cross_entropy(logits.transpose(1, 2), labels, ignore_index=IGNORED, reduction="none")
+        counts = (labels != IGNORED).sum(1).tolist()
+        return list(zip(per_token.sum(1).tolist(), counts, strict=True))
+
     def look(self, visuals: Sequence[Visual]) -> dict[str, Any]:
         """The keyword arguments that carry `visuals` into the model: none, pixels, stored features, or projected slots."""
         if not visuals:

@@ -35,7 +35,8 @@ def runnable_part(part: Path | str, cache: Path | None = None) -> Path:
     folder = resolve_part(str(part))
     kind = read_json(folder / "config.json").get("model_type")
     if kind != "whisper":
-        raise PartError(f"{folder} is no speech part", got=f"a model of type {kind}", wanted="whisper, or a Whisper converted by CTranslate2")
+        wanted = "whisper, or a Whisper converted by CTranslate2"
+        raise PartError(f"{folder} is no speech part", got=f"a model of type {kind}", wanted=wanted)
     for name in (TOKENIZER, FRONT_END):
         if not (folder / name).is_file():
             raise PartError(f"the speech part {folder} is incomplete", got=f"no {name}", do="Download the whole part again")
@@ -49,7 +50,8 @@ def _checked(folder: Path) -> Path:
     # Without its tokenizer, faster-whisper would silently download another model's.
     for name in ("config.json", TOKENIZER):
         if not (folder / name).is_file():
-            raise PartError(f"the converted Whisper {folder} is incomplete", got=f"no {name}", do=f"Copy {name} of the model it was converted from into it")
+            remedy = f"Copy {name} of the model it was converted from into it"
+            raise PartError(f"the converted Whisper {folder} is incomplete", got=f"no {name}", do=remedy)
     return folder
 
 
@@ -93,12 +95,13 @@ def _run_converter(folder: Path, out: Path) -> None:
         # Half precision on the disk, which is how Whisper is published; what it computes in is chosen when it is loaded.
         Converter(str(folder), copy_files=[TOKENIZER, FRONT_END]).convert(str(out), quantization="float16", force=True)
     except (ValueError, RuntimeError, KeyError, SafetensorError) as error:
-        raise PartError(f"the speech part {folder} cannot be converted", got=_first_line(error), do="Download the whole part again") from error
+        raise _not_converted(folder, error) from error
     except OSError as error:
         if error.errno is not None:  # the disk's own complaint, which `staged` puts into words
             raise
-        raise PartError(f"the speech part {folder} cannot be converted", got=_first_line(error), do="Download the whole part again") from error
+        raise _not_converted(folder, error) from error
 
 
-def _first_line(error: Exception) -> str:
-    return (str(error).splitlines() or [type(error).__name__])[0]
+def _not_converted(folder: Path, error: Exception) -> PartError:
+    reason = (str(error).splitlines() or [type(error).__name__])[0]
+    return PartError(f"the speech part {folder} cannot be converted", got=reason, do="Download the whole part again")

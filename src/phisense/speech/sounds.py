@@ -15,6 +15,7 @@ import numpy as np
 import numpy.typing as npt
 from av.audio.resampler import AudioResampler
 from av.audio.stream import AudioStream
+from av.container import InputContainer
 from av.error import FFmpegError, InvalidDataError
 
 from ..errors import SoundError
@@ -47,11 +48,13 @@ def read_sound(path: Path, *, name: str | None = None, longest: float = MOST_SEC
     try:
         sound, promised = _decode(data, demuxer, called, longest)
     except (FFmpegError, ValueError) as error:
-        raise SoundError(f"{called} cannot be read", got=f"a damaged file ({_reason(error)})", do="Record it again or save it as WAV") from error
+        damage = f"a damaged file ({_reason(error)})"
+        raise SoundError(f"{called} cannot be read", got=damage, do="Record it again or save it as WAV") from error
     _check_complete(data, demuxer, called)
     seconds = len(sound) / RATE
     if promised is not None and demuxer not in _LENIENT and seconds < 0.95 * promised - 0.2:
-        raise SoundError(f"{called} is cut off", got=f"{seconds:.1f} s of sound", wanted=f"the {promised:.1f} s that it names", do="Record or copy it again")
+        wanted = f"the {promised:.1f} s that it names"
+        raise SoundError(f"{called} is cut off", got=f"{seconds:.1f} s", wanted=wanted, do="Record or copy it again")
     if seconds < LEAST_SECONDS:
         raise SoundError(f"{called} is empty", got=f"{seconds:.2f} s of sound", wanted=f"at least {LEAST_SECONDS} s")
     if not np.isfinite(sound).all():
@@ -75,7 +78,8 @@ def _read(path: Path, called: str) -> bytes:
     if size == 0:
         raise SoundError(f"{called} is empty", got="0 bytes", wanted=FORMATS)
     if size > MOST_BYTES:
-        raise SoundError(f"{called} is too large", got=f"{size / 2**20:.0f} MB", wanted=f"at most {MOST_BYTES // 2**20} MB", do="Make it shorter")
+        wanted = f"at most {MOST_BYTES // 2**20} MB"
+        raise SoundError(f"{called} is too large", got=f"{size / 2**20:.0f} MB", wanted=wanted, do="Make it shorter")
     return path.read_bytes()
 
 
@@ -99,7 +103,8 @@ def _check_complete(data: bytes, demuxer: str, called: str) -> None:
     """A WAV names its size up front, which FFmpeg forgives; recorders that cannot know it write about 2 or 4 GiB."""
     named = int.from_bytes(data[4:8], "little") + 8
     if demuxer == "wav" and len(data) + 1 < named < STREAMED:
-        raise SoundError(f"{called} is cut off", got=f"{len(data)} bytes", wanted=f"the {named} that it names", do="Record or copy it again")
+        wanted = f"the {named} that it names"
+        raise SoundError(f"{called} is cut off", got=f"{len(data)} bytes", wanted=wanted, do="Record or copy it again")
 
 
 def _decode(data: bytes, demuxer: str, called: str, longest: float) -> tuple[Sound, float | None]:
@@ -132,7 +137,7 @@ def _check_stream(stream: AudioStream, called: str) -> None:
         raise SoundError(f"{called} has too many channels", got=channels, wanted=f"at most {MOST_CHANNELS}")
 
 
-def _pieces(container: av.container.InputContainer, stream: AudioStream, resampler: AudioResampler, *, lenient: bool) -> Iterator[Sound]:
+def _pieces(container: InputContainer, stream: AudioStream, resampler: AudioResampler, *, lenient: bool) -> Iterator[Sound]:
     for packet in container.demux(stream):
         try:
             frames = packet.decode()

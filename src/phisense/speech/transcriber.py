@@ -49,15 +49,18 @@ class Transcriber:
         self.device = ("cuda" if ctranslate2.get_cuda_device_count() else "cpu") if device == "auto" else device
         self.compute = compute or ("float16" if self.device == "cuda" else "int8")
         try:
-            self._model = _Whisper(str(self.folder), device=self.device, compute_type=self.compute, cpu_threads=threads, local_files_only=True)
+            self._model = _Whisper(str(self.folder), device=self.device, compute_type=self.compute, cpu_threads=threads)
         except (RuntimeError, ValueError) as error:
-            raise PartError(f"the speech part {folder} cannot be loaded on {self.device}", got=str(error).splitlines()[0]) from error
+            reason = str(error).splitlines()[0]
+            raise PartError(f"the speech part {folder} cannot be loaded on {self.device}", got=reason) from error
 
     @property
     def multilingual(self) -> bool:
         return bool(self._model.model.is_multilingual)
 
-    def transcribe(self, sound: Path, *, name: str | None = None, language: str = "en", task: Task = "transcribe", vad: bool = True) -> Transcript:
+    def transcribe(
+        self, sound: Path, *, name: str | None = None, language: str = "en", task: Task = "transcribe", vad: bool = True
+    ) -> Transcript:
         """What is said in the file `sound`, which errors call `name` if that is given.
 
         `language` is spoken (an ISO code); task "translate" gives English for it, which needs a multilingual Whisper (turbo and
@@ -65,7 +68,8 @@ class Transcriber:
         on silence a Whisper makes words up. Raises SoundError if the sound cannot be used or nothing is said in it.
         """
         if not self.multilingual and (language, task) != ("en", "transcribe"):
-            raise PartError(f"the speech part {self.folder.name} hears English only", got=f"{task} from {language}", do="Use a multilingual Whisper")
+            asked = f"{task} from {language}"
+            raise PartError("this speech part hears English only", got=asked, do="Use a multilingual Whisper")
         called = name or sound.name
         samples = read_sound(sound, name=called, longest=self.longest)
         text = self._hear(samples, called, language, task, vad)
@@ -78,7 +82,8 @@ class Transcriber:
         if vad:
             spoken = get_speech_timestamps(level, VadOptions())
             if not spoken:
-                raise SoundError(f"nobody speaks in {called}", got=f"{len(samples) / RATE:.1f} s of other sound", do="Check the microphone and speak again")
+                got = f"{len(samples) / RATE:.1f} s of other sound"
+                raise SoundError(f"nobody speaks in {called}", got=got, do="Check the microphone and speak again")
             level = np.concatenate([level[part["start"] : part["end"]] for part in spoken])
         segments, _ = self._model.transcribe(
             level,
@@ -93,7 +98,7 @@ class Transcriber:
 
 
 class _Whisper(WhisperModel):  # type: ignore[misc]
-    """faster-whisper pads every window to 3,000 frames; one of another length (named in `preprocessor_config.json`) is cut back to it."""
+    """faster-whisper pads every window to 3,000 frames; here it is cut back to the length that the part's own front end names."""
 
     def encode(self, features: Any) -> Any:
         return super().encode(features[..., : self.feature_extractor.nb_max_frames])

@@ -22,7 +22,7 @@ import orjson
 import torch
 import yaml
 from peft import PeftModel
-from transformers import set_seed
+from transformers import PrinterCallback, set_seed
 
 from .. import artefact
 from ..errors import ArtefactError, TrainingError
@@ -102,7 +102,7 @@ class Training:
             raise ArtefactError(
                 f"the feature store {store.folder} lacks pictures of stage {name}", got=f"{len(missing)}, the first {missing[0]}", do="Run phisense features again"
             )
-        about = {"recipe": self.recipe.model_dump(mode="json", exclude={"root"}), "stage": name, "samples": len(samples), "encoder": store_encoder(store)}
+        about = {"recipe": self.recipe.model_dump(mode="json", exclude={"root"}), "stage": name, "samples": len(samples), "encoder": store.encoder}
         if self.resume and (folder / artefact.MANIFEST).is_file():
             self.facts["stages"][name] = artefact.read_manifest(folder, kind="stage")["facts"]
             checkpoints.load_trainable(model, folder)
@@ -131,7 +131,7 @@ class Training:
         last = checkpoints.newest_verified(folder, about=about) if self.resume else None
         log = _Log(recipe.run / "metrics.jsonl", name, collate, self.report, since=int(last.name.split("-")[1]) if last else 0)
         trainer = StageTrainer(model=model, args=args, train_dataset=samples, data_collator=collate, callbacks=[Reporter(log)], stage=stage, about=about)
-        trainer.remove_callback("PrinterCallback")
+        trainer.remove_callback(PrinterCallback)  # lines go through `report`
         log({"step": 0, "steps": trainer_steps(trainer, samples)})
         started = time.monotonic()
         result = trainer.train(resume_from_checkpoint=str(last) if last else None)
@@ -182,10 +182,6 @@ def trainer_steps(trainer: StageTrainer, samples: Samples) -> int:
         return int(trainer.args.max_steps)
     per_epoch = max(1, -(-len(samples) // trainer.stage.batch))
     return int(per_epoch * trainer.args.num_train_epochs)
-
-
-def store_encoder(store: FeatureStore) -> str:
-    return str(artefact.read_manifest(store.folder, kind="feature store", verify=False)["encoder"])
 
 
 def change(before: dict[str, torch.Tensor], projector: torch.nn.Module) -> float:

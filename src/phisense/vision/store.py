@@ -113,6 +113,7 @@ class FeatureStore:
                 do="Run phisense features with this recipe",
             )
         self.folder = folder
+        self.encoder = str(about["encoder"])
         self.tokens, self.width = int(about["tokens"]), int(about["width"])
         self._shards: list[Any] = []
         self._where: dict[str, tuple[int, int]] = {}

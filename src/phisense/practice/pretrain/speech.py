@@ -2,9 +2,9 @@
 
 Its front end is Whisper's with a shorter window (8 s) and half the frame rate (a frame every 20 ms, after the second
 convolution 40 ms), both named in its `preprocessor_config.json`, which transformers and faster-whisper honour. Next to the
-decoder's cross entropy it learns by connectionist temporal classification (Graves et al., 2006) on the encoder: that loss knows
-that words come in the order of the sound, so the encoder learns within minutes what attention alone finds in hours. The head
-for it is thrown away. Noise without words is labelled as OpenAI did: `<|nocaptions|>` in place of `<|notimestamps|>`, and no text.
+decoder's cross entropy it learns by connectionist temporal classification (Graves et al., 2006) on the encoder: that loss
+knows that words come in the order of the sound, so the encoder learns within minutes what attention alone finds in hours. Its
+head is thrown away. Noise without words is labelled as OpenAI did: `<|nocaptions|>` in place of `<|notimestamps|>`, no text.
 """
 
 from __future__ import annotations
@@ -22,13 +22,19 @@ import numpy as np
 import torch
 from tokenizers import Tokenizer, models, pre_tokenizers, trainers
 from torch.nn import functional as F  # noqa: N812
-from transformers import GenerationConfig, WhisperConfig, WhisperFeatureExtractor, WhisperForConditionalGeneration, WhisperTokenizer
+from transformers import (
+    GenerationConfig,
+    WhisperConfig,
+    WhisperFeatureExtractor,
+    WhisperForConditionalGeneration,
+    WhisperTokenizer,
+)
 from transformers.models.whisper.tokenization_whisper import LANGUAGES
 
 from ..spoken import word_error_rate
 from ..talk import DESCRIBE_REQUESTS, SMALL_TALK, questions
 from ..world import sample_scene
-from .voices import HELD_OUT_VOICES, RATE, Clip, Room, clips
+from .voices import HELD_OUT_VOICES, RATE, Clip, Room, Sound, clips
 
 WINDOW = 8  # seconds
 HOP, FFT, MELS = 320, 400, 80  # samples, samples, bands
@@ -40,7 +46,7 @@ END, START, NO_SPEECH, NO_TIMES = "<|endoftext|>", "<|startoftranscript|>", "<|n
 
 @dataclass(frozen=True)
 class Plan:
-    """`chunks` of clips are spoken while training goes on, one every `steps // chunks` steps; the newest `kept` are trained on."""
+    """`chunks` of clips are spoken while training goes on, one every `steps // chunks` steps; the newest `kept` are used."""
 
     steps: int = 6_000
     batch: int = 32
@@ -55,20 +61,26 @@ class Plan:
 def tokenizer() -> WhisperTokenizer:
     """Byte-level BPE in which every word of the practice world is one token, and Whisper's special tokens in Whisper's order."""
     rng = random.Random(0)
-    texts = {question.text for split in ("train", "combinations") for _ in range(2000) for question in questions(sample_scene(rng, split))}  # type: ignore[arg-type]
+    scenes = [*(sample_scene(rng, "train") for _ in range(2000)), *(sample_scene(rng, "combinations") for _ in range(2000))]
+    texts = {question.text for scene in scenes for question in questions(scene)}
     texts |= {*DESCRIBE_REQUESTS, *(text for text, _ in SMALL_TALK)}
     inner = Tokenizer(models.BPE())
     inner.pre_tokenizer = pre_tokenizers.ByteLevel(add_prefix_space=True)
-    trainer = trainers.BpeTrainer(vocab_size=WORDS, initial_alphabet=pre_tokenizers.ByteLevel.alphabet(), show_progress=False)  # type: ignore[call-arg]
+    trainer = trainers.BpeTrainer(vocab_size=WORDS, initial_alphabet=pre_tokenizers.ByteLevel.alphabet(), show_progress=False)
     inner.train_from_iterator(sorted(texts), trainer)
     model = json.loads(inner.to_str())["model"]
     made = WhisperTokenizer(vocab=model["vocab"], merges=[tuple(merge) for merge in model["merges"]])
     languages = [f"<|{code}|>" for code in list(LANGUAGES)[:99]]
-    made.add_special_tokens(
-        {"extra_special_tokens": [START, *languages, "<|translate|>", "<|transcribe|>", "<|startoflm|>", "<|startofprev|>", NO_SPEECH, NO_TIMES]}
-    )
+    special = [START, *languages, "<|translate|>", "<|transcribe|>", "<|startoflm|>", "<|startofprev|>", NO_SPEECH, NO_TIMES]
+    made.add_special_tokens({"extra_special_tokens": special})
     made.set_prefix_tokens()
     return made
+
+
+def token_id(words: WhisperTokenizer, token: str) -> int:
+    found = words.convert_tokens_to_ids(token)
+    assert isinstance(found, int)
+    return found
 
 
 def feature_extractor() -> WhisperFeatureExtractor:
@@ -76,7 +88,7 @@ def feature_extractor() -> WhisperFeatureExtractor:
 
 
 def config(words: WhisperTokenizer) -> WhisperConfig:
-    end = words.convert_tokens_to_ids(END)
+    end = token_id(words, END)
     return WhisperConfig(
         vocab_size=len(words) + WINDOW * 50 + 1,  # rows for time stamps of 20 ms follow, as in every Whisper
         num_mel_bins=MELS,
@@ -92,7 +104,7 @@ def config(words: WhisperTokenizer) -> WhisperConfig:
         bos_token_id=end,
         eos_token_id=end,
         pad_token_id=end,
-        decoder_start_token_id=words.convert_tokens_to_ids(START),
+        decoder_start_token_id=token_id(words, START),
         suppress_tokens=None,
         begin_suppress_tokens=None,
     )
@@ -109,15 +121,14 @@ class Trainer:
         self.words = tokenizer()
         # Eager attention: on CPUs the fused kernel's backward pass takes several times as long at this length.
         self.model = WhisperForConditionalGeneration._from_config(config(self.words), attn_implementation="eager")
-        self.end = self.words.convert_tokens_to_ids(END)
-        self.prompt = self.words.convert_tokens_to_ids([START, NO_TIMES])
-        self.no_speech = self.words.convert_tokens_to_ids(NO_SPEECH)
+        self.end = token_id(self.words, END)
+        self.prompt = [token_id(self.words, START), token_id(self.words, NO_TIMES)]
+        self.no_speech = token_id(self.words, NO_SPEECH)
         self.head = torch.nn.Linear(self.model.config.d_model, self.end + 1)  # the end token is the blank
         self.bands = torch.from_numpy(np.asarray(feature_extractor().mel_filters, np.float32).T.copy())
-        named = [*self.model.named_parameters(), *self.head.named_parameters()]
-        learnt = [p for _, p in named if p.requires_grad]
-        groups = [{"params": [p for p in learnt if p.ndim > 1], "weight_decay": 0.05}, {"params": [p for p in learnt if p.ndim <= 1], "weight_decay": 0.0}]
-        self.learnt = learnt
+        self.learnt = [p for p in (*self.model.parameters(), *self.head.parameters()) if p.requires_grad]
+        decayed, plain = [p for p in self.learnt if p.ndim > 1], [p for p in self.learnt if p.ndim <= 1]
+        groups = [{"params": decayed, "weight_decay": 0.05}, {"params": plain, "weight_decay": 0.0}]
         self.optimizer = torch.optim.AdamW(groups, lr=plan.learning_rate, betas=(0.9, 0.98))
         self.schedule = torch.optim.lr_scheduler.LambdaLR(self.optimizer, self._rate)
 
@@ -134,7 +145,7 @@ class Trainer:
         inputs, labels, targets = self._tokens(texts)
         with torch.autocast("cpu", torch.bfloat16):
             heard = self.encode(features)
-            logits = self.model.proj_out(self.model.model.decoder(input_ids=inputs, encoder_hidden_states=heard, use_cache=False).last_hidden_state)
+            logits = self.decode(inputs, heard)
             spelled = self.head(heard)
         said = F.cross_entropy(logits.float().flatten(0, 1), labels.flatten(), ignore_index=IGNORED)
         steps = torch.log_softmax(spelled.float(), -1).transpose(0, 1)  # (T, B, words + 1)
@@ -148,7 +159,7 @@ class Trainer:
         self.schedule.step()
         return said.item(), order.item()
 
-    def record(self, batch: Sequence[Clip]) -> tuple[list[np.ndarray], list[str]]:
+    def record(self, batch: Sequence[Clip]) -> tuple[list[Sound], list[str]]:
         """The clips in the room, and a share of the room alone, with no text."""
         sounds, texts = [], []
         for clip in batch:
@@ -161,7 +172,9 @@ class Trainer:
                 texts.append(clip.text)
         return sounds, texts
 
-    def features(self, sounds: Sequence[np.ndarray], *, pad_sound: bool = False, whole: bool = True) -> tuple[torch.Tensor, torch.Tensor]:
+    def features(
+        self, sounds: Sequence[Sound], *, pad_sound: bool = False, whole: bool = True
+    ) -> tuple[torch.Tensor, torch.Tensor]:
         """Log mel `(B, MELS, frames)` and the frames of each sound.
 
         faster-whisper pads the features with zeros to the window; transformers pads the sound (`pad_sound`). Both are learnt.
@@ -190,9 +203,8 @@ class Trainer:
         """Decoder inputs and labels `(B, T)`, and the spoken words alone for the encoder's loss."""
         rows, targets = [], []
         for text in texts:
-            ids = self.words(f" {text}", add_special_tokens=False)["input_ids"] if text else []
-            rows.append([*self.prompt, *ids, self.end])
-            targets.append(self.words(" " + "".join(c for c in text if c.isalnum() or c == " "), add_special_tokens=False)["input_ids"] if text else [])
+            rows.append([*self.prompt, *self._ids(text), self.end])
+            targets.append(self._ids("".join(c for c in text if c.isalnum() or c == " ")))
         longest = max(map(len, rows))
         inputs = torch.tensor([row[:-1] + [self.end] * (longest - len(row)) for row in rows])
         labels = torch.tensor([row[1:] + [IGNORED] * (longest - len(row)) for row in rows])
@@ -201,6 +213,10 @@ class Trainer:
                 labels[i, 0] = self.no_speech
         return inputs, labels, targets
 
+    def _ids(self, text: str) -> list[int]:
+        """With a space before the first word, so that a word is the same token wherever it stands."""
+        return list(self.words(f" {text}", add_special_tokens=False)["input_ids"]) if text else []
+
     def encode(self, features: torch.Tensor) -> torch.Tensor:
         """The encoder on `(B, MELS, frames)` of any even length up to the window; its own `forward` takes only whole windows."""
         encoder = self.model.model.encoder
@@ -208,17 +224,23 @@ class Trainer:
         hidden = hidden + encoder.embed_positions.weight[: hidden.shape[1]]
         for layer in encoder.layers:
             hidden = layer(hidden, None)
-        return encoder.layer_norm(hidden)  # type: ignore[no-any-return]
+        normed: torch.Tensor = encoder.layer_norm(hidden)
+        return normed
+
+    def decode(self, ids: torch.Tensor, heard: torch.Tensor) -> torch.Tensor:
+        """`(B, T)` token ids, encoder output `(B, frames, D)` -> logits `(B, T, V)`."""
+        hidden = self.model.model.decoder(input_ids=ids, encoder_hidden_states=heard, use_cache=False).last_hidden_state
+        logits: torch.Tensor = self.model.proj_out(hidden)
+        return logits
 
     @torch.no_grad()
-    def transcribe(self, sounds: Sequence[np.ndarray], longest: int = 24) -> list[str]:
+    def transcribe(self, sounds: Sequence[Sound], longest: int = 24) -> list[str]:
         """Greedy, for progress reports; users go through faster-whisper."""
         self.model.eval()
         heard = self.encode(self.features(sounds)[0])
         ids = torch.tensor([self.prompt] * len(sounds))
         for _ in range(longest):
-            hidden = self.model.model.decoder(input_ids=ids, encoder_hidden_states=heard, use_cache=False).last_hidden_state[:, -1]
-            ids = torch.cat([ids, self.model.proj_out(hidden).argmax(-1, keepdim=True)], 1)
+            ids = torch.cat([ids, self.decode(ids, heard)[:, -1:].argmax(-1)], 1)
             if (ids[:, 2:] == self.end).any(1).all():
                 break
         self.model.train()
@@ -267,7 +289,8 @@ def main(out: Path, plan: Plan | None = None, log_every: int = 50) -> None:
         losses = run.step(waiting.pop())
         if (step + 1) % log_every == 0 or step == 0:
             left = (time.monotonic() - started) / (step + 1) * (plan.steps - step - 1)
-            print(f"step {step + 1}/{plan.steps} decoder {losses[0]:.3f} encoder {losses[1]:.3f} {left / 60:.0f} min left", flush=True)
+            told = f"decoder {losses[0]:.3f} encoder {losses[1]:.3f}"
+            print(f"step {step + 1}/{plan.steps} {told} {left / 60:.0f} min left", flush=True)
         if (step + 1) % (log_every * 8) == 0 or step + 1 == plan.steps:
             save(run, out)
             report(run, unheard)
@@ -275,9 +298,11 @@ def main(out: Path, plan: Plan | None = None, log_every: int = 50) -> None:
 
 def report(run: Trainer, unheard: Sequence[Clip]) -> None:
     room = Room(977)
-    pairs = [(clip.text, text) for clip, text in zip(unheard, run.transcribe([room.record(clip.sound, WINDOW * RATE) for clip in unheard]), strict=True)]
+    heard = run.transcribe([room.record(clip.sound, WINDOW * RATE) for clip in unheard])
+    pairs = [(clip.text, text) for clip, text in zip(unheard, heard, strict=True)]
     noises = run.transcribe([room.noise(2 * RATE) * np.float32(0.1) for _ in range(16)])
-    print(f"held-out voices: word error rate {word_error_rate(pairs):.3f}; text for noise {sum(map(bool, noises))}/16; {pairs[0]}", flush=True)
+    figures = f"word error rate {word_error_rate(pairs):.3f}; text for noise {sum(map(bool, noises))}/16"
+    print(f"held-out voices: {figures}; {pairs[0]}", flush=True)
 
 
 def save(run: Trainer, out: Path) -> None:

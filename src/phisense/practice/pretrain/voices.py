@@ -17,6 +17,7 @@ from pathlib import Path
 
 import av
 import numpy as np
+from numpy.typing import NDArray
 from scipy.fft import next_fast_len
 from scipy.signal import resample_poly
 
@@ -25,13 +26,16 @@ from ...errors import PartError
 from ..talk import DESCRIBE_REQUESTS, KINDS, SMALL_TALK, balanced_questions, questions
 from ..world import sample_scene
 
+Sound = NDArray[np.float32]
+
 RATE = 16_000  # Hz
 ESPEAK_RATE = 22_050  # Hz
 # "en" is British English by its other name: espeak-ng 1.51 silently ignores the variant of "en-gb+m3".
 ACCENTS = ("en", "en-us", "en-gb-scotland", "en-gb-x-rp", "en-gb-x-gbclan", "en-gb-x-gbcwmd", "en-029", "en-us-nyc")
 VARIANTS = (
-    *("m1", "m2", "m3", "m4", "m6", "m7", "m8", "f1", "f2", "f4", "f5", "klatt", "klatt2", "klatt3", "adam", "Andy", "Annie", "Alicia"),
-    *("belinda", "david", "ed", "max", "Mike", "norbert", "paul", "rob", "steph", "victor", "zac", "travis", "Diogo", "Michael", "john"),
+    *("m1", "m2", "m3", "m4", "m6", "m7", "m8", "f1", "f2", "f4", "f5", "klatt", "klatt2", "klatt3", "adam", "Andy"),
+    *("Annie", "Alicia", "belinda", "david", "ed", "max", "Mike", "norbert", "paul", "rob", "steph", "victor"),
+    *("zac", "travis", "Diogo", "Michael", "john"),
 )
 HELD_OUT_VARIANTS = ("m5", "f3", "linda", "edward")
 HELD_OUT_PAIRS = ("en+m3", "en-us+f2", "en-gb-scotland+m1", "en-gb-x-rp+f4", "en-029+m7", "en-us-nyc+Annie")
@@ -67,7 +71,7 @@ def random_sentence(rng: random.Random) -> str:
     return balanced_questions(scene, rng, 1)[0].text
 
 
-def say(text: str, manner: Manner) -> np.ndarray:
+def say(text: str, manner: Manner) -> Sound:
     """`(samples,)` float32 at 16 kHz, peak `LOUD`, without the silence that espeak-ng leaves around it."""
     program = shutil.which("espeak-ng")
     if program is None:
@@ -75,10 +79,10 @@ def say(text: str, manner: Manner) -> np.ndarray:
     options = ["-v", manner.voice, "-s", str(manner.speed), "-p", str(manner.pitch), "-g", str(manner.pause)]
     wave = subprocess.run([program, *options, "--stdout", text], capture_output=True, check=True).stdout
     sound = np.frombuffer(wave[44:], np.int16).astype(np.float32) / 2**15  # a 44 byte header, then mono 16 bit samples
-    sound = resample_poly(sound, 320, ESPEAK_RATE * 320 // RATE).astype(np.float32)
+    sound = resample_poly(sound, 320, ESPEAK_RATE * 320 // RATE)
     loud = np.flatnonzero(np.abs(sound) > 0.01 * np.abs(sound).max())
     sound = sound[loud[0] : loud[-1] + 1]
-    return sound * np.float32(LOUD / np.abs(sound).max())
+    return np.asarray(sound * (LOUD / np.abs(sound).max()), np.float32)
 
 
 @dataclass(frozen=True, slots=True)
@@ -87,7 +91,7 @@ class Clip:
 
     text: str
     voice: str
-    sound: np.ndarray
+    sound: NDArray[np.int16]
 
 
 def clips(seed: int, count: int, voices: tuple[str, ...] = TRAINING_VOICES, workers: int = 1) -> list[Clip]:
@@ -106,16 +110,16 @@ class Room:
         self.rng = np.random.default_rng(seed)
         self._noises = np.stack([self._make_noise(NOISE_LENGTH) for _ in range(64)])
 
-    def record(self, sound: np.ndarray, longest: int) -> np.ndarray:
+    def record(self, sound: Sound | NDArray[np.int16], longest: int) -> Sound:
         """`(samples,)` float32, at most `longest` samples; `sound` is int16 or float32 of full scale 1.0."""
         rng = self.rng
-        out = sound.astype(np.float32) / (2**15 if sound.dtype == np.int16 else 1)
+        out: Sound = sound.astype(np.float32) / np.float32(2**15 if sound.dtype == np.int16 else 1)
         if rng.random() < 0.5:
             tempo = rng.uniform(0.92, 1.1)  # pitch goes with it, as for a smaller or larger throat
             out = np.interp(np.arange(0, len(out) - 1, tempo), np.arange(len(out)), out).astype(np.float32)
         if rng.random() < 0.4:
             out = self._coloured(out)
-        before, after = rng.integers(0, RATE // 2), rng.integers(0, RATE)
+        before, after = int(rng.integers(0, RATE // 2)), int(rng.integers(0, RATE))
         room = max(0, longest - len(out))
         out = np.pad(out, (min(before, room // 2), min(after, room - room // 2)))[:longest]
         volume = 10 ** rng.uniform(-1.3, 0.2)
@@ -124,25 +128,24 @@ class Room:
             out = out + self.noise(len(out)) * (volume * 10 ** rng.uniform(-2.5, -1.2))
         return np.clip(out, -1, 1).astype(np.float32)
 
-    def noise(self, samples: int) -> np.ndarray:
+    def noise(self, samples: int) -> Sound:
         """Noise of a random colour, from hiss to rumble, or mains hum; `(samples,)` float32, deviation about 0.5."""
         start = self.rng.integers(0, NOISE_LENGTH - samples)
-        cut: np.ndarray = self._noises[self.rng.integers(len(self._noises)), start : start + samples]
-        return cut
+        return self._noises[self.rng.integers(len(self._noises)), start : start + samples]
 
-    def _make_noise(self, samples: int) -> np.ndarray:
+    def _make_noise(self, samples: int) -> Sound:
         rng = self.rng
         if rng.random() < 0.15:
             time = np.arange(samples, dtype=np.float32) / RATE
             base = rng.choice((50, 60, 100, 120)) * rng.uniform(0.98, 1.02)
-            hum: np.ndarray = sum(np.sin(2 * np.pi * base * k * time) * rng.uniform(0, 1 / k) for k in (1, 2, 3))  # type: ignore[assignment]
-            return hum.astype(np.float32)
+            tones = [np.sin(2 * np.pi * base * k * time) * rng.uniform(0, 1 / k) for k in (1, 2, 3)]
+            return np.asarray(sum(tones), np.float32)
         spectrum = np.fft.rfft(rng.standard_normal(samples))
         spectrum /= np.maximum(1, np.arange(len(spectrum)) * 100 / len(spectrum)) ** rng.uniform(0, 1)
         noise = np.fft.irfft(spectrum, samples)
-        return (noise * 0.5 / (noise.std() + 1e-6)).astype(np.float32)
+        return np.asarray(noise * 0.5 / (noise.std() + 1e-6), np.float32)
 
-    def _coloured(self, sound: np.ndarray) -> np.ndarray:
+    def _coloured(self, sound: Sound) -> Sound:
         """Another microphone and a little echo: a smooth random frequency response, and up to three reflections."""
         rng = self.rng
         knots = rng.uniform(-8, 4, 6)  # dB, from 0 to 8 kHz
@@ -155,7 +158,7 @@ class Room:
         if rng.random() < 0.5:
             echo[rng.integers(100, 3000, 3)] += rng.uniform(-0.35, 0.35, 3)
         whole = np.fft.irfft(np.fft.rfft(sound, size) * response * np.fft.rfft(echo, size), size)[: len(sound)]
-        return (whole * (np.abs(sound).max() / (np.abs(whole).max() + 1e-6))).astype(np.float32)
+        return np.asarray(whole * (np.abs(sound).max() / (np.abs(whole).max() + 1e-6)), np.float32)
 
 
 def record_questions(out: Path, each: int = 5, seed: int = 29) -> None:
@@ -182,7 +185,7 @@ def record_questions(out: Path, each: int = 5, seed: int = 29) -> None:
     write_json(out / "spoken.json", listed)
 
 
-def write_flac(path: Path, sound: np.ndarray) -> None:
+def write_flac(path: Path, sound: Sound) -> None:
     """`sound` is `(samples,)` float32 at 16 kHz, mono."""
     with av.open(str(path), "w", format="flac") as container:
         stream = container.add_stream("flac", rate=RATE, layout="mono", format="s16", options={"compression_level": "12"})
