@@ -16,6 +16,7 @@ from dataclasses import asdict, dataclass
 from pathlib import Path
 from typing import Any
 
+import orjson
 import torch
 from peft import LoraConfig, PeftModel, set_peft_model_state_dict
 from peft.utils import load_peft_weights
@@ -51,14 +52,16 @@ class Probe:
     features: tuple[torch.Tensor, ...]
 
 
-def merge(run: Path, *, out: Path | None = None, device: str = "auto", root: Path | None = None, progress: Progress = lambda what, done, total: None) -> dict[str, Any]:
-    """Measures, writes `models/<name>` with `merge_report.json`, and returns the report.
+def merge(
+    run: Path, *, out: Path | None = None, device: str = "auto", progress: Progress = lambda what, done, total: None
+) -> tuple[Path, dict[str, Any]]:
+    """Measures, writes `out` or `models/<name>` beside `runs`, with `merge_report.json`; returns the folder and the report.
 
     Raises MergeError, writing nothing, if the merged model lost more than the recipe's gate allows or the projector changed.
     """
     artefact.read_manifest(run, kind="run")
-    changes = () if root is None else (f"root={root}",)
-    recipe = load_recipe(run / "recipe.yaml", changes)
+    root = orjson.dumps(str(run.resolve().parent.parent)).decode()  # where the run is now, wherever it was trained
+    recipe = load_recipe(run / "recipe.yaml", (f"root={root}",))
     folder = out or recipe.model
     names = ("adapter", "merged", "on original", "back to NF4", "shuffled")
     probes = _probes(recipe, device)
@@ -95,7 +98,7 @@ def merge(run: Path, *, out: Path | None = None, device: str = "auto", root: Pat
     }
     check_gate(figures["merged"], projector_change, recipe)
     _write(merged, folder, report, recipe)
-    return report
+    return folder, report
 
 
 def check_gate(measured: Measured, projector_change: float, recipe: Recipe) -> None:
@@ -240,6 +243,7 @@ def _write(merged: Phi3WithProjector, folder: Path, report: dict[str, Any], reci
     """Puts the vision tower back where its stand-in was, and writes the folder."""
     whole = Phi3WithProjector.from_recipe(recipe, quantise=False, device="cpu", dtype=DTYPES[recipe.merge.dtype])
     merged.model.model.vision_tower = whole.model.model.vision_tower.to(merged.device)
-    with artefact.staged(folder, kind=KIND, about={"recipe": recipe.name, "merge": report}) as aside:
+    speech = recipe.speech.part if recipe.speech else None
+    with artefact.staged(folder, kind=KIND, about={"recipe": recipe.name, "speech": speech}) as aside:
         save_model(merged, aside)
         artefact.write_json(aside / "merge_report.json", report)

@@ -75,11 +75,11 @@ def row_defects(row: Any, number: int) -> list[str]:
     turns = row.get("conversations")
     if not isinstance(turns, list) or not turns:
         return ["has no conversations, wanted a list of turns"]
-    found = [*_image_name_defects(row.get("image")), *_turn_defects(turns)]
+    found = [*image_name_defects(row.get("image")), *_turn_defects(turns)]
     return found or _slot_defects(row, turns)
 
 
-def _image_name_defects(image: Any) -> list[str]:
+def image_name_defects(image: Any) -> list[str]:
     names = [] if image is None else [image] if isinstance(image, str) else image
     if not isinstance(names, list) or not all(isinstance(name, str) and name for name in names):
         return [f"names its picture as {image!r}, wanted a file name or a list of them"]

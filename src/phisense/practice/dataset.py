@@ -6,6 +6,7 @@
     heldout.jsonl       questions on scenes never seen, their digits from held-out images
     combinations.jsonl  questions about colour-shape pairs never seen
     digits.jsonl        questions that read a held-out handwritten digit
+    spoken.jsonl        the recorded questions (`spoken`), each about held-out scenes in which it has one right answer
 """
 
 from __future__ import annotations
@@ -20,6 +21,7 @@ import orjson
 
 from .. import artefact
 from .draw import draw
+from .spoken import spoken_questions
 from .talk import DESCRIBE_REQUESTS, SMALL_TALK, Question, balanced_questions, caption, describe, name, questions
 from .world import Scene, Split, sample_scene
 
@@ -60,6 +62,7 @@ def write_world(out: Path, *, seed: int = 0, sizes: Sizes | None = None, progres
         _write_training(folder, scenes["train"], rng)
         _write_questions(folder / "heldout.jsonl", "heldout", scenes["heldout"], lambda s: balanced_questions(s, rng, 4))
         _write_questions(folder / "combinations.jsonl", "combinations", scenes["combinations"], lambda s: about_held_out(s, rng, 3))
+        artefact.write_bytes(folder / "spoken.jsonl", b"".join(orjson.dumps(row) + b"\n" for row in _spoken_rows(scenes["heldout"])))
         _write_questions(folder / "digits.jsonl", "digits", scenes["digits"], lambda s: [rng.choice([q for q in questions(s) if q.kind == "digit"])])
     return {split: len(members) for split, members in scenes.items()}
 
@@ -130,6 +133,17 @@ def _write_questions(path: Path, split: str, scenes: Sequence[Scene], ask: Calla
             row = {"question_id": f"{split}-{i}-{len(rows)}", "image": picture_name(split, i)}
             rows.append({**row, "text": question.text, "answer": question.answer, "category": question.kind})
     artefact.write_bytes(path, b"".join(orjson.dumps(row) + b"\n" for row in rows))
+
+
+def _spoken_rows(scenes: Sequence[Scene], each: int = 3) -> list[dict[str, Any]]:
+    """Every recorded question, with the first `each` scenes that it can be asked about."""
+    rows = []
+    for recording in spoken_questions():
+        asked = [(i, q) for i, scene in enumerate(scenes) for q in questions(scene) if q.text == recording.text]
+        for i, question in asked[:each]:
+            row = {"question_id": f"{recording.path.stem}-{i}", "image": picture_name("heldout", i), "text": question.text}
+            rows.append({**row, "answer": question.answer, "category": question.kind, "sound": recording.path.name})
+    return rows
 
 
 def _capital(text: str) -> str:

@@ -80,10 +80,10 @@ class Scene:
         return [thing for thing in self.things if matches(thing)]
 
 
-def sample_scene(rng: random.Random, split: Split = "train", *, most: int = 4) -> Scene:
-    """One to `most` things, a quarter of them digits. Split `combinations` holds at least one held-out pair, others none."""
-    corners = sorted(rng.sample(range(4), rng.randint(1, most)))
-    things = [_sample_thing(rng, corner) for corner in corners]
+def sample_scene(rng: random.Random, split: Split = "train", *, digit_share: float = 0.25) -> Scene:
+    """One to four things, `digit_share` of them digits. Split `combinations` holds at least one held-out pair, others none."""
+    corners = sorted(rng.sample(range(4), rng.randint(1, 4)))
+    things = [_sample_thing(rng, corner, digit_share) for corner in corners]
     if split == "combinations":
         at = rng.randrange(len(things))
         colour, noun = rng.choice(sorted(HELD_OUT_COMBINATIONS))
@@ -91,8 +91,8 @@ def sample_scene(rng: random.Random, split: Split = "train", *, most: int = 4) -
     return Scene(tuple(things), rng.randrange(2**31))
 
 
-def _sample_thing(rng: random.Random, corner: int) -> Thing:
-    noun = rng.choice(DIGITS) if rng.random() < 0.25 else rng.choice(SHAPES)
+def _sample_thing(rng: random.Random, corner: int, digit_share: float) -> Thing:
+    noun = rng.choice(DIGITS) if rng.random() < digit_share else rng.choice(SHAPES)
     colour = rng.choice([c for c in COLOURS if (c, noun) not in HELD_OUT_COMBINATIONS])
     return Thing(noun, colour, rng.choice(SIZES), corner)
 

@@ -66,3 +66,12 @@ def _flat(image: Image.Image) -> Image.Image:
     if image.mode in ("I;16", "I;16B", "I"):  # 16-bit grey: a plain conversion would clip it to white
         return image.point(lambda v: v / 256).convert("L").convert("RGB")
     return image.convert("RGB")
+
+
+def picture_defect(images: Path, name: str) -> str | None:
+    """Why the picture `name` in `images` cannot be used, or None: for the check of a data set."""
+    try:
+        open_picture(images / name, name=name)
+    except PictureError as error:
+        return str(error).rstrip(".")
+    return None

@@ -1,0 +1,128 @@
+"""`phisense doctor`: what this machine has, which attention will be used, and whether a recipe's parts, data and memory are there."""
+
+from __future__ import annotations
+
+import os
+import platform
+import shutil
+from dataclasses import asdict, dataclass
+from importlib.metadata import PackageNotFoundError, version
+from importlib.util import find_spec
+from pathlib import Path
+from typing import Any, Literal
+
+import torch
+
+from .errors import PhisenseError
+from .model.device import compute_dtype, pick_device
+from .parts import resolve_part
+from .recipe import Recipe
+
+_NEEDED = ("torch", "transformers", "peft", "accelerate", "bitsandbytes", "safetensors")
+_OPTIONAL = {"gradio": "the app", "faster-whisper": "speech"}
+_GB = 1e9
+
+
+@dataclass(frozen=True, slots=True)
+class Finding:
+    what: str
+    found: str
+    state: Literal["ok", "note", "missing"] = "ok"
+
+    def as_dict(self) -> dict[str, Any]:
+        return asdict(self)
+
+
+def examine(recipe: Recipe | None) -> list[Finding]:
+    """Everything about the machine, then about the recipe if there is one."""
+    found = [Finding("python", platform.python_version()), *_packages(), *_machine()]
+    if recipe is not None:
+        found += [*_parts(recipe), *_data(recipe), *_memory(recipe)]
+    return found
+
+
+def _packages() -> list[Finding]:
+    found = []
+    for name in (*_NEEDED, *_OPTIONAL):
+        try:
+            found.append(Finding(name, version(name)))
+        except PackageNotFoundError:
+            optional = name in _OPTIONAL
+            found.append(Finding(name, f"not installed{f': needed for {_OPTIONAL[name]}' if optional else ''}", "note" if optional else "missing"))
+    return found
+
+
+def _machine() -> list[Finding]:
+    device = pick_device()
+    dtype = str(compute_dtype(device)).removeprefix("torch.")
+    if device.type == "cuda":
+        facts = torch.cuda.get_device_properties(device)
+        name = f"{facts.name}, {facts.total_memory / _GB:.0f} GB, computes in {dtype}"
+    else:
+        name = f"CPU, {os.cpu_count()} cores, computes in {dtype}"
+    return [Finding("device", name), Finding("attention", attention(device)), Finding("free disk here", f"{shutil.disk_usage('.').free / _GB:.0f} GB")]
+
+
+def attention(device: torch.device) -> str:
+    """The implementation that transformers will choose."""
+    if device.type == "cuda" and find_spec("flash_attn") is not None:
+        return "sdpa (flash-attn is installed, and PyTorch's own flash kernels are used)"
+    return "sdpa (PyTorch's fused kernels)" if device.type == "cuda" else "sdpa"
+
+
+def _parts(recipe: Recipe) -> list[Finding]:
+    wanted = [("language", recipe.language.part), ("vision", recipe.vision.part)]
+    wanted += [("speech", recipe.speech.part)] if recipe.speech else []
+    found = []
+    for name, part in wanted:
+        try:
+            found.append(Finding(f"{name} part", str(resolve_part(part))))
+        except PhisenseError as error:
+            found.append(Finding(f"{name} part", str(error), "missing"))
+    return found
+
+
+def _data(recipe: Recipe) -> list[Finding]:
+    files = [*recipe.data.align, *recipe.data.instruct, *recipe.data.held_out, recipe.data.images]
+    return [_path(recipe.path(file)) for file in files]
+
+
+def _path(path: Path) -> Finding:
+    if not path.exists():
+        return Finding(path.name, f"not found: {path}", "missing")
+    return Finding(path.name, str(path))
+
+
+def _memory(recipe: Recipe) -> list[Finding]:
+    """A plan, from shapes: the base, what is trained with its optimizer state, and the activations of one micro-batch."""
+    try:
+        from transformers import AutoConfig
+
+        text: Any = AutoConfig.from_pretrained(resolve_part(recipe.language.part))
+    except PhisenseError:
+        return []
+    plan = memory_plan(recipe, text)
+    words = ", ".join(f"{name} {value / _GB:.2f} GB" for name, value in plan.items())
+    return [Finding("training memory", f"about {sum(plan.values()) / _GB:.1f} GB: {words}")]
+
+
+def memory_plan(recipe: Recipe, text: Any) -> dict[str, float]:
+    """Bytes. Per layer of width H and MLP width M: 4 H^2 + 3 H M weights (no grouped queries). NF4 with double quantisation takes 4.127 bits
+    a weight (Dettmers et al., 2023); trained weights 16 bytes each (fp32 weight, gradient and two moments). With checkpointing a layer keeps
+    its input, and one layer is recomputed at a time."""
+    hidden, mlp, layers = text.hidden_size, text.intermediate_size, text.num_hidden_layers
+    head = hidden // text.num_attention_heads
+    qkv = head * (text.num_attention_heads + 2 * text.num_key_value_heads)
+    weights = layers * (hidden * qkv + hidden * hidden + 3 * hidden * mlp)
+    unquantised = 2 * text.vocab_size * hidden
+    rank, stage = recipe.train.lora.rank, recipe.train.instruct
+    lora = layers * rank * ((hidden + qkv) + 2 * hidden + (hidden + 2 * mlp) + (mlp + hidden))
+    projector = 2 * hidden * hidden
+    tokens = stage.micro_batch * stage.length
+    one_layer = tokens * (qkv + 4 * hidden + 6 * mlp) * 2
+    kept = tokens * hidden * 2 * layers + one_layer if recipe.train.checkpointing else one_layer * layers
+    return {
+        "base": weights * (4.127 / 8 if recipe.train.quantise else 2) + unquantised * 2,
+        "trained": 16.0 * (lora + projector),
+        "activations": kept + tokens * text.vocab_size * 6,
+    }
