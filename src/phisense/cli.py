@@ -35,6 +35,10 @@ Model = Annotated[Path, typer.Argument(help="A model folder, as phisense merge w
 def options(debug: Annotated[bool, typer.Option("--debug", help="Show tracebacks of errors.")] = False) -> None:
     if debug:
         os.environ["PHISENSE_DEBUG"] = "1"
+        return
+    from . import console
+
+    console.quiet()
 
 
 @app.command()

@@ -2,7 +2,10 @@
 
 from __future__ import annotations
 
+import logging
+import os
 import sys
+import warnings
 from collections.abc import Iterator
 from contextlib import contextmanager
 from typing import Any
@@ -15,6 +18,15 @@ from rich.table import Table
 out = Console(highlight=False)
 #: Progress and errors; what a program reads goes to the standard output.
 err = Console(stderr=True, highlight=False)
+
+
+def quiet() -> None:
+    """Libraries' own bars and notices off: what a user should know, phisense says. Must be called before they are imported."""
+    os.environ.setdefault("TRANSFORMERS_VERBOSITY", "error")
+    os.environ.setdefault("HF_HUB_DISABLE_PROGRESS_BARS", "1")
+    for name in ("bitsandbytes", "httpx"):
+        logging.getLogger(name).setLevel(logging.ERROR)
+    warnings.filterwarnings("ignore", category=FutureWarning)
 
 
 def print_json(value: Any) -> None:

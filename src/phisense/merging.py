@@ -1,7 +1,8 @@
 """Adapter + base -> one native model folder, measured.
 
 The adapter was trained against the base as NF4 shows it, dequantised; so that is what it is merged onto, in float32, and the
-result is cast once. On held-out questions four models are compared with the unmerged adapter:
+result is cast once. (bitsandbytes' own layers are not asked: for inference on some CPUs they repack their weights and compute
+in bfloat16.) On held-out questions four models are compared with the unmerged adapter:
 
     merged           dequantised base + adapter, in the recipe's dtype: what is written
     on_original      the original base + adapter
@@ -136,6 +137,7 @@ def _probes(recipe: Recipe, device: str) -> list[Probe]:
 def _with_adapter(recipe: Recipe, run: Path, device: str, *, quantise: bool, shuffled: bool = False) -> Phi3WithProjector:
     """The base with the run's adapter on it, in float32. Raises MergeError if any of its weights found no place."""
     built = Phi3WithProjector.from_recipe(recipe, quantise=quantise, stored_features=True, device=device, dtype=torch.float32)
+    dequantise(built.model)
     config = LoraConfig.from_pretrained(str(run / "adapter"))
     config.inference_mode = True
     adapted = PeftModel(built.model, config)
@@ -143,7 +145,7 @@ def _with_adapter(recipe: Recipe, run: Path, device: str, *, quantise: bool, shu
     loaded = set_peft_model_state_dict(adapted, _reversed_layers(weights, recipe, built) if shuffled else weights)
     if loaded.unexpected_keys:
         raise MergeError("the adapter does not fit the base", got=f"{len(loaded.unexpected_keys)} weights without a place, such as {loaded.unexpected_keys[0]}")
-    built.model = adapted.eval()
+    built.model = adapted.eval().get_base_model()  # the LoRA layers sit inside it and compute along
     return built
 
 
@@ -159,36 +161,31 @@ def _reversed_layers(weights: dict[str, torch.Tensor], recipe: Recipe, built: Ph
 
 def _merge_lora(adapted: Phi3WithProjector, recipe: Recipe) -> Phi3WithProjector:
     """Dequantised base + scale * B A in float32, cast once to the recipe's dtype; plain Linear layers, no PEFT left."""
-    peft_model: Any = adapted.model
-    for module in list(peft_model.modules()):
-        if hasattr(module, "lora_A") and hasattr(module, "get_delta_weight"):
-            base = module.get_base_layer()
-            weight = plain_weight(base) + module.get_delta_weight("default").float()
-            linear = torch.nn.Linear(weight.shape[1], weight.shape[0], bias=False, device="meta")
-            linear.weight = torch.nn.Parameter(weight, requires_grad=False)
-            module.base_layer = linear
-            module.lora_A.clear()
-    plain = peft_model.get_base_model()
+    plain = adapted.model
     for name, module in list(plain.named_modules()):
-        if hasattr(module, "lora_A") and hasattr(module, "base_layer"):
-            plain.set_submodule(name, module.base_layer)
+        if hasattr(module, "lora_A") and hasattr(module, "get_delta_weight"):
+            plain.set_submodule(name, _linear(module.get_base_layer().weight.detach().float() + module.get_delta_weight("default").float()))
     plain.model.multi_modal_projector = plain.model.multi_modal_projector.modules_to_save["default"]
     plain.to(DTYPES[recipe.merge.dtype])
-    for mark in ("is_loaded_in_4bit", "is_quantized", "hf_quantizer", "quantization_method"):
-        if hasattr(plain, mark):
-            delattr(plain, mark)
     return Phi3WithProjector(plain.eval(), adapted.processor, adapted.prompt, adapted.slots, adapted.window)
 
 
-def plain_weight(linear: Any) -> torch.Tensor:
-    """A layer's weight in float32, dequantised if it is in 4 bits: exactly what the layer multiplies by."""
-    state = getattr(linear.weight, "quant_state", None)
-    if state is None:
-        return linear.weight.detach().float()
-    from bitsandbytes.functional import dequantize_4bit
+def dequantise(model: torch.nn.Module) -> None:
+    """Puts a plain float32 Linear in the place of every 4-bit one: the weights that training multiplied by, exactly."""
+    for name, module in list(model.named_modules()):
+        state = getattr(getattr(module, "weight", None), "quant_state", None)
+        if state is None:
+            continue
+        from bitsandbytes.functional import dequantize_4bit
 
-    weight: torch.Tensor = dequantize_4bit(linear.weight.data, state).float()
-    return weight
+        assert not getattr(state, "packing_format_for_cpu", False), "the layer has computed already and repacked its weights"
+        model.set_submodule(name, _linear(dequantize_4bit(module.weight.data, state).float()))
+
+
+def _linear(weight: torch.Tensor) -> torch.nn.Linear:
+    linear = torch.nn.Linear(weight.shape[1], weight.shape[0], bias=False, device="meta")
+    linear.weight = torch.nn.Parameter(weight, requires_grad=False)
+    return linear
 
 
 def _requantised(merged: Phi3WithProjector, recipe: Recipe, device: str) -> Phi3WithProjector:
@@ -213,6 +210,7 @@ def _requantised(merged: Phi3WithProjector, recipe: Recipe, device: str) -> Phi3
     again.model.float()
     again.model.model.language_model = phi.model
     again.model.lm_head = phi.lm_head
+    dequantise(again.model)
     return again
 
 
@@ -235,7 +233,7 @@ def _measure(built: Phi3WithProjector, recipe: Recipe, probes: Sequence[Probe]) 
 
 
 def _projector(adapted: Phi3WithProjector) -> torch.nn.Module:
-    found: torch.nn.Module = adapted.model.get_base_model().model.multi_modal_projector.modules_to_save["default"]
+    found: torch.nn.Module = adapted.projector.modules_to_save["default"]  # type: ignore[index]
     return found
 
 

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import hashlib
 from pathlib import Path
+from typing import Any
 
 from .errors import PartError
 
@@ -25,6 +26,23 @@ def resolve_part(part: str) -> Path:
     if not weight_files(folder):
         raise PartError(f"the part {part} has no safetensors", wanted="*.safetensors; pickled weights are never loaded", do="Convert it once with safetensors")
     return folder
+
+
+def load_weights(model_class: Any, folder: Path, **options: Any) -> Any:
+    """`model_class.from_pretrained`, in safetensors only; weights that the part lacks are an error, not a warning and random numbers.
+
+    Raises PartError naming the first missing or misshapen weight, or saying why the files cannot be read.
+    """
+    from safetensors import SafetensorError
+
+    try:
+        model, report = model_class.from_pretrained(folder, use_safetensors=True, output_loading_info=True, **options)
+    except (SafetensorError, OSError, RuntimeError, ValueError) as error:
+        raise PartError(f"the part {folder} cannot be loaded", got=str(error).splitlines()[0], do="Download the whole part again") from error
+    lacking = sorted(str(name) for name in (*report["missing_keys"], *report["mismatched_keys"]))
+    if lacking:
+        raise PartError(f"the part {folder} is incomplete", got=f"{len(lacking)} weights missing, such as {lacking[0]}", do="Download the whole part again")
+    return model
 
 
 def weight_files(folder: Path) -> list[Path]:

@@ -36,7 +36,7 @@ from transformers.modeling_outputs import BaseModelOutputWithPooling
 
 from ..conversations import Message
 from ..errors import PartError
-from ..parts import resolve_part
+from ..parts import load_weights, resolve_part
 from ..prompt import IGNORED, Prompt, Rendered, prepare_tokenizer
 from ..recipe import Projector, Recipe
 from ..vision.encoders import ENCODERS, image_processor, patches, vision_config
@@ -112,7 +112,7 @@ class Phi3WithProjector:
         model.model.language_model = phi.model
         model.lm_head = phi.lm_head
         model.model.vision_tower = (
-            StoredFeatures(seen, kind.extra_rows, dtype) if stored_features else kind.model.from_pretrained(vision_folder, dtype=dtype)
+            StoredFeatures(seen, kind.extra_rows, dtype) if stored_features else load_weights(kind.model, vision_folder, dtype=dtype)
         ).to(where)
         model.model.multi_modal_projector = _fresh_projector(model, config, seed).to(where, dtype)
         prompt = Prompt(tokenizer)
@@ -266,7 +266,10 @@ def _load_language(folder: Path, device: torch.device, dtype: torch.dtype, quant
         options["quantization_config"] = BitsAndBytesConfig(
             load_in_4bit=True, bnb_4bit_quant_type="nf4", bnb_4bit_use_double_quant=True, bnb_4bit_compute_dtype=dtype
         )
-    return Phi3ForCausalLM.from_pretrained(folder, **options)
+    phi = load_weights(Phi3ForCausalLM, folder, **options)
+    if quantise:  # how it is held in memory here is no property of the model: a merged folder must not claim it
+        del phi.config.quantization_config
+    return phi
 
 
 def _configure(projector: Projector, text: Any, seen: Any, image_id: int, layer: int, strategy: str) -> PreTrainedConfig:

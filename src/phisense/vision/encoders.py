@@ -22,7 +22,7 @@ from transformers import (
 )
 
 from ..errors import PartError
-from ..parts import fingerprint, resolve_part
+from ..parts import fingerprint, load_weights, resolve_part
 
 
 @dataclass(frozen=True, slots=True)
@@ -95,7 +95,7 @@ class Encoder:
         self.layer = layer
         self.patches, self.width = patches(config), int(config.hidden_size)
         self.processor = image_processor(folder, encoder)
-        self.model: Any = self.kind.model.from_pretrained(folder, dtype=dtype).to(device).eval()
+        self.model: Any = load_weights(self.kind.model, folder, dtype=dtype).to(device).eval()
         self.device = device
         self.fingerprint = encoder_fingerprint(part, encoder, layer)
 
