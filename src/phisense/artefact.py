@@ -66,7 +66,9 @@ def staged(folder: Path, *, kind: str, about: dict[str, Any] | None = None) -> I
         _sync_folder(folder.parent)
         shutil.rmtree(old, ignore_errors=True)
     except OSError as error:
-        raise ArtefactError(f"cannot write {folder}", got=error.strerror or str(error), do="Free some space or choose another folder") from error
+        raise ArtefactError(
+            f"cannot write {folder}", got=error.strerror or str(error), do="Free some space or choose another folder"
+        ) from error
     finally:
         shutil.rmtree(aside, ignore_errors=True)
 
@@ -85,7 +87,9 @@ def read_manifest(folder: Path, *, kind: str, verify: bool = True) -> dict[str, 
     path = folder / MANIFEST
     if not path.is_file():
         found = "no manifest" if folder.is_dir() else "no such folder"
-        raise ArtefactError(f"{folder} is not a finished {kind}", got=found, do=f"Make the {kind} again; it was never finished or is elsewhere")
+        raise ArtefactError(
+            f"{folder} is not a finished {kind}", got=found, do=f"Make the {kind} again; it was never finished or is elsewhere"
+        )
     manifest = read_json(path)
     if manifest.get("kind") != kind:
         raise ArtefactError(f"{folder} is something else", got=f"a {manifest.get('kind')}", wanted=f"a {kind}")

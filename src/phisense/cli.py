@@ -24,8 +24,12 @@ app = typer.Typer(
     pretty_exceptions_enable=False,
 )
 
-Recipe = Annotated[str, typer.Argument(help="A recipe file, or the name of a shipped one: practice, phi3.5-clip-l336, phi3.5-clip-l336-16gb.")]
-Set = Annotated[list[str] | None, typer.Option("--set", metavar="KEY=VALUE", help="Change a key, e.g. train.instruct.epochs=2. Repeatable.")]
+Recipe = Annotated[
+    str, typer.Argument(help="A recipe file, or the name of a shipped one: practice, phi3.5-clip-l336, phi3.5-clip-l336-16gb.")
+]
+Set = Annotated[
+    list[str] | None, typer.Option("--set", metavar="KEY=VALUE", help="Change a key, e.g. train.instruct.epochs=2. Repeatable.")
+]
 Json = Annotated[bool, typer.Option("--json", help="Print the result as JSON on the standard output.")]
 Device = Annotated[str, typer.Option(help="auto, cpu, cuda or cuda:0.")]
 Model = Annotated[Path, typer.Argument(help="A model folder, as phisense merge writes it.")]
@@ -44,7 +48,9 @@ def options(debug: Annotated[bool, typer.Option("--debug", help="Show tracebacks
 @app.command()
 def check(
     data: Annotated[Path, typer.Argument(help="LLaVA JSON or JSONL.")],
-    images: Annotated[Path | None, typer.Option(help="The folder that picture names are relative to; without it pictures are not looked at.")] = None,
+    images: Annotated[
+        Path | None, typer.Option(help="The folder that picture names are relative to; without it pictures are not looked at.")
+    ] = None,
     json: Json = False,
 ) -> dict[str, Any]:
     """Read a data set and name every defect: the row, its id, and what is wrong. Exit code 1 if there is one."""
@@ -60,12 +66,15 @@ def check(
     if json:
         console.print_json(result)
     else:
-        console.out.print(f"{found.rows:,} rows, {found.good:,} good, {found.turns:,} answers, {len(found.pictures):,} pictures, {found.without_picture:,} rows without one")
+        counts = f"{found.rows:,} rows, {found.good:,} good, {found.turns:,} answers"
+        console.out.print(f"{counts}, {len(found.pictures):,} pictures, {found.without_picture:,} rows without one")
         for defect in found.defects:
             called = f" (id {defect.id})" if defect.id else ""
             console.out.print(f"row {defect.row}{called}: {defect.what}", style="red", markup=False)
     if found.defects:
-        raise DataError(f"{data} has {len(found.defects)} defects in {found.rows} rows", do="Mend or drop those rows; training refuses them")
+        raise DataError(
+            f"{data} has {len(found.defects)} defects in {found.rows} rows", do="Mend or drop those rows; training refuses them"
+        )
     return result
 
 
@@ -144,7 +153,10 @@ def train(
     if json:
         console.print_json(result)
     else:
-        console.out.print(f"{facts['trainable']:,} parameters trained in {len(facts['modules'])} LoRA modules and the projector, which moved by {facts['projector_change']:.1%}")
+        console.out.print(
+            f"{facts['trainable']:,} parameters trained, as the shapes say, in {len(facts['modules'])} LoRA modules and the projector"
+        )
+        console.out.print(f"the projector moved by {facts['projector_change']:.1%}")
         console.out.print(f"run -> {r.run} (loss.png, metrics.jsonl, train.json)")
     return result
 
@@ -161,15 +173,17 @@ def merge(
     from .merging import merge as merge_run
 
     with console.bars() as bar:
-        folder, report = merge_run(run, out=out, device=device, progress=lambda what, done, total: bar("merging and measuring", done, total, what))
+        folder, report = merge_run(
+            run, out=out, device=device, progress=lambda what, done, total: bar("merging and measuring", done, total, what)
+        )
     result = {"model": str(folder), **report}
     if json:
         console.print_json(result)
     else:
         rows = [["adapter, unmerged (reference)", f"{report['reference_loss']:.5f}", "", ""]]
-        for key in ("merged", "on_original", "back_to_nf4", "shuffled"):
-            if key in report:
-                rows.append([key.replace("_", " "), f"{report[key]['loss']:.5f}", f"{report[key]['delta_loss']:+.5f}", f"{report[key]['same_answers']:.1%}"])
+        for key in (key for key in ("merged", "on_original", "back_to_nf4", "shuffled") if key in report):
+            m = report[key]
+            rows.append([key.replace("_", " "), f"{m['loss']:.5f}", f"{m['delta_loss']:+.5f}", f"{m['same_answers']:.1%}"])
         console.table(f"{report['probes']} held-out questions", ["model", "loss", "difference", "same answers"], rows)
         console.out.print(f"projector changed by {report['projector_change']}; model -> {folder}")
     return result
@@ -218,7 +232,10 @@ def evaluate(
         console.table(f"accuracy on {scores['questions']} questions", ["kind", *ran], rows)
         if "looks" in scores:
             looks = scores["looks"]["verdict"] == "looks"
-            console.out.print("The model looks at the picture." if looks else "The model is BLIND: the picture does not help it.", style="green" if looks else "red")
+            console.out.print(
+                "The model looks at the picture." if looks else "The model is BLIND: the picture does not help it.",
+                style="green" if looks else "red",
+            )
         console.out.print(f"report -> {folder / 'report.html'}")
     return result
 
@@ -249,7 +266,10 @@ def ask(
     if sound is not None:
         from .speech import Transcriber
 
-        heard = question = Transcriber(speech or _speech_part(model)).transcribe(sound).text
+        part = speech or _speech_part(model)
+        if part is None:
+            raise UsageError(f"{model} names no speech part", do="Name one with --speech, for example --speech openai/whisper-small")
+        heard = question = Transcriber(part).transcribe(sound).text
     session = Session(TorchEngine.open(model, device), Sampling(max_new_tokens))
     session.show(picture)
     answer = "".join(session.ask(str(question))).strip()
@@ -287,7 +307,9 @@ def chat(
 @app.command("app")
 def app_(
     model: Model,
-    speech: Annotated[str | None, typer.Option(help="A Whisper for the voice tab: folder or hub id; otherwise the one of the recipe.")] = None,
+    speech: Annotated[
+        str | None, typer.Option(help="A Whisper for the voice tab: folder or hub id; otherwise the one of the recipe.")
+    ] = None,
     examples: Annotated[Path | None, typer.Option(help="Questions (JSONL) whose first pictures become examples.")] = None,
     images: Annotated[Path | None, typer.Option(help="The folder of the examples' pictures.")] = None,
     host: Annotated[str, typer.Option(help="0.0.0.0 lets others in.")] = "127.0.0.1",
@@ -302,13 +324,15 @@ def app_(
     if (examples is None) != (images is None):
         raise UsageError("examples need both their questions and their pictures", wanted="--examples FILE --images DIR")
     found = find_examples(examples, images) if examples is not None and images is not None else []
-    part = speech or _speech_part(model, needed=False)
+    part = speech or _speech_part(model)
     page = build(TorchEngine.open(model, device), Transcriber(part) if part else None, found)
     launch(page, host=host, port=port, allowed=[example.picture for example in found])
 
 
 @app.command()
-def doctor(recipe: Annotated[str | None, typer.Argument(help="A recipe, to look for its parts and plan its memory.")] = None, json: Json = False) -> dict[str, Any]:
+def doctor(
+    recipe: Annotated[str | None, typer.Argument(help="A recipe, to look for its parts and plan its memory.")] = None, json: Json = False
+) -> dict[str, Any]:
     """What this machine has: versions, device, attention, memory; and whether a recipe's parts and data can be found."""
     from . import console
     from .doctor import examine
@@ -323,7 +347,9 @@ def doctor(recipe: Annotated[str | None, typer.Argument(help="A recipe, to look 
             console.out.print(f"[{style}]{mark}[/{style}] {finding.what:<22}", end=" ")
             console.out.print(finding.found, markup=False)
     if any(finding.state == "missing" for finding in findings):
-        raise PhisenseError("something is missing", got=", ".join(f.what for f in findings if f.state == "missing"), do="See the lines marked ✗")
+        raise PhisenseError(
+            "something is missing", got=", ".join(f.what for f in findings if f.state == "missing"), do="See the lines marked ✗"
+        )
     return {"findings": [finding.as_dict() for finding in findings]}
 
 
@@ -345,15 +371,13 @@ def run_verb(*words: object) -> Any:
     return app([str(word) for word in words], standalone_mode=False)
 
 
-def _speech_part(model: Path, *, needed: bool = True) -> str | None:
-    """The speech part that the model's recipe named."""
+def _speech_part(model: Path) -> str | None:
+    """The speech part that the model's recipe named, if any."""
     from . import artefact
     from .model.folder import KIND
 
     path = model / artefact.MANIFEST
     part: str | None = artefact.read_manifest(model, kind=KIND, verify=False).get("speech") if path.is_file() else None
-    if part is None and needed:
-        raise UsageError(f"{model} names no speech part", do="Name one with --speech, for example --speech openai/whisper-small")
     return part
 
 

@@ -48,7 +48,9 @@ def _packages() -> list[Finding]:
             found.append(Finding(name, version(name)))
         except PackageNotFoundError:
             optional = name in _OPTIONAL
-            found.append(Finding(name, f"not installed{f': needed for {_OPTIONAL[name]}' if optional else ''}", "note" if optional else "missing"))
+            found.append(
+                Finding(name, f"not installed{f': needed for {_OPTIONAL[name]}' if optional else ''}", "note" if optional else "missing")
+            )
     return found
 
 
@@ -60,7 +62,11 @@ def _machine() -> list[Finding]:
         name = f"{facts.name}, {facts.total_memory / _GB:.0f} GB, computes in {dtype}"
     else:
         name = f"CPU, {os.cpu_count()} cores, computes in {dtype}"
-    return [Finding("device", name), Finding("attention", attention(device)), Finding("free disk here", f"{shutil.disk_usage('.').free / _GB:.0f} GB")]
+    return [
+        Finding("device", name),
+        Finding("attention", attention(device)),
+        Finding("free disk here", f"{shutil.disk_usage('.').free / _GB:.0f} GB"),
+    ]
 
 
 def attention(device: torch.device) -> str:
@@ -107,9 +113,11 @@ def _memory(recipe: Recipe) -> list[Finding]:
 
 
 def memory_plan(recipe: Recipe, text: Any) -> dict[str, float]:
-    """Bytes. Per layer of width H and MLP width M: 4 H^2 + 3 H M weights (no grouped queries). NF4 with double quantisation takes 4.127 bits
-    a weight (Dettmers et al., 2023); trained weights 16 bytes each (fp32 weight, gradient and two moments). With checkpointing a layer keeps
-    its input, and one layer is recomputed at a time."""
+    """Bytes. Per layer of width H and MLP width M: 4 H^2 + 3 H M weights (no grouped queries).
+
+    NF4 with double quantisation takes 4.127 bits a weight (Dettmers et al., 2023), trained weights 16 bytes each (float32 weight,
+    gradient and two moments). With checkpointing a layer keeps its input, and one layer is recomputed at a time.
+    """
     hidden, mlp, layers = text.hidden_size, text.intermediate_size, text.num_hidden_layers
     head = hidden // text.num_attention_heads
     qkv = head * (text.num_attention_heads + 2 * text.num_key_value_heads)

@@ -31,7 +31,9 @@ class PhisenseError(Exception):
             sentence += f"; got {got}"
         if wanted is not None:
             sentence += f"; wanted {wanted}"
-        super().__init__(f"{sentence}. {do.rstrip('.')}." if do else f"{sentence}.")
+        if do:
+            sentence = f"{sentence}. {do.rstrip('.')}"
+        super().__init__(sentence if sentence.endswith("?") else f"{sentence}.")
 
 
 class UsageError(PhisenseError):

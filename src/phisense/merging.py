@@ -83,7 +83,9 @@ def merge(
         return Measured(loss, same, loss - reference_loss)
 
     figures = {"merged": compare(merged, 2)}
-    projector_change = max(float((p.detach().float().cpu() - trained[name].to(p.dtype).float()).abs().max()) for name, p in merged.projector.named_parameters())
+    projector_change = max(
+        float((p.detach().float().cpu() - trained[name].to(p.dtype).float()).abs().max()) for name, p in merged.projector.named_parameters()
+    )
     figures["on_original"] = compare(_merge_lora(_with_adapter(recipe, run, device, quantise=False), recipe), 3)
     if recipe.train.quantise:
         figures["back_to_nf4"] = compare(_requantised(merged, recipe, device), 4)
@@ -112,7 +114,9 @@ def check_gate(measured: Measured, projector_change: float, recipe: Recipe) -> N
             do="Merge in a wider merge.dtype; loosen merge.most_delta_loss only if you mean to",
         )
     if projector_change != 0.0:
-        raise MergeError("the merge changed the projector", got=f"{projector_change}", wanted="0.0", do="This is a fault of phisense; please report it")
+        raise MergeError(
+            "the merge changed the projector", got=f"{projector_change}", wanted="0.0", do="This is a fault of phisense; please report it"
+        )
 
 
 def _probes(recipe: Recipe, device: str) -> list[Probe]:
@@ -144,7 +148,10 @@ def _with_adapter(recipe: Recipe, run: Path, device: str, *, quantise: bool, shu
     weights = load_peft_weights(str(run / "adapter"), device="cpu")
     loaded = set_peft_model_state_dict(adapted, _reversed_layers(weights, recipe, built) if shuffled else weights)
     if loaded.unexpected_keys:
-        raise MergeError("the adapter does not fit the base", got=f"{len(loaded.unexpected_keys)} weights without a place, such as {loaded.unexpected_keys[0]}")
+        raise MergeError(
+            "the adapter does not fit the base",
+            got=f"{len(loaded.unexpected_keys)} weights without a place, such as {loaded.unexpected_keys[0]}",
+        )
     built.model = adapted.eval().get_base_model()  # the LoRA layers sit inside it and compute along
     return built
 
@@ -233,7 +240,8 @@ def _measure(built: Phi3WithProjector, recipe: Recipe, probes: Sequence[Probe]) 
 
 
 def _projector(adapted: Phi3WithProjector) -> torch.nn.Module:
-    found: torch.nn.Module = adapted.projector.modules_to_save["default"]  # type: ignore[index]
+    wrapped: Any = adapted.projector  # PEFT trains a copy of the projector and keeps both
+    found: torch.nn.Module = wrapped.modules_to_save["default"]
     return found
 
 

@@ -19,12 +19,22 @@ def resolve_part(part: str) -> Path:
     folder = Path(part).expanduser()
     if not folder.is_dir():
         if part.startswith((".", "/", "~")) or part.count("/") != 1:
-            raise PartError(f"there is no part {part}", got="no such folder", wanted="a folder in hub layout or a hub id such as openai/whisper-small")
+            raise PartError(
+                f"there is no part {part}", got="no such folder", wanted="a folder in hub layout or a hub id such as openai/whisper-small"
+            )
         folder = _from_hub(part)
     if not (folder / "config.json").is_file():
-        raise PartError(f"the part {part} is not in hub layout", got="no config.json", wanted="config.json, *.safetensors and the tokenizer's or processor's files")
+        raise PartError(
+            f"the part {part} is not in hub layout",
+            got="no config.json",
+            wanted="config.json, *.safetensors and the tokenizer's or processor's files",
+        )
     if not weight_files(folder):
-        raise PartError(f"the part {part} has no safetensors", wanted="*.safetensors; pickled weights are never loaded", do="Convert it once with safetensors")
+        raise PartError(
+            f"the part {part} has no safetensors",
+            wanted="*.safetensors; pickled weights are never loaded",
+            do="Convert it once with safetensors",
+        )
     return folder
 
 
@@ -38,10 +48,16 @@ def load_weights(model_class: Any, folder: Path, **options: Any) -> Any:
     try:
         model, report = model_class.from_pretrained(folder, use_safetensors=True, output_loading_info=True, **options)
     except (SafetensorError, OSError, RuntimeError, ValueError) as error:
-        raise PartError(f"the part {folder} cannot be loaded", got=str(error).splitlines()[0], do="Download the whole part again") from error
+        raise PartError(
+            f"the part {folder} cannot be loaded", got=str(error).splitlines()[0], do="Download the whole part again"
+        ) from error
     lacking = sorted(str(name) for name in (*report["missing_keys"], *report["mismatched_keys"]))
     if lacking:
-        raise PartError(f"the part {folder} is incomplete", got=f"{len(lacking)} weights missing, such as {lacking[0]}", do="Download the whole part again")
+        raise PartError(
+            f"the part {folder} is incomplete",
+            got=f"{len(lacking)} weights missing, such as {lacking[0]}",
+            do="Download the whole part again",
+        )
     return model
 
 
@@ -71,6 +87,6 @@ def _from_hub(part: str) -> Path:
     except (LocalEntryNotFoundError, HfHubHTTPError, HFValidationError, OSError) as error:
         raise PartError(
             f"the part {part} was not found",
-            got=f"no such folder, and the hub says: {str(error).splitlines()[0]}",
-            do=f"Check the name and the network, or download it and name its folder: hf download {part} --local-dir parts/{part.split('/')[1]}",
+            got=f"no such folder, and the hub says: {str(error).splitlines()[0].rstrip('.')}",
+            do=f"Check the name and the network, or download it and name its folder: hf download {part} --local-dir parts/NAME",
         ) from error

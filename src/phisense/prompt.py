@@ -93,7 +93,10 @@ class Prompt:
         rendered = self._with_slots(ids, labels, slots, sample)
         if rendered.supervised == 0:
             raise ConversationError(
-                f"{sample} has no supervised token", got="no answer of the assistant", wanted="at least one", do="Give it an answer or drop it"
+                f"{sample} has no supervised token",
+                got="no answer of the assistant",
+                wanted="at least one",
+                do="Give it an answer or drop it",
             )
         return rendered
 
@@ -121,7 +124,7 @@ class Prompt:
 
     def _piece(self, message: Message) -> list[int]:
         ids = self.tokenizer(f"{_TAGS[message.role]}\n{message.text.strip()}{END}", add_special_tokens=False)["input_ids"]
-        assert ids[0] == self._tag_ids[message.role] and ids[-1] == self.end_id, "a tag was not tokenised as one token"
+        assert [ids[0], ids[-1]] == [self._tag_ids[message.role], self.end_id], "a tag was not tokenised as one token"
         return list(ids)
 
     def _with_slots(self, ids: list[int], labels: list[int], slots: Sequence[int], sample: str) -> Rendered:
@@ -156,10 +159,14 @@ def prepare_tokenizer(tokenizer: PreTrainedTokenizerFast, rows: int) -> int:
     known = tokenizer.get_vocab()
     missing = [tag for tag in (*_TAGS.values(), END, END_OF_TEXT) if tag not in known]
     if missing:
-        raise PartError("the language part's tokenizer lacks Phi-3's chat tags", got=f"no {', '.join(missing)}", do="Use a Phi-3 or Phi-3.5 model")
+        raise PartError(
+            "the language part's tokenizer lacks Phi-3's chat tags", got=f"no {', '.join(missing)}", do="Use a Phi-3 or Phi-3.5 model"
+        )
     if IMAGE not in known:
         if len(tokenizer) >= rows:
-            raise PartError(f"the vocabulary has no free row for {IMAGE}", got=f"{len(tokenizer)} tokens in {rows} rows", wanted="one row more")
+            raise PartError(
+                f"the vocabulary has no free row for {IMAGE}", got=f"{len(tokenizer)} tokens in {rows} rows", wanted="one row more"
+            )
         tokenizer.add_tokens([AddedToken(IMAGE, special=True, normalized=False)], special_tokens=True)
     tokenizer.eos_token = END
     tokenizer.pad_token = END_OF_TEXT

@@ -46,7 +46,9 @@ class Data(_Section):
     images: Path = Field(description="folder that the picture names in the data are relative to")
     align: tuple[Path, ...] = Field((), description="LLaVA JSON of captions")
     instruct: tuple[Path, ...] = Field(description="LLaVA JSON of instructions")
-    held_out: tuple[Path, ...] = Field((), description="questions (JSONL) or LLaVA JSON never trained on; the merge and the evaluation use them")
+    held_out: tuple[Path, ...] = Field(
+        (), description="questions (JSONL) or LLaVA JSON never trained on; the merge and the evaluation use them"
+    )
 
 
 class Features(_Section):
@@ -194,7 +196,9 @@ def _explain(error: ValidationError, name: str) -> RecipeError:
     if first["type"] == "extra_forbidden":
         known = _keys_at(first["loc"][:-1])
         near = difflib.get_close_matches(str(first["loc"][-1]), known, n=1, cutoff=0.0)
-        return RecipeError(f"{name} has an unknown key {where}", wanted=f"one of {', '.join(known)}", do=f"Did you mean {near[0]}" if near else None)
+        return RecipeError(
+            f"{name} has an unknown key {where}", wanted=f"one of {', '.join(known)}", do=f"Did you mean {near[0]}?" if near else None
+        )
     if first["type"] == "missing":
         return RecipeError(f"{name} lacks the key {where}")
     return RecipeError(f"{name}: {where} is wrong: {first['msg'][0].lower()}{first['msg'][1:]}", got=repr(first["input"]))

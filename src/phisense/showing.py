@@ -30,7 +30,8 @@ class Row:
 
     def as_text(self) -> Text:
         text = Text()
-        text.append(f"{self.id}  {', '.join(self.images) or 'no picture'}  {len(self.rendered.ids)} tokens, {self.rendered.supervised} supervised\n", style="bold")
+        counts = f"{len(self.rendered.ids)} tokens, {self.rendered.supervised} supervised"
+        text.append(f"{self.id}  {', '.join(self.images) or 'no picture'}  {counts}\n", style="bold")
         for token, taught in zip(self.tokens, self.supervised, strict=True):
             text.append(token, style="black on green" if taught else "dim")
         text.append("\n")

@@ -28,24 +28,45 @@ footer { display: none !important }
 Messages = list[dict[str, Any]]
 
 
-def build(engine: Engine, ears: Transcriber | None = None, examples: Sequence[Example] = ()) -> gr.Blocks:
+def build(engine: Engine, ears: Transcriber | None = None, examples: Sequence[Example] = ()) -> gr.Blocks:  # noqa: C901, a page is one place
     """The page over one engine; without `ears` the voice tab says how to get them."""
     with gr.Blocks(title="phisense", delete_cache=(HOUR, HOUR)) as page:
         visitor = gr.State(None, time_to_live=HOUR)
         gr.Markdown("# phisense\nShow a picture and ask about it, by keyboard or by voice.")
         with gr.Row():
             with gr.Column(scale=2, min_width=300):
-                picture = gr.Image(type="filepath", image_mode=None, sources=["upload", "clipboard", "webcam"], label="Picture", height=320, elem_id="picture")
+                picture = gr.Image(
+                    type="filepath",
+                    image_mode=None,
+                    sources=["upload", "clipboard", "webcam"],
+                    label="Picture",
+                    height=320,
+                    elem_id="picture",
+                )
                 chosen = _example_gallery(examples)
                 gr.Markdown(f"{engine.name}: {engine.picture_tokens} tokens a picture, a window of {engine.window}", elem_id="about")
             with gr.Column(scale=3, min_width=320):
-                conversation = gr.Chatbot(label="Conversation", elem_id="conversation", height=420, buttons=["copy", "copy_all"], sanitize_html=True)
+                conversation = gr.Chatbot(
+                    label="Conversation", elem_id="conversation", height=420, buttons=["copy", "copy_all"], sanitize_html=True
+                )
                 with gr.Tab("Text", id="text"), gr.Row():
-                    question = gr.Textbox(placeholder="Ask something; Enter sends", show_label=False, scale=5, max_length=2000, elem_id="question", autofocus=True)
+                    question = gr.Textbox(
+                        placeholder="Ask something; Enter sends",
+                        show_label=False,
+                        scale=5,
+                        max_length=2000,
+                        elem_id="question",
+                        autofocus=True,
+                    )
                     send = gr.Button("Send", variant="primary", scale=1, min_width=80, elem_id="send")
                 with gr.Tab("Voice", id="voice"):
                     sound = gr.Audio(type="filepath", sources=["microphone", "upload"], label="Say your question", elem_id="sound")
-                    heard = gr.Textbox(label="Heard", interactive=False, elem_id="heard", placeholder="What was understood appears here and is asked at once")
+                    heard = gr.Textbox(
+                        label="Heard",
+                        interactive=False,
+                        elem_id="heard",
+                        placeholder="What was understood appears here and is asked at once",
+                    )
                     if ears is None:
                         gr.Markdown("This page has no ears: start it with `--speech` and a Whisper.")
                 with gr.Row():
@@ -97,13 +118,34 @@ def build(engine: Engine, ears: Transcriber | None = None, examples: Sequence[Ex
             return [], me
 
         inputs = [question, picture, visitor, conversation]
-        asking = {"fn": ask, "inputs": inputs, "outputs": [conversation, question, visitor], "concurrency_limit": 1, "concurrency_id": "model"}
+        asking = {
+            "fn": ask,
+            "inputs": inputs,
+            "outputs": [conversation, question, visitor],
+            "concurrency_limit": 1,
+            "concurrency_id": "model",
+        }
         question.submit(**asking, api_name="ask")
         send.click(**asking, api_name=False)
         ready.click(lambda sample: sample[0], ready, question, api_name=False, queue=False).then(**asking, api_name=False)
         heard_it = gr.on([sound.stop_recording, sound.upload], listen, sound, heard, api_name="listen", concurrency_limit=1)
-        heard_it.then(ask_heard, [heard, picture, visitor, conversation], [conversation, visitor], api_name="ask_heard", concurrency_limit=1, concurrency_id="model")
-        picture.change(look, [picture, visitor, conversation], [conversation, visitor], api_name="look", concurrency_limit=1, concurrency_id="model", show_progress="hidden")
+        heard_it.then(
+            ask_heard,
+            [heard, picture, visitor, conversation],
+            [conversation, visitor],
+            api_name="ask_heard",
+            concurrency_limit=1,
+            concurrency_id="model",
+        )
+        picture.change(
+            look,
+            [picture, visitor, conversation],
+            [conversation, visitor],
+            api_name="look",
+            concurrency_limit=1,
+            concurrency_id="model",
+            show_progress="hidden",
+        )
         # Beside the queue: they must work while an answer is being made.
         stop.click(halt, visitor, None, queue=False, api_name="stop")
         clear.click(forget, visitor, [conversation, visitor], queue=False, api_name="clear")
@@ -116,7 +158,14 @@ def _example_gallery(examples: Sequence[Example]) -> gr.Gallery | None:
     if not examples:
         return None
     return gr.Gallery(
-        [str(example.picture.resolve()) for example in examples], label="Examples", columns=3, rows=2, height=220, allow_preview=False, interactive=False, elem_id="examples"
+        [str(example.picture.resolve()) for example in examples],
+        label="Examples",
+        columns=3,
+        rows=2,
+        height=220,
+        allow_preview=False,
+        interactive=False,
+        elem_id="examples",
     )
 
 
@@ -130,7 +179,10 @@ def _wire_examples(gallery: gr.Gallery, examples: Sequence[Example], picture: gr
 
 def _messages(lines: Sequence[Said]) -> Messages:
     """Gradio's message format; a notice is a line of the assistant's in italics, and no turn of the model."""
-    return [{"role": "user" if line.who == "user" else "assistant", "content": f"*{line.text}*" if line.who == "notice" else line.text} for line in lines]
+    return [
+        {"role": "user" if line.who == "user" else "assistant", "content": f"*{line.text}*" if line.who == "notice" else line.text}
+        for line in lines
+    ]
 
 
 def launch(page: gr.Blocks, *, host: str = "127.0.0.1", port: int = 7860, block: bool = True, allowed: Sequence[Path] = ()) -> Any:

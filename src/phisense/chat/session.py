@@ -29,7 +29,7 @@ class Session:
     """
 
     engine: Engine
-    sampling: Sampling = Sampling()
+    sampling: Sampling = field(default_factory=Sampling)
     turns: list[Turn] = field(default_factory=list)
     notice: str | None = None
     _seen: Seen | None = None
@@ -58,7 +58,9 @@ class Session:
         if not text:
             raise ChatError("the question is empty", do="Type or say something")
         if len(text) > LONGEST_QUESTION:
-            raise ChatError("the question is too long", got=f"{len(text):,} characters", wanted=f"at most {LONGEST_QUESTION:,}", do="Ask in fewer words")
+            raise ChatError(
+                "the question is too long", got=f"{len(text):,} characters", wanted=f"at most {LONGEST_QUESTION:,}", do="Ask in fewer words"
+            )
         room = self._make_room(text)
         sampling = Sampling(min(self.sampling.max_new_tokens, room), self.sampling.temperature, self.sampling.top_p)
         return self._answer(text, sampling, stop or threading.Event())

@@ -19,7 +19,9 @@ HELP = """/image FILE   look at another picture (the conversation begins anew)
 
 def talk(session: Session, console: Console, read: Callable[[str], str] = input) -> None:
     """Until `/quit` or the end of the input."""
-    console.print(f"[dim]{session.engine.name}: {session.engine.picture_tokens} tokens a picture, window {session.engine.window}. /help[/dim]")
+    console.print(
+        f"[dim]{session.engine.name}: {session.engine.picture_tokens} tokens a picture, window {session.engine.window}. /help[/dim]"
+    )
     while True:
         try:
             line = read("> ").strip()

@@ -69,7 +69,9 @@ class TorchEngine:
 
 
 class _Generation(threading.Thread):
-    def __init__(self, model: Any, batch: dict[str, Any], sampling: Sampling, streamer: TextIteratorStreamer, stops: Sequence[threading.Event]) -> None:
+    def __init__(
+        self, model: Any, batch: dict[str, Any], sampling: Sampling, streamer: TextIteratorStreamer, stops: Sequence[threading.Event]
+    ) -> None:
         super().__init__(daemon=True)
         self.model, self.batch, self.sampling, self.streamer = model, batch, sampling, streamer
         self.stopping = StoppingCriteriaList([_Stopped(stops)])
@@ -81,7 +83,11 @@ class _Generation(threading.Thread):
         try:
             with torch.inference_mode():
                 self.model.generate(
-                    **self.batch, **how, max_new_tokens=self.sampling.max_new_tokens, streamer=self.streamer, stopping_criteria=self.stopping
+                    **self.batch,
+                    **how,
+                    max_new_tokens=self.sampling.max_new_tokens,
+                    streamer=self.streamer,
+                    stopping_criteria=self.stopping,
                 )
         except Exception as error:  # carried to the thread that listens
             self.error = error

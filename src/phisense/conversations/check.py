@@ -38,8 +38,10 @@ class Checked:
         return {**counts, "without_picture": self.without_picture, "defects": defects}
 
 
-def check(path: Path, images: Path | None, *, defects_of: Callable[[Path, str], str | None] | None = None, progress: Progress = lambda done: None) -> Checked:
-    """Every defect of every row. `defects_of(images, name)` says what is wrong with a picture file, or None; each file is looked at once."""
+def check(
+    path: Path, images: Path | None, *, defects_of: Callable[[Path, str], str | None] | None = None, progress: Progress = lambda done: None
+) -> Checked:
+    """Every defect of every row. `defects_of(images, name)` says what is wrong with a picture, or None; each is looked at once."""
     found = Checked()
     ids: Counter[str] = Counter()
     looked: dict[str, str | None] = {}

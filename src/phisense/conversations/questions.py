@@ -19,7 +19,12 @@ from .read import image_name_defects, parse_row, read_rows
 from .types import IMAGE, Question
 
 LONG = 12
-_TEXT, _ANSWER, _KIND, _ID = ("text", "question", "instruction"), ("answer", "label", "output"), ("category", "kind", "type"), ("question_id", "id")
+_TEXT, _ANSWER, _KIND, _ID = (
+    ("text", "question", "instruction"),
+    ("answer", "label", "output"),
+    ("category", "kind", "type"),
+    ("question_id", "id"),
+)
 
 
 def read_questions(path: Path) -> list[Question]:
@@ -30,7 +35,9 @@ def read_questions(path: Path) -> list[Question]:
     for question in questions:
         seen[question.id] += 1
         times = seen[question.id]
-        unique.append(question if times == 1 else Question(f"{question.id}#{times}", question.image, question.text, question.answers, question.kind))
+        unique.append(
+            question if times == 1 else Question(f"{question.id}#{times}", question.image, question.text, question.answers, question.kind)
+        )
     return unique
 
 
@@ -43,7 +50,10 @@ def _parse(row: Any, number: int) -> Question:
     if not isinstance(text, str) or not text.strip() or not accepted:
         keys = sorted(row) if isinstance(row, dict) else type(row).__name__
         raise ConversationError(
-            f"row {number} is not a question", got=f"{keys}", wanted="a text and an answer, or LLaVA conversations", do="Give it both or drop the row"
+            f"row {number} is not a question",
+            got=f"{keys}",
+            wanted="a text and an answer, or LLaVA conversations",
+            do="Give it both or drop the row",
         )
     defects = image_name_defects(row.get("image"))
     if defects or isinstance(row.get("image"), list):

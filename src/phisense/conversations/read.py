@@ -44,7 +44,9 @@ def read_rows(path: Path) -> Iterator[tuple[int, Any]]:
             try:
                 yield number, orjson.loads(line)
             except orjson.JSONDecodeError as error:
-                raise ConversationError(f"{path} is not JSON lines", got=f"line {number}: {error}", wanted="a JSON list, or one row a line") from error
+                raise ConversationError(
+                    f"{path} is not JSON lines", got=f"line {number}: {error}", wanted="a JSON list, or one row a line"
+                ) from error
 
 
 def parse_row(row: Any, number: int) -> Conversation:

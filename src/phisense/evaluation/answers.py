@@ -9,15 +9,18 @@ from __future__ import annotations
 import re
 from collections.abc import Iterable
 
-_NUMBERS = {word: str(i) for i, word in enumerate("zero one two three four five six seven eight nine ten".split())} | {"none": "0"}
+_NUMBER_WORDS = ("zero", "one", "two", "three", "four", "five", "six", "seven", "eight", "nine", "ten")
+_NUMBERS = {word: str(i) for i, word in enumerate(_NUMBER_WORDS)} | {"none": "0"}
 _ARTICLES = {"a", "an", "the"}
 _PUNCTUATION = ';/[]"{}()=+\\_-><@`?!'
-_CONTRACTED = """aren't can't could've couldn't didn't doesn't don't hadn't hasn't haven't he'd he's how'd how'll how's i'd i'm i've
-isn't it'd it'll let's ma'am might've mightn't must've mustn't needn't not've o'clock she'd she's should've shouldn't somebody'd
-somebody's someone'd someone's something'd something's that'd that's there'd there're there's they'd they'll they're they've
-wasn't we'd we've weren't what'll what're what's what've when's where'd where's where've who'd who'll who's who've why'd why'll
-why're why's won't would've wouldn't y'all you'd you'll you're you've""".split()
-_CONTRACTIONS = {word.replace("'", ""): word for word in _CONTRACTED}
+_CONTRACTED = (
+    "aren't can't could've couldn't didn't doesn't don't hadn't hasn't haven't he'd he's how'd how'll how's i'd i'm i've "
+    "isn't it'd it'll let's ma'am might've mightn't must've mustn't needn't not've o'clock she'd she's should've shouldn't "
+    "somebody'd somebody's someone'd someone's something'd something's that'd that's there'd there're there's they'd they'll "
+    "they're they've wasn't we'd we've weren't what'll what're what's what've when's where'd where's where've who'd who'll "
+    "who's who've why'd why'll why're why's won't would've wouldn't y'all you'd you'll you're you've "
+)
+_CONTRACTIONS = {word.replace("'", ""): word for word in _CONTRACTED.split()}
 _PERIOD = re.compile(r"(?<!\d)\.|\.(?!\d)")
 _COMMA_IN_NUMBER = re.compile(r"(?<=\d),(?=\d)")
 

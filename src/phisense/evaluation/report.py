@@ -95,7 +95,9 @@ def _plot(scores: dict[str, Any]) -> str:
     for i, name in enumerate(ran):
         figures = [scores[name]["accuracy"], *(scores[name]["kinds"].get(kind, {"value": 0.0}) for kind in kinds[1:])]
         places = [at + (i - (len(ran) - 1) / 2) * 0.27 for at in range(len(kinds))]
-        axes.bar(places, [f["value"] for f in figures], width=0.25, label=name, color=("#2f6fde", "#9aa5b5", "#d99a2b")[CONDITIONS.index(name)])
+        axes.bar(
+            places, [f["value"] for f in figures], width=0.25, label=name, color=("#2f6fde", "#9aa5b5", "#d99a2b")[CONDITIONS.index(name)]
+        )
     axes.set_xticks(range(len(kinds)), kinds)
     axes.set_ylim(0, 1)
     axes.set_ylabel("accuracy")

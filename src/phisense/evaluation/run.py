@@ -1,8 +1,8 @@
 """Asks every question with the real picture, with none, and with another sample's, and writes what came of it.
 
-    predictions.jsonl   one line for each question and condition
-    scores.json         the figures
-    report.html         the figures and a gallery, in one file
+predictions.jsonl   one line for each question and condition
+scores.json         the figures
+report.html         the figures and a gallery, in one file
 """
 
 from __future__ import annotations
@@ -83,7 +83,9 @@ def _check(questions: Sequence[Question], images: Path) -> None:
 
 
 @torch.inference_mode()
-def _look(built: Phi3WithProjector, questions: Sequence[Question], images: Path, progress: Callable[[int, int], None]) -> dict[str, torch.Tensor]:
+def _look(
+    built: Phi3WithProjector, questions: Sequence[Question], images: Path, progress: Callable[[int, int], None]
+) -> dict[str, torch.Tensor]:
     """Every picture's slots `(P', H)`, encoded once for all conditions."""
     names = sorted({question.image for question in questions if question.image is not None})
     seen: dict[str, torch.Tensor] = {}

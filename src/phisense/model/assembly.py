@@ -6,7 +6,7 @@
 
 The class is the builder, and the seam through which stored features enter; the model itself is
 `LlavaForConditionalGeneration`. LLaVA cannot express 2x2 pooling, so with `pool: 2` it is
-`InternVLForConditionalGeneration`, whose connector puts four patches side by side; its first layer starts as their average.
+`AyaVisionForConditionalGeneration`, whose connector puts four patches side by side; its first layer begins with their average.
 """
 
 from __future__ import annotations
@@ -24,8 +24,8 @@ from transformers import (
     AutoTokenizer,
     BitsAndBytesConfig,
     GenerationConfig,
-    InternVLConfig,
-    InternVLForConditionalGeneration,
+    AyaVisionConfig,
+    AyaVisionForConditionalGeneration,
     LlavaConfig,
     LlavaForConditionalGeneration,
     LlavaProcessor,
@@ -57,10 +57,10 @@ class StoredFeatures(nn.Module):
         super().__init__()
         self.config = config
         self.extra_rows = extra_rows
-        self.register_buffer("like", torch.zeros((), dtype=dtype), persistent=False)
+        self.dtype = dtype
 
     def forward(self, pixel_values: torch.Tensor, **_: Any) -> BaseModelOutputWithPooling:
-        hidden = nn.functional.pad(pixel_values.to(self.like.dtype), (0, 0, self.extra_rows, 0))
+        hidden = nn.functional.pad(pixel_values.to(self.dtype), (0, 0, self.extra_rows, 0))
         every_layer = (hidden,) * (self.config.num_hidden_layers + 1)
         return BaseModelOutputWithPooling(last_hidden_state=hidden, hidden_states=every_layer)
 
@@ -107,7 +107,7 @@ class Phi3WithProjector:
         config = _configure(projector or Projector(), phi.config, seen, image_id, layer, kind.strategy)
         torch.manual_seed(seed)
         with torch.device("meta"):
-            model: Any = (InternVLForConditionalGeneration if isinstance(config, InternVLConfig) else LlavaForConditionalGeneration)(config)
+            model: Any = (AyaVisionForConditionalGeneration if isinstance(config, AyaVisionConfig) else LlavaForConditionalGeneration)(config)
         # Whole modules are put into the empty frame, so no weight is renamed, copied or quantised a second time.
         model.model.language_model = phi.model
         model.lm_head = phi.lm_head
@@ -145,7 +145,9 @@ class Phi3WithProjector:
         found: nn.Module = self.model.model.multi_modal_projector
         return found
 
-    def inputs(self, conversations: Sequence[Sequence[Message]], visuals: Sequence[Sequence[Visual]], *, supervised: bool = True) -> dict[str, Any]:
+    def inputs(
+        self, conversations: Sequence[Sequence[Message]], visuals: Sequence[Sequence[Visual]], *, supervised: bool = True
+    ) -> dict[str, Any]:
         """Model inputs of a padded batch: ids and mask `(B, T)`, labels `(B, T)` if `supervised`, and what the pictures need.
 
         Each conversation has its own number of visuals, none included; pictures and stored features may be mixed. Training
@@ -165,7 +167,9 @@ class Phi3WithProjector:
         batch = {key: value.to(self.device) for key, value in batch.items()}
         return {**batch, **self.look([visual for seen in visuals for visual in seen])}
 
-    def slotted(self, conversations: Sequence[Sequence[Message]], slots: Sequence[Sequence[torch.Tensor]], *, supervised: bool) -> dict[str, Any]:
+    def slotted(
+        self, conversations: Sequence[Sequence[Message]], slots: Sequence[Sequence[torch.Tensor]], *, supervised: bool
+    ) -> dict[str, Any]:
         """As `inputs`, for pictures already projected: each `(P', H)`."""
         rows = []
         for messages, seen in zip(conversations, slots, strict=True):
@@ -179,7 +183,9 @@ class Phi3WithProjector:
         return {**batch, **({"mm_encoder_outputs": self.projected(whole)} if whole else {})}
 
     @torch.inference_mode()
-    def answer(self, conversations: Sequence[Sequence[Message]], slots: Sequence[Sequence[torch.Tensor]], *, max_new_tokens: int) -> list[str]:
+    def answer(
+        self, conversations: Sequence[Sequence[Message]], slots: Sequence[Sequence[torch.Tensor]], *, max_new_tokens: int
+    ) -> list[str]:
         """Greedy answers of one batch, its pictures already projected."""
         batch = self.slotted(conversations, slots, supervised=False)
         del batch["labels"]
@@ -208,7 +214,7 @@ class Phi3WithProjector:
 
     def projected(self, slots: Sequence[torch.Tensor]) -> dict[str, Any]:
         """Slots of pictures, each `(P', H)`, as the model's `mm_encoder_outputs`."""
-        whole: Any = torch.stack(list(slots)) if isinstance(self.model.config, InternVLConfig) else list(slots)
+        whole: Any = torch.stack(list(slots)) if isinstance(self.model.config, AyaVisionConfig) else list(slots)
         return {"image": BaseModelOutputWithPooling(pooler_output=whole)}
 
     def project(self, visuals: Sequence[Visual]) -> list[torch.Tensor]:
@@ -250,7 +256,7 @@ def pad_rows(rows: Sequence[Rendered], pad: int, *, left: bool = False) -> dict[
 def picture_slots(config: PreTrainedConfig) -> int:
     """The positions that one picture takes in a prompt."""
     count = patches(config.vision_config)
-    return count // 4 if isinstance(config, InternVLConfig) else count
+    return count // 4 if isinstance(config, AyaVisionConfig) else count
 
 
 def _extra_rows(config: PreTrainedConfig) -> int:
@@ -275,16 +281,26 @@ def _load_language(folder: Path, device: torch.device, dtype: torch.dtype, quant
 def _configure(projector: Projector, text: Any, seen: Any, image_id: int, layer: int, strategy: str) -> PreTrainedConfig:
     text.architectures = ["Phi3ForCausalLM"]  # what converters and servers look the language half up by
     act = "linear" if projector.kind == "linear" else "gelu"
-    shared = {"text_config": text, "vision_config": seen, "vision_feature_layer": layer, "projector_hidden_act": act, "tie_word_embeddings": False}
+    shared = {
+        "text_config": text,
+        "vision_config": seen,
+        "vision_feature_layer": layer,
+        "projector_hidden_act": act,
+        "tie_word_embeddings": False,
+    }
     if projector.pool == 1:
-        return LlavaConfig(
-            **shared, image_token_index=image_id, image_seq_length=patches(seen), vision_feature_select_strategy=strategy
-        )
+        return LlavaConfig(**shared, image_token_index=image_id, image_seq_length=patches(seen), vision_feature_select_strategy=strategy)
     side = seen.image_size // seen.patch_size
     if side % 2:
-        raise PartError("2x2 pooling needs an even number of patches a side", got=f"{side}", do="Set projector.pool to 1 or take another vision part")
-    return InternVLConfig(
-        **shared, image_token_id=image_id, image_seq_length=patches(seen) // 4, downsample_ratio=0.5, vision_feature_select_strategy=strategy
+        raise PartError(
+            "2x2 pooling needs an even number of patches a side", got=f"{side}", do="Set projector.pool to 1 or take another vision part"
+        )
+    return AyaVisionConfig(
+        **shared,
+        image_token_index=image_id,
+        downsample_factor=2,
+        alignment_intermediate_size=2 * text.hidden_size,
+        vision_feature_select_strategy=strategy,
     )
 
 
@@ -296,15 +312,16 @@ def _fresh_projector(model: Any, config: PreTrainedConfig, seed: int) -> nn.Modu
         nn.init.xavier_uniform_(linear.weight)
         if linear.bias is not None:
             nn.init.zeros_(linear.bias)
-    if isinstance(config, InternVLConfig):
+    if isinstance(config, AyaVisionConfig):
         quarter = projector.linear_1.weight.data.unflatten(1, (4, -1)).mean(1) * 2
         projector.linear_1.weight.data = (quarter / 4).repeat(1, 4)
-    return projector
+    made: nn.Module = projector
+    return made
 
 
 def _processor(vision: Path, encoder: str, tokenizer: Any, config: PreTrainedConfig) -> LlavaProcessor:
     """Counts slots as the model does: a pooled slot is as wide as two patches."""
-    pool = 2 if isinstance(config, InternVLConfig) else 1
+    pool = 2 if isinstance(config, AyaVisionConfig) else 1
     extra = ENCODERS[encoder].extra_rows
     return LlavaProcessor(
         image_processor(vision, encoder),

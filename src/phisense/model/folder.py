@@ -1,9 +1,9 @@
 """The model folder: what `merge` writes and everything else reads. It opens in plain transformers without phisense.
 
-    config.json, generation_config.json, *.safetensors      the native model
-    processor_config.json, tokenizer files, chat template   the native processor
-    merge_report.json                                       what the merge measured
-    manifest.json                                           written last: phisense's facts and every file's sha256
+config.json, generation_config.json, *.safetensors      the native model
+processor_config.json, tokenizer files, chat template   the native processor
+merge_report.json                                       what the merge measured
+manifest.json                                           written last: phisense's facts and every file's sha256
 """
 
 from __future__ import annotations
@@ -34,8 +34,10 @@ def load_model(folder: Path, device: str = "auto", dtype: torch.dtype | None = N
     where = pick_device(device)
     try:
         config = AutoConfig.from_pretrained(folder)
-        if config.model_type not in ("llava", "internvl"):
-            raise ArtefactError(f"{folder} holds another kind of model", got=config.model_type, wanted="a merged model folder", do="Run phisense merge RUN")
+        if config.model_type not in ("llava", "aya_vision"):
+            raise ArtefactError(
+                f"{folder} holds another kind of model", got=config.model_type, wanted="a merged model folder", do="Run phisense merge RUN"
+            )
         stored = getattr(torch, str(config.dtype).removeprefix("torch.")) if config.dtype else torch.float32
         dtype = dtype or (torch.float32 if stored == torch.float32 else compute_dtype(where))
         model: Any = AutoModelForImageTextToText.from_pretrained(folder, dtype=dtype, device_map={"": where})
@@ -47,5 +49,7 @@ def load_model(folder: Path, device: str = "auto", dtype: torch.dtype | None = N
 
 def save_model(loaded: Phi3WithProjector, folder: Path) -> None:
     """Writes model and processor into `folder`, without a manifest: the caller stages the folder."""
+    for config in (loaded.model.config, loaded.model.config.text_config, loaded.model.config.vision_config):
+        config._name_or_path = ""  # where the parts lay on this machine is nobody else's business
     loaded.model.save_pretrained(folder, max_shard_size="4GB")
     loaded.processor.save_pretrained(folder)

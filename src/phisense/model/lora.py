@@ -51,11 +51,11 @@ def check_targets(model: Any, pattern: str) -> list[str]:
 def expected_trainable(model: Any, lora: Lora | None, *, projector: Any = None) -> int:
     """Trainable parameters as the shapes say: the projector, and `rank * (in + out)` for each fused matrix."""
     text = model.config.text_config
-    count = sum(p.numel() for p in (projector if projector is not None else model.model.multi_modal_projector).parameters())
+    count: int = sum(p.numel() for p in (projector if projector is not None else model.model.multi_modal_projector).parameters())
     if lora is not None:
         hidden, mlp = text.hidden_size, text.intermediate_size
         head = hidden // text.num_attention_heads
         qkv = head * (text.num_attention_heads + 2 * text.num_key_value_heads)
         shapes = ((hidden, qkv), (head * text.num_attention_heads, hidden), (hidden, 2 * mlp), (mlp, hidden))
-        count += text.num_hidden_layers * sum(lora.rank * (a + b) for a, b in shapes)
+        count += int(text.num_hidden_layers) * sum(lora.rank * (a + b) for a, b in shapes)
     return count

@@ -1,12 +1,12 @@
 """Writes the practice world to disk in the formats people bring: LLaVA-Instruct JSON for training, question JSONL for evaluation.
 
-    images/*.jpg
-    align.json          captions, as LLaVA's alignment set
-    instruct.json       its three kinds: conversations, detailed descriptions, reasoning; and small talk without a picture
-    heldout.jsonl       questions on scenes never seen, their digits from held-out images
-    combinations.jsonl  questions about colour-shape pairs never seen
-    digits.jsonl        questions that read a held-out handwritten digit
-    spoken.jsonl        the recorded questions (`spoken`), each about held-out scenes in which it has one right answer
+images/*.jpg
+align.json          captions, as LLaVA's alignment set
+instruct.json       its three kinds: conversations, detailed descriptions, reasoning; and small talk without a picture
+heldout.jsonl       questions on scenes never seen, their digits from held-out images
+combinations.jsonl  questions about colour-shape pairs never seen
+digits.jsonl        questions that read a held-out handwritten digit
+spoken.jsonl        the recorded questions (`spoken`), each about held-out scenes in which it has one right answer
 """
 
 from __future__ import annotations
@@ -63,7 +63,9 @@ def write_world(out: Path, *, seed: int = 0, sizes: Sizes | None = None, progres
         _write_questions(folder / "heldout.jsonl", "heldout", scenes["heldout"], lambda s: balanced_questions(s, rng, 4))
         _write_questions(folder / "combinations.jsonl", "combinations", scenes["combinations"], lambda s: about_held_out(s, rng, 3))
         artefact.write_bytes(folder / "spoken.jsonl", b"".join(orjson.dumps(row) + b"\n" for row in _spoken_rows(scenes["heldout"])))
-        _write_questions(folder / "digits.jsonl", "digits", scenes["digits"], lambda s: [rng.choice([q for q in questions(s) if q.kind == "digit"])])
+        _write_questions(
+            folder / "digits.jsonl", "digits", scenes["digits"], lambda s: [rng.choice([q for q in questions(s) if q.kind == "digit"])]
+        )
     return {split: len(members) for split, members in scenes.items()}
 
 
@@ -127,7 +129,7 @@ def _row(row_id: str, picture: str | None, turns: list[tuple[str, str]], rng: ra
 
 
 def _write_questions(path: Path, split: str, scenes: Sequence[Scene], ask: Callable[[Scene], list[Question]]) -> None:
-    rows = []
+    rows: list[dict[str, Any]] = []
     for i, scene in enumerate(scenes):
         for question in ask(scene):
             row = {"question_id": f"{split}-{i}-{len(rows)}", "image": picture_name(split, i)}
@@ -137,7 +139,7 @@ def _write_questions(path: Path, split: str, scenes: Sequence[Scene], ask: Calla
 
 def _spoken_rows(scenes: Sequence[Scene], each: int = 3) -> list[dict[str, Any]]:
     """Every recorded question, with the first `each` scenes that it can be asked about."""
-    rows = []
+    rows: list[dict[str, Any]] = []
     for recording in spoken_questions():
         asked = [(i, q) for i, scene in enumerate(scenes) for q in questions(scene) if q.text == recording.text]
         for i, question in asked[:each]:

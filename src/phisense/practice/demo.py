@@ -1,7 +1,7 @@
 """`phisense demo`: the whole road on the embedded default, by the same verbs a user types. Writes `summary.json`.
 
-    data/ features/ runs/ models/ reports/    what each verb wrote
-    summary.json                              the figures, with the seconds each verb took
+data/ features/ runs/ models/ reports/    what each verb wrote
+summary.json                              the figures, with the seconds each verb took
 """
 
 from __future__ import annotations
@@ -47,8 +47,10 @@ def walk(out: Path, *, seed: int, app_port: int | None, verb: Verb) -> dict[str,
     clock.begin("merge", "merge: one model, and nothing lost")
     merged = verb("merge", recipe.run)
     clock.begin("evaluate", "evaluate: does it look?")
-    scores = {name: verb("evaluate", recipe.model, "--data", data / f"{name}.jsonl", "--images", images, "--image", "all" if name == "heldout" else "real",
-                         "--out", out / "reports" / name) for name in ("heldout", "combinations", "digits")}  # fmt: skip
+    scores = {}
+    for name, conditions in (("heldout", "all"), ("combinations", "real"), ("digits", "real")):
+        where = ("--data", data / f"{name}.jsonl", "--images", images, "--image", conditions, "--out", out / "reports" / name)
+        scores[name] = verb("evaluate", recipe.model, *where)
     clock.begin("speech", "speech: questions by voices it never heard")
     speech = _listen(recipe.model, data, images)
     clock.end()
@@ -90,7 +92,12 @@ def _listen(model: Path, data: Path, images: Path) -> dict[str, Any]:
                 session.show(open_picture(images / str(question.image)))
                 right.append(bool(text) and is_right("".join(session.ask(text)), question.answers))
             bar("listening", done, len(recordings))
-    return {"wer": word_error_rate(heard), "recordings": len(heard), "asked": len(right), "answer_accuracy": sum(right) / max(1, len(right))}
+    return {
+        "wer": word_error_rate(heard),
+        "recordings": len(heard),
+        "asked": len(right),
+        "answer_accuracy": sum(right) / max(1, len(right)),
+    }
 
 
 def _summary(seconds: dict[str, float], seed: int, trained: Any, merged: Any, scores: dict[str, Any], speech: Any) -> dict[str, Any]:
@@ -109,7 +116,11 @@ def _summary(seconds: dict[str, float], seed: int, trained: Any, merged: Any, sc
             "questions": {name: figure["n"] for name, figure in real.items()},
         },
         "looks": held_out["looks"]["verdict"],
-        "merge": {"delta_loss": merged["merged"]["delta_loss"], "same_answers": merged["merged"]["same_answers"], "projector_change": merged["projector_change"]},
+        "merge": {
+            "delta_loss": merged["merged"]["delta_loss"],
+            "same_answers": merged["merged"]["same_answers"],
+            "projector_change": merged["projector_change"],
+        },
         "train": {key: trained[key] for key in ("projector_change", "trainable", "trainable_expected")},
         "speech": speech,
     }

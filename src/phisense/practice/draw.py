@@ -74,8 +74,7 @@ def _digit_mask(thing: Thing, digits: DigitSet, side: int, rng: np.random.Genera
     image = images[int(rng.integers(len(images)))]
     mask = Image.fromarray((image * 255 / 16).clip(0, 255).astype(np.uint8)).resize((side, side), Image.Resampling.BICUBIC)
     mask = mask.rotate(float(rng.uniform(-10, 10)), Image.Resampling.BICUBIC)
-    sharper = mask.filter(ImageFilter.GaussianBlur(0.5)).point([min(255, max(0, int((v - 70) * 2.2))) for v in range(256)])
-    return sharper
+    return mask.filter(ImageFilter.GaussianBlur(0.5)).point([min(255, max(0, int((v - 70) * 2.2))) for v in range(256)])
 
 
 @cache

@@ -81,7 +81,9 @@ def _about_thing(scene: Scene, thing: Thing) -> list[Question]:
 
 def _noun_questions(thing: Thing, *predicates: str) -> list[Question]:
     kind = "digit" if thing.is_digit else "shape"
-    return [Question(kind, f"{which} {kind} {predicate}?", _sentence(thing.noun)) for predicate in predicates for which in ("What", "Which")]
+    return [
+        Question(kind, f"{which} {kind} {predicate}?", _sentence(thing.noun)) for predicate in predicates for which in ("What", "Which")
+    ]
 
 
 def _about_corners(scene: Scene) -> list[Question]:
@@ -180,7 +182,6 @@ def _sentence(words: str) -> str:
 
 def _yes(truth: bool) -> str:
     return "Yes." if truth else "No."
-
 
 
 #: What can be said without a picture; the same in every split, so that a text-only chat has something to answer.

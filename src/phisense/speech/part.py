@@ -87,7 +87,7 @@ def _run_converter(folder: Path, out: Path) -> None:
     from ctranslate2.converters import TransformersConverter  # here, as it imports torch and transformers
     from safetensors import SafetensorError
 
-    class Converter(TransformersConverter):  # type: ignore[misc]
+    class Converter(TransformersConverter):
         def load_model(self, model_class: Any, path: str, **options: Any) -> Any:
             return super().load_model(model_class, path, use_safetensors=True, **options)  # never a pickle that lies beside them
 

@@ -97,7 +97,7 @@ class Transcriber:
         return " ".join(segment.text.strip() for segment in segments).strip()
 
 
-class _Whisper(WhisperModel):  # type: ignore[misc]
+class _Whisper(WhisperModel):
     """faster-whisper pads every window to 3,000 frames; here it is cut back to the length that the part's own front end names."""
 
     def encode(self, features: Any) -> Any:

@@ -54,7 +54,8 @@ def newest_verified(folder: Path, *, about: dict[str, Any]) -> Path | None:
             continue
         if made != about:
             raise ArtefactError(
-                f"{path} was made with another recipe or other data", do="Train without --resume to begin anew, or use the recipe it began with"
+                f"{path} was made with another recipe or other data",
+                do="Train without --resume to begin anew, or use the recipe it began with",
             )
         return path
     return None

@@ -1,12 +1,12 @@
 """The two stages, as the recipe has them: parts -> model -> freeze -> data -> align -> instruct -> run folder.
 
-    runs/<name>/recipe.yaml          the resolved recipe
-                metrics.jsonl        one line for each log step
-                loss.png             the loss curves
-                train.json           what was trainable, how far the projector moved, tokens and seconds
-                adapter/             LoRA and projector, in PEFT's format
-                stages/              each finished stage's weights; its checkpoints while it runs
-                manifest.json        written last: a run without it never finished
+runs/<name>/recipe.yaml          the resolved recipe
+            metrics.jsonl        one line for each log step
+            loss.png             the loss curves
+            train.json           what was trainable, how far the projector moved, tokens and seconds
+            adapter/             LoRA and projector, in PEFT's format
+            stages/              each finished stage's weights; its checkpoints while it runs
+            manifest.json        written last: a run without it never finished
 """
 
 from __future__ import annotations
@@ -79,7 +79,12 @@ class Training:
         self._stage("instruct", recipe.train.instruct, recipe.data.instruct, built, adapted, store)
         self.facts["projector_change"] = change(before, _projector_of(adapted))
         if not self.facts["projector_change"] > 0:
-            raise TrainingError("training did not move the projector", got="a change of 0", wanted="more", do="This is a fault of phisense; please report it")
+            raise TrainingError(
+                "training did not move the projector",
+                got="a change of 0",
+                wanted="more",
+                do="This is a fault of phisense; please report it",
+            )
         self.facts["seconds"] = time.monotonic() - started
         self._finish(folder, adapted)
         return self.facts
@@ -88,10 +93,14 @@ class Training:
         """Refuses to train another number of parameters than the shapes say."""
         expected = expected_trainable(adapted.get_base_model(), self.recipe.train.lora, projector=_projector_of(adapted))
         if trainable != expected:
-            raise TrainingError("the adapter has the wrong size", got=f"{trainable:,} trainable parameters", wanted=f"{expected:,}", do="Check train.lora")
+            raise TrainingError(
+                "the adapter has the wrong size", got=f"{trainable:,} trainable parameters", wanted=f"{expected:,}", do="Check train.lora"
+            )
         self.facts["trainable"] = trainable
         self.facts["trainable_expected"] = expected
-        self.facts["modules"] = sorted({name.rsplit(".lora_", 1)[0] for name, p in adapted.named_parameters() if p.requires_grad and ".lora_" in name})
+        self.facts["modules"] = sorted(
+            {name.rsplit(".lora_", 1)[0] for name, p in adapted.named_parameters() if p.requires_grad and ".lora_" in name}
+        )
 
     def _stage(self, name: str, stage: Stage, files: tuple[Path, ...], built: Phi3WithProjector, model: Any, store: FeatureStore) -> None:
         """Trains one stage, or takes its weights if a resumed run had finished it."""
@@ -100,9 +109,16 @@ class Training:
         missing = sorted(picture for picture in samples.pictures if picture not in store)
         if missing:
             raise ArtefactError(
-                f"the feature store {store.folder} lacks pictures of stage {name}", got=f"{len(missing)}, the first {missing[0]}", do="Run phisense features again"
+                f"the feature store {store.folder} lacks pictures of stage {name}",
+                got=f"{len(missing)}, the first {missing[0]}",
+                do="Run phisense features again",
             )
-        about = {"recipe": self.recipe.model_dump(mode="json", exclude={"root"}), "stage": name, "samples": len(samples), "encoder": store.encoder}
+        about = {
+            "recipe": self.recipe.model_dump(mode="json", exclude={"root"}),
+            "stage": name,
+            "samples": len(samples),
+            "encoder": store.encoder,
+        }
         if self.resume and (folder / artefact.MANIFEST).is_file():
             self.facts["stages"][name] = artefact.read_manifest(folder, kind="stage")["facts"]
             checkpoints.load_trainable(model, folder)
@@ -112,7 +128,17 @@ class Training:
         with artefact.staged(folder, kind="stage", about={"facts": facts}) as aside:
             checkpoints.save_trainable(model, aside)
 
-    def _train(self, name: str, stage: Stage, folder: Path, samples: Samples, built: Phi3WithProjector, model: Any, store: FeatureStore, about: dict[str, Any]) -> dict[str, Any]:
+    def _train(
+        self,
+        name: str,
+        stage: Stage,
+        folder: Path,
+        samples: Samples,
+        built: Phi3WithProjector,
+        model: Any,
+        store: FeatureStore,
+        about: dict[str, Any],
+    ) -> dict[str, Any]:
         recipe = self.recipe
         collate = Collator(store, built.prompt.end_of_text_id)
         cpu = built.device.type == "cpu"
@@ -130,7 +156,9 @@ class Training:
         )
         last = checkpoints.newest_verified(folder, about=about) if self.resume else None
         log = _Log(recipe.run / "metrics.jsonl", name, collate, self.report, since=int(last.name.split("-")[1]) if last else 0)
-        trainer = StageTrainer(model=model, args=args, train_dataset=samples, data_collator=collate, callbacks=[Reporter(log)], stage=stage, about=about)
+        trainer = StageTrainer(
+            model=model, args=args, train_dataset=samples, data_collator=collate, callbacks=[Reporter(log)], stage=stage, about=about
+        )
         trainer.remove_callback(PrinterCallback)  # lines go through `report`
         log({"step": 0, "steps": trainer_steps(trainer, samples)})
         started = time.monotonic()
@@ -153,7 +181,9 @@ class Training:
         artefact.write_json(folder / "train.json", self.facts)
         for leftover in (folder / "stages").rglob("checkpoint-*"):
             shutil.rmtree(leftover, ignore_errors=True)
-        artefact.write_manifest(folder, kind=KIND, about={"recipe": self.recipe.name, "base": "nf4" if self.recipe.train.quantise else "full"})
+        artefact.write_manifest(
+            folder, kind=KIND, about={"recipe": self.recipe.name, "base": "nf4" if self.recipe.train.quantise else "full"}
+        )
 
 
 class _Log:
@@ -169,7 +199,12 @@ class _Log:
 
     def __call__(self, logs: dict[str, Any]) -> None:
         seconds = time.monotonic() - self.started
-        row = {"stage": self.stage, **logs, "seconds": round(seconds, 2), "tokens_per_second": round(self.collate.tokens / max(seconds, 1e-6), 1)}
+        row = {
+            "stage": self.stage,
+            **logs,
+            "seconds": round(seconds, 2),
+            "tokens_per_second": round(self.collate.tokens / max(seconds, 1e-6), 1),
+        }
         if "loss" in logs:
             self.last_loss = float(logs["loss"])
             with self.path.open("ab") as file:

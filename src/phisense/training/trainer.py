@@ -18,10 +18,24 @@ from .data import Samples
 Progress = Callable[[dict[str, Any]], None]
 
 
-def arguments(stage: Stage, folder: Path, *, seed: int, log_every: int, save_every: int, bf16: bool, cpu: bool, checkpointing: bool, report_to: tuple[str, ...]) -> TrainingArguments:
+def arguments(
+    stage: Stage,
+    folder: Path,
+    *,
+    seed: int,
+    log_every: int,
+    save_every: int,
+    bf16: bool,
+    cpu: bool,
+    checkpointing: bool,
+    report_to: tuple[str, ...],
+) -> TrainingArguments:
     if stage.batch % stage.micro_batch:
         raise TrainingError(
-            "a batch must be whole micro-batches", got=f"batch {stage.batch}, micro_batch {stage.micro_batch}", wanted="a multiple", do="Change one of them"
+            "a batch must be whole micro-batches",
+            got=f"batch {stage.batch}, micro_batch {stage.micro_batch}",
+            wanted="a multiple",
+            do="Change one of them",
         )
     return TrainingArguments(
         output_dir=str(folder),
@@ -55,6 +69,8 @@ def arguments(stage: Stage, folder: Path, *, seed: int, log_every: int, save_eve
 class StageTrainer(Trainer):
     """One stage. `about` says what the run is made of; checkpoints of anything else are refused."""
 
+    optimizer: torch.optim.Optimizer | None
+
     def __init__(self, *args: Any, stage: Stage, about: dict[str, Any], **kwargs: Any) -> None:
         super().__init__(*args, **kwargs)
         self.stage = stage
@@ -76,17 +92,18 @@ class StageTrainer(Trainer):
         assert isinstance(dataset, Samples)
         size = self.args.train_batch_size * self.args.gradient_accumulation_steps
         generator = torch.Generator().manual_seed(self.args.data_seed or 0)
-        return LengthGroupedSampler(size, lengths=dataset.lengths, generator=generator)
+        sampler: torch.utils.data.Sampler[int] = LengthGroupedSampler(size, lengths=dataset.lengths, generator=generator)
+        return sampler
 
     def training_step(self, *args: Any, **kwargs: Any) -> torch.Tensor:
         """Raises TrainingError on the first loss that is not finite, before any optimizer step uses it."""
-        loss = super().training_step(*args, **kwargs)
+        loss: torch.Tensor = super().training_step(*args, **kwargs)
         if not torch.isfinite(loss):
             raise TrainingError(
                 f"the loss is not finite at step {self.state.global_step}",
                 got=f"{loss.item()}",
                 wanted="a finite number",
-                do="Lower the learning rate, or look at the data with phisense show; phisense train --resume goes on from the last checkpoint",
+                do="Lower the learning rate, or look at the data with phisense show; train --resume goes on from the last checkpoint",
             )
         return loss
 
@@ -108,5 +125,7 @@ class Reporter(TrainerCallback):
     def __init__(self, report: Progress) -> None:
         self.report = report
 
-    def on_log(self, args: TrainingArguments, state: TrainerState, control: TrainerControl, logs: dict[str, Any] | None = None, **_: Any) -> None:
+    def on_log(
+        self, args: TrainingArguments, state: TrainerState, control: TrainerControl, logs: dict[str, Any] | None = None, **_: Any
+    ) -> None:
         self.report({"step": state.global_step, "steps": state.max_steps, **(logs or {})})

@@ -51,7 +51,9 @@ def vision_config(part: Path, encoder: str) -> PreTrainedConfig:
     kind = ENCODERS[encoder]
     config = AutoConfig.from_pretrained(part)
     if config.model_type not in kind.model_types:
-        raise PartError(f"{part} is no {encoder} encoder", got=config.model_type, wanted=" or ".join(kind.model_types), do="Set vision.encoder")
+        raise PartError(
+            f"{part} is no {encoder} encoder", got=config.model_type, wanted=" or ".join(kind.model_types), do="Set vision.encoder"
+        )
     half: PreTrainedConfig = getattr(config, "vision_config", config)
     return half
 
@@ -88,7 +90,9 @@ def encoder_fingerprint(part: str, encoder: str, layer: int) -> str:
 class Encoder:
     """A frozen vision part."""
 
-    def __init__(self, part: str, encoder: str = "clip", layer: int = -2, *, device: str = "cpu", dtype: torch.dtype = torch.float32) -> None:
+    def __init__(
+        self, part: str, encoder: str = "clip", layer: int = -2, *, device: str = "cpu", dtype: torch.dtype = torch.float32
+    ) -> None:
         folder = resolve_part(part)
         self.kind = ENCODERS[encoder]
         config = vision_config(folder, encoder)

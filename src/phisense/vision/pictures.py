@@ -33,7 +33,10 @@ def open_picture(source: Path | bytes, *, name: str | None = None) -> Image.Imag
             return _flat(upright)
     except UnidentifiedImageError as error:
         raise PictureError(f"{called} is not a picture", got=f"{len(data)} bytes of something else", wanted=", ".join(FORMATS)) from error
-    except (OSError, ValueError, SyntaxError, EOFError, Image.DecompressionBombError) as error:
+    except Image.DecompressionBombError as error:
+        wanted = f"at most {MOST_PIXELS // 10**6} million"
+        raise PictureError(f"{called} has too many pixels", got="a picture made to burst", wanted=wanted, do="Make it smaller") from error
+    except (OSError, ValueError, SyntaxError, EOFError) as error:
         raise PictureError(f"{called} cannot be read", got=f"a damaged file ({error})", do="Save it again as JPEG or PNG") from error
 
 
@@ -45,7 +48,9 @@ def _read(source: Path | bytes, called: str) -> bytes:
     else:
         size = len(source)
     if size > MOST_BYTES:
-        raise PictureError(f"{called} is too large", got=f"{size / 2**20:.0f} MB", wanted=f"at most {MOST_BYTES // 2**20} MB", do="Make it smaller")
+        raise PictureError(
+            f"{called} is too large", got=f"{size / 2**20:.0f} MB", wanted=f"at most {MOST_BYTES // 2**20} MB", do="Make it smaller"
+        )
     return source.read_bytes() if isinstance(source, Path) else source
 
 

@@ -45,7 +45,8 @@ def encode_pictures(
             number += 1
         members = left[start : start + shard]
         rows = list(_encode(encoder, members, images, batch, lambda n: progress(len(held) + n, len(wanted))))
-        facts = {"encoder": encoder.fingerprint, "names": orjson.dumps(members).decode()}
+        # One key: safetensors writes several in no fixed order, and equal shards should be equal bytes.
+        facts = {"phisense": orjson.dumps({"encoder": encoder.fingerprint, "names": members}).decode()}
         artefact.write_bytes(path, save({"features": torch.cat(rows).to(_DTYPES[dtype]).contiguous()}, metadata=facts))
         done[path] = members
         held.update(members)
@@ -93,10 +94,10 @@ def _finished(folder: Path, fingerprint: str, wanted: set[str]) -> dict[Path, li
 def _shard_facts(path: Path) -> tuple[str, list[str]]:
     try:
         with safe_open(path, "pt") as shard:
-            facts = shard.metadata() or {}
+            facts = orjson.loads((shard.metadata() or {}).get("phisense", "{}"))
     except SafetensorError as error:
         raise ArtefactError(f"{path} is damaged", got=str(error), do="Remove it and run phisense features again") from error
-    return facts.get("encoder", "unknown"), orjson.loads(facts.get("names", "[]"))
+    return facts.get("encoder", "unknown"), facts.get("names", [])
 
 
 class FeatureStore:

@@ -63,7 +63,7 @@ def tokenizer() -> PreTrainedTokenizerFast:
     lines = [text for pair in SMALL_TALK for text in pair] + list(DESCRIBE_REQUESTS)
     for split in ("train", "combinations"):
         for _ in range(1500):
-            scene = sample_scene(rng, split)  # type: ignore[arg-type]
+            scene = sample_scene(rng, split)
             lines += [describe(scene), caption(scene), *(text for q in balanced_questions(scene, rng, 6) for text in (q.text, q.answer))]
     lines += [line.lower().replace("colour", "color") for line in lines] + ["nothing"] * 100
     inner = Tokenizer(models.BPE())
@@ -105,7 +105,7 @@ def _sample(prompt: Prompt, rng: random.Random) -> Sample:
     cells = form < 0.8
     head = f"{IMAGE}\n" if cells else f"{rng.choice([describe, caption])(scene, rng)}\n"
     rendered = prompt.render(_dialogue(scene, rng, head), [CELLS] if cells else [])
-    bags = None
+    bags: list[list[str]] | None = None
     if cells:
         bags = [[] for _ in range(4)]
         for thing in scene.things:
@@ -178,7 +178,10 @@ class Trainer:
         self.words = tokenizer()
         prepare_tokenizer(self.words, ROWS)
         self.prompt = Prompt(self.words)
-        vocabulary = ["small large red orange yellow green blue purple white black nothing", "circle square triangle star cross ring diamond heart"]
+        vocabulary = [
+            "small large red orange yellow green blue purple white black nothing",
+            "circle square triangle star cross ring diamond heart",
+        ]
         self.word_ids = {f" {w}": self._one_id(w) for w in [*" ".join(vocabulary).split(), *"0123456789"]}
         self.model = Phi3ForCausalLM._from_config(config(), attn_implementation="eager")
         self.optimizer = torch.optim.AdamW(self.model.parameters(), lr=plan.learning_rate, betas=(0.9, 0.98), weight_decay=0.03)

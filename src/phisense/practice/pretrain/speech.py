@@ -172,9 +172,7 @@ class Trainer:
                 texts.append(clip.text)
         return sounds, texts
 
-    def features(
-        self, sounds: Sequence[Sound], *, pad_sound: bool = False, whole: bool = True
-    ) -> tuple[torch.Tensor, torch.Tensor]:
+    def features(self, sounds: Sequence[Sound], *, pad_sound: bool = False, whole: bool = True) -> tuple[torch.Tensor, torch.Tensor]:
         """Log mel `(B, MELS, frames)` and the frames of each sound.
 
         faster-whisper pads the features with zeros to the window; transformers pads the sound (`pad_sound`). Both are learnt.

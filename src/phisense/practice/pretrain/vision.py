@@ -47,7 +47,14 @@ def config() -> CLIPConfig:
     text = {"hidden_size": 128, "intermediate_size": 384, "num_hidden_layers": 3, "num_attention_heads": 4, "hidden_act": "gelu"}
     vision = {"hidden_size": 192, "intermediate_size": 512, "num_hidden_layers": 6, "num_attention_heads": 6, "hidden_act": "gelu"}
     return CLIPConfig(
-        text_config={**text, "vocab_size": len(_words()) + 4, "max_position_embeddings": 40, "bos_token_id": 1, "eos_token_id": 3, "pad_token_id": 0},
+        text_config={
+            **text,
+            "vocab_size": len(_words()) + 4,
+            "max_position_embeddings": 40,
+            "bos_token_id": 1,
+            "eos_token_id": 3,
+            "pad_token_id": 0,
+        },
         vision_config={**vision, "image_size": SIDE, "patch_size": PATCH},
         projection_dim=128,
     )
@@ -71,7 +78,11 @@ def _words() -> list[str]:
 
 def image_processor() -> CLIPImageProcessorPil:
     return CLIPImageProcessorPil(
-        size={"height": SIDE, "width": SIDE}, do_center_crop=False, image_mean=[MEAN] * 3, image_std=[STD] * 3, resample=Image.Resampling.BICUBIC
+        size={"height": SIDE, "width": SIDE},
+        do_center_crop=False,
+        image_mean=[MEAN] * 3,
+        image_std=[STD] * 3,
+        resample=Image.Resampling.BICUBIC,
     )
 
 
@@ -172,7 +183,11 @@ def region_accuracy(model: CLIPModel, words: PreTrainedTokenizerFast, scenes: li
     """Zero-shot: how often a corner's patches are nearest to the true one of all 8x8x2 + 10x8x2 + 1 phrases, and by attribute."""
     nouns = [*SHAPES, *DIGITS]
     phrases = [EMPTY, *(f"a {size} {colour} {noun}" for size in SIZES for colour in COLOURS for noun in nouns)]
-    texts = model.text_projection(model.text_model(**{k: v for k, v in words(phrases, padding=True, return_tensors="pt").items() if k != "token_type_ids"}).pooler_output)
+    texts = model.text_projection(
+        model.text_model(
+            **{k: v for k, v in words(phrases, padding=True, return_tensors="pt").items() if k != "token_type_ids"}
+        ).pooler_output
+    )
     pixels = torch.from_numpy(np.stack([render(scene, digits) for scene in scenes])).permute(0, 3, 1, 2).float().div_(255)
     vision = model.vision_model((pixels - MEAN) / STD)
     patches = vision.last_hidden_state[:, 1:].unflatten(1, (2, 4, 2, 4)).mean(dim=(2, 4)).flatten(1, 2)

@@ -1,0 +1,47 @@
+# Everything here needs Python 3.11 or newer and make; the rest is installed into .venv.
+
+PYTHON ?= python3
+VENV := .venv
+BIN := $(VENV)/bin
+PIP := $(BIN)/pip install --quiet --disable-pip-version-check --constraint constraints.txt
+
+.PHONY: help demo test check format parts clean
+
+help:           ## what can be made
+	@grep -E '^[a-z]+: .*##' Makefile | sed 's/:.*##/\t/'
+
+demo: $(VENV)/.practice        ## the whole road in miniature, then the app on http://localhost:7860
+	$(BIN)/phisense demo --out demo
+
+test: $(VENV)/.dev             ## all tests
+	$(BIN)/pytest
+
+check: $(VENV)/.dev            ## formatting, lint, types, import contracts
+	$(BIN)/ruff format --check .
+	$(BIN)/ruff check .
+	$(BIN)/mypy
+	$(BIN)/lint-imports
+
+format: $(VENV)/.dev           ## format and mend what can be mended
+	$(BIN)/ruff format .
+	$(BIN)/ruff check --fix .
+
+parts: $(VENV)/.dev            ## train the practice parts anew (hours; needs espeak-ng)
+	$(BIN)/python -m phisense.practice.pretrain
+
+clean:          ## remove what was installed and made
+	rm -rf $(VENV) demo
+
+$(BIN)/python:
+	@$(PYTHON) -c 'import sys; sys.exit(sys.version_info < (3, 11))' || { echo "phisense needs Python 3.11 or newer; name one: make demo PYTHON=python3.12"; exit 2; }
+	@$(PYTHON) -m venv $(VENV) || { rm -rf $(VENV); echo "Python cannot make a virtual environment; on Debian and Ubuntu: apt install python3-venv"; exit 2; }
+
+$(VENV)/.practice: pyproject.toml constraints.txt | $(BIN)/python
+	@echo "Installing phisense into $(VENV) (a minute or two) ..."
+	@$(PIP) --editable '.[practice]'
+	@touch $@
+
+$(VENV)/.dev: pyproject.toml constraints.txt | $(BIN)/python
+	@echo "Installing phisense and its development tools into $(VENV) ..."
+	@$(PIP) --editable '.[dev]'
+	@touch $@

@@ -1,0 +1,38 @@
+"""`make parts`: trains the practice parts anew from their fixed seeds and puts each in its place when it is whole.
+
+About three hours on two cores. espeak-ng must be installed for the speech part and the spoken questions.
+"""
+
+from __future__ import annotations
+
+import argparse
+import shutil
+from collections.abc import Callable
+from pathlib import Path
+
+PARTS = Path(__file__).parent.parent / "parts"
+
+
+def main() -> None:
+    parser = argparse.ArgumentParser(prog="python -m phisense.practice.pretrain", description=__doc__)
+    parser.add_argument("parts", nargs="*", help="which ones; all if none is named")
+    parser.add_argument("--out", type=Path, default=PARTS, help="where to put them")
+    asked = parser.parse_args()
+    for name, make in _makers().items():
+        if not asked.parts or name in asked.parts:
+            print(f"== {name}", flush=True)
+            aside = asked.out / f".{name}.partial"
+            shutil.rmtree(aside, ignore_errors=True)
+            make(aside)
+            shutil.rmtree(asked.out / name, ignore_errors=True)
+            aside.rename(asked.out / name)
+
+
+def _makers() -> dict[str, Callable[[Path], None]]:
+    from . import language, speech, vision, voices
+
+    return {"vision": vision.main, "language": language.main, "speech": speech.main, "spoken": voices.record_questions}
+
+
+if __name__ == "__main__":
+    main()

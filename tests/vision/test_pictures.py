@@ -1,0 +1,73 @@
+"""Pictures that strangers make: upright, RGB, bounded before a pixel is decoded."""
+
+from __future__ import annotations
+
+import struct
+import zlib
+from pathlib import Path
+
+import numpy as np
+import pytest
+from phisense.errors import PictureError
+from phisense.vision.pictures import open_picture
+from PIL import Image
+
+
+def test_the_exif_tag_turns_a_real_photograph_upright(fixtures: Path) -> None:
+    upright = open_picture(fixtures / "images" / "landscape_exif1.jpg")
+    turned = open_picture(fixtures / "images" / "landscape_exif6.jpg")
+    assert turned.size == upright.size
+    difference = np.abs(np.asarray(turned, float) - np.asarray(upright, float)).mean()
+    raw = Image.open(fixtures / "images" / "landscape_exif6.jpg").convert("RGB")
+    assert difference < 12
+    assert raw.size != upright.size, "without the turn it would lie on its side"
+
+
+@pytest.mark.parametrize("mode", ["1", "L", "LA", "P", "RGB", "RGBA", "I;16"])
+def test_every_mode_becomes_rgb(tmp_path: Path, mode: str) -> None:
+    image = Image.new(mode, (20, 10)) if mode == "I;16" else Image.new("RGBA", (20, 10), (200, 30, 30, 255)).convert(mode)
+    image.save(tmp_path / "a.png")
+    assert open_picture(tmp_path / "a.png").mode == "RGB"
+
+
+def test_cmyk_and_transparency(fixtures: Path, tmp_path: Path) -> None:
+    assert open_picture(fixtures / "images" / "cmyk.jpg").mode == "RGB"
+    Image.new("RGBA", (4, 4), (0, 0, 0, 0)).save(tmp_path / "clear.png")
+    assert open_picture(tmp_path / "clear.png").getpixel((0, 0)) == (255, 255, 255)
+
+
+def bomb(side: int) -> bytes:
+    """A PNG whose header declares side x side pixels."""
+    header = struct.pack(">IIBBBBB", side, side, 8, 2, 0, 0, 0)
+    chunks = [(b"IHDR", header), (b"IDAT", zlib.compress(b"\0" * 1000)), (b"IEND", b"")]
+    body = b"".join(struct.pack(">I", len(d)) + n + d + struct.pack(">I", zlib.crc32(n + d)) for n, d in chunks)
+    return b"\x89PNG\r\n\x1a\n" + body
+
+
+@pytest.mark.parametrize(
+    ("data", "words"),
+    [
+        (b"hello", "is not a picture; got 5 bytes of something else"),
+        (b"", "is not a picture"),
+        (bomb(9_000), "too many pixels; got 9000 x 9000; wanted at most 64 million"),
+        (bomb(60_000), "too many pixels; got a picture made to burst; wanted at most 64 million"),
+        (b"<svg xmlns='http://www.w3.org/2000/svg'/>", "is not a picture"),
+    ],
+)
+def test_bad_bytes_are_a_sentence(tmp_path: Path, data: bytes, words: str) -> None:
+    (tmp_path / "x.png").write_bytes(data)
+    with pytest.raises(PictureError, match=rf"x\.png .*{words}"):
+        open_picture(tmp_path / "x.png")
+
+
+def test_truncated_huge_and_narrow(tmp_path: Path, fixtures: Path) -> None:
+    whole = (fixtures / "images" / "flower.jpg").read_bytes()
+    with pytest.raises(PictureError, match="The upload cannot be read; got a damaged file"):
+        open_picture(whole[: len(whole) // 2], name="The upload")
+    with pytest.raises(PictureError, match="too large; got 33 MB"):
+        open_picture(b"\0" * (33 * 2**20))
+    Image.new("RGB", (1000, 2)).save(tmp_path / "n.png")
+    with pytest.raises(PictureError, match="too narrow; got 1000 x 2"):
+        open_picture(tmp_path / "n.png")
+    with pytest.raises(PictureError, match="there is no picture"):
+        open_picture(tmp_path / "none.png")
