@@ -7,11 +7,12 @@ from pathlib import Path
 from typing import Any
 
 import pytest
+from PIL import Image
+
 from phisense.conversations import IMAGE, check, read_conversations, read_questions
 from phisense.conversations.read import read_rows
 from phisense.errors import ConversationError
 from phisense.vision.pictures import picture_defect
-from PIL import Image
 
 GOOD: dict[str, Any] = {
     "id": "a1",

@@ -7,6 +7,9 @@ from typing import Any
 
 import pytest
 import torch
+from PIL import Image
+from transformers import AyaVisionForConditionalGeneration, LlavaForConditionalGeneration
+
 from phisense import Phi3WithProjector
 from phisense.conversations import IMAGE, Message
 from phisense.errors import PartError, TrainingError
@@ -14,8 +17,6 @@ from phisense.model import load_model, save_model
 from phisense.model.lora import add_lora, check_targets, expected_trainable
 from phisense.recipe import Lora, Projector
 from phisense.vision.encoders import Encoder
-from PIL import Image
-from transformers import AyaVisionForConditionalGeneration, LlavaForConditionalGeneration
 
 
 def picture(seed: int) -> Image.Image:

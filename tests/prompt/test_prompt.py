@@ -6,10 +6,11 @@ from pathlib import Path
 from typing import Any
 
 import pytest
+from transformers import AutoTokenizer
+
 from phisense.conversations import IMAGE, Message
 from phisense.errors import ConversationError, PartError
 from phisense.prompt import IGNORED, Prompt, prepare_tokenizer
-from transformers import AutoTokenizer
 
 ROWS = 32064
 USER, ASSISTANT, END, END_OF_TEXT, PICTURE = 32010, 32001, 32007, 32000, 32011
@@ -43,7 +44,13 @@ def test_golden_ids_with_a_picture(prompt: Prompt) -> None:
 
 
 def test_every_answer_is_supervised_and_nothing_else(prompt: Prompt) -> None:
-    messages = [Message("system", "Be brief."), Message("user", "One?"), Message("assistant", "Yes."), Message("user", "Two?"), Message("assistant", "No.")]
+    messages = [
+        Message("system", "Be brief."),
+        Message("user", "One?"),
+        Message("assistant", "Yes."),
+        Message("user", "Two?"),
+        Message("assistant", "No."),
+    ]
     rendered = prompt.render(messages, [])
     taught = prompt.tokenizer.decode([label for label in rendered.labels if label != IGNORED])
     assert taught.replace(" ", "") == "Yes.<|end|>No.<|end|>"

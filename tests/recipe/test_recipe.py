@@ -5,6 +5,7 @@ from __future__ import annotations
 from pathlib import Path
 
 import pytest
+
 from phisense.errors import RecipeError
 from phisense.recipe import load_recipe, shipped_recipes
 

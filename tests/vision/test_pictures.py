@@ -8,9 +8,10 @@ from pathlib import Path
 
 import numpy as np
 import pytest
+from PIL import Image
+
 from phisense.errors import PictureError
 from phisense.vision.pictures import open_picture
-from PIL import Image
 
 
 def test_the_exif_tag_turns_a_real_photograph_upright(fixtures: Path) -> None:

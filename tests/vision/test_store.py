@@ -7,11 +7,12 @@ from pathlib import Path
 import numpy as np
 import pytest
 import torch
+from PIL import Image
+
 from phisense.errors import ArtefactError, PartError
 from phisense.vision.encoders import Encoder, encoder_fingerprint
 from phisense.vision.pictures import open_picture
 from phisense.vision.store import FeatureStore, encode_pictures
-from PIL import Image
 
 from ..tiny import make_vision
 
@@ -69,7 +70,7 @@ def test_an_interrupted_store_is_no_store_and_goes_on(tmp_path: Path, images: Pa
         assert (broken / path.name).read_bytes() == path.read_bytes()
 
 
-def stop_after(count: int):  # noqa: ANN201
+def stop_after(count: int):
     def progress(done: int, total: int) -> None:
         if done >= count:
             raise RuntimeError("stopped")

@@ -22,10 +22,10 @@ from torch import nn
 from transformers import (
     AutoConfig,
     AutoTokenizer,
-    BitsAndBytesConfig,
-    GenerationConfig,
     AyaVisionConfig,
     AyaVisionForConditionalGeneration,
+    BitsAndBytesConfig,
+    GenerationConfig,
     LlavaConfig,
     LlavaForConditionalGeneration,
     LlavaProcessor,
@@ -107,7 +107,9 @@ class Phi3WithProjector:
         config = _configure(projector or Projector(), phi.config, seen, image_id, layer, kind.strategy)
         torch.manual_seed(seed)
         with torch.device("meta"):
-            model: Any = (AyaVisionForConditionalGeneration if isinstance(config, AyaVisionConfig) else LlavaForConditionalGeneration)(config)
+            model: Any = (AyaVisionForConditionalGeneration if isinstance(config, AyaVisionConfig) else LlavaForConditionalGeneration)(
+                config
+            )
         # Whole modules are put into the empty frame, so no weight is renamed, copied or quantised a second time.
         model.model.language_model = phi.model
         model.lm_head = phi.lm_head

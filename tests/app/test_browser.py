@@ -1,0 +1,171 @@
+"""The page in a real headless Chromium, by keyboard and by a microphone that plays a recording."""
+
+from __future__ import annotations
+
+import os
+import shutil
+import subprocess
+from collections.abc import Iterator
+from pathlib import Path
+from typing import Any
+
+import pytest
+
+from phisense.conversations import read_questions
+from phisense.practice.spoken import spoken_questions
+
+playwright = pytest.importorskip("playwright.sync_api", reason="playwright is not installed")
+CHROMIUM = shutil.which("chromium") or shutil.which("chromium-browser") or shutil.which("google-chrome")
+pytestmark = [pytest.mark.browser, pytest.mark.skipif(CHROMIUM is None, reason="no Chromium here: apt install chromium")]
+SHOTS = os.environ.get("PHISENSE_SCREENSHOTS")
+FLAGS = [
+    "--no-sandbox",
+    "--disable-gpu",
+    "--disable-quic",
+    "--no-first-run",
+    "--disable-background-networking",
+    "--disable-component-update",
+    "--disable-sync",
+]
+SLOW = 60_000  # ms
+
+
+def open_page(sync: Any, url: str, *, width: int = 1280, flags: tuple[str, ...] = ()) -> tuple[Any, Any]:
+    browser = sync.chromium.launch(executable_path=CHROMIUM, args=[*FLAGS, *flags])
+    context = browser.new_context(viewport={"width": width, "height": 900}, permissions=["microphone"] if flags else [])
+    page = context.new_page()
+    page.set_default_timeout(SLOW)
+    page.goto(url)
+    page.locator("#question textarea").wait_for()
+    return browser, page
+
+
+def shot(page: Any, name: str) -> None:
+    if SHOTS:
+        page.screenshot(path=str(Path(SHOTS) / f"{name}.png"), full_page=True)
+
+
+@pytest.fixture
+def sync() -> Iterator[Any]:
+    with playwright.sync_playwright() as started:
+        yield started
+
+
+def answers(page: Any) -> list[str]:
+    return [text.strip() for text in page.locator("#conversation .bot .message, #conversation .bot.message").all_inner_texts()]
+
+
+def wait_for_answer(page: Any, count: int = 1) -> str:
+    page.wait_for_function(
+        "n => document.querySelectorAll('#conversation [data-testid=bot]').length >= n && !document.querySelector('#conversation .generating')",
+        arg=count,
+    )
+    last = page.locator("#conversation [data-testid=bot]").nth(count - 1)
+    text = ""
+    for _ in range(100):  # until it has stood still for half a second
+        page.wait_for_timeout(500)
+        if text and last.inner_text().strip() == text:
+            break
+        text = last.inner_text().strip()
+    return text
+
+
+def upload(page: Any, picture: Path) -> None:
+    page.locator("#picture input[type=file]").set_input_files(str(picture))
+    page.locator("#picture img").first.wait_for()
+    page.wait_for_timeout(500)
+
+
+def test_picture_question_second_turn_and_clear(sync: Any, url: str, world: Path, model: Path, verb: Any) -> None:
+    picture = world / "data" / "images" / "heldout-00004.jpg"
+    browser, page = open_page(sync, url)
+    upload(page, picture)
+    page.locator("#question textarea").fill("Describe the picture.")
+    page.keyboard.press("Enter")
+    assert wait_for_answer(page) == verb("ask", model, "--image", picture, "-q", "Describe the picture.")["answer"]
+    page.locator("#question textarea").fill("How many things are there?")
+    page.locator("#send").click()
+    assert wait_for_answer(page, 2).rstrip(".").isdigit()
+    shot(page, "text")
+    page.locator("#clear").click()
+    page.wait_for_function("document.querySelectorAll('#conversation [data-testid=bot]').length === 0")
+    browser.close()
+
+
+def test_an_example_and_its_ready_question(sync: Any, url: str) -> None:
+    browser, page = open_page(sync, url)
+    page.locator("#examples button.thumbnail-item, #examples .thumbnail-lg, #examples .grid-container button").first.click()
+    page.locator("#picture img").first.wait_for()
+    page.locator("#ready button, #ready td, #ready .gallery-item").first.click()
+    assert wait_for_answer(page)
+    shot(page, "example")
+    browser.close()
+
+
+def test_a_spoken_question_through_a_fake_microphone(sync: Any, url: str, world: Path, model: Path, verb: Any, tmp_path: Path) -> None:
+    """A held-out voice, a held-out scene it can be asked about, and the answer that the typed question gets."""
+    question, recording = spoken_pair(world)
+    wav = tmp_path / "question.wav"
+    to_wav(recording.path, wav)
+    flags = ("--use-fake-ui-for-media-stream", "--use-fake-device-for-media-stream", f"--use-file-for-fake-audio-capture={wav}%noloop")
+    browser, page = open_page(sync, url, flags=flags)
+    picture = world / "data" / "images" / str(question.image)
+    upload(page, picture)
+    page.get_by_role("tab", name="Voice").click()
+    page.locator("#sound button.record, #sound .record-button").first.click()
+    page.wait_for_timeout(5000)
+    page.locator("#sound button.stop-button, #sound .stop-button").first.click()
+    page.wait_for_function("document.querySelector('#heard textarea').value.length > 0")
+    assert page.locator("#heard textarea").input_value().lower().rstrip("?. ") == recording.text.lower().rstrip("?. ")
+    assert wait_for_answer(page) == verb("ask", model, "--image", picture, "-q", recording.text)["answer"] == question.answers[0]
+    shot(page, "voice")
+    browser.close()
+
+
+def spoken_pair(world: Path) -> tuple[Any, Any]:
+    recordings = {r.text: r for r in spoken_questions() if r.heldout}
+    for question in read_questions(world / "data" / "spoken.jsonl"):
+        if question.text in recordings and question.kind == "colour":
+            return question, recordings[question.text]
+    raise AssertionError("no spoken question fits a scene")
+
+
+def to_wav(source: Path, target: Path) -> None:
+    import wave
+
+    from phisense.speech import read_sound
+
+    sound = (read_sound(source) * 32767).astype("int16")
+    with wave.open(str(target), "wb") as file:
+        file.setnchannels(1)
+        file.setsampwidth(2)
+        file.setframerate(16_000)
+        file.writeframes(sound.tobytes())
+
+
+def test_a_broken_picture_is_a_sentence_and_no_turn(sync: Any, url: str, tmp_path: Path) -> None:
+    (tmp_path / "broken.png").write_bytes(b"\x89PNG\r\n\x1a\n and no more")
+    browser, page = open_page(sync, url)
+    page.locator("#picture input[type=file]").set_input_files(str(tmp_path / "broken.png"))
+    page.get_by_text("The picture").first.wait_for()
+    page.locator("#question textarea").fill("What is it?")
+    page.keyboard.press("Enter")
+    page.wait_for_timeout(2000)
+    assert page.locator("#conversation [data-testid=bot]").count() == 0
+    assert "Traceback" not in page.inner_text("body")
+    browser.close()
+
+
+def test_on_a_phone(sync: Any, url: str) -> None:
+    browser, page = open_page(sync, url, width=390)
+    page.locator("#question textarea").fill("Hello.")
+    page.keyboard.press("Enter")
+    assert wait_for_answer(page)
+    assert page.evaluate("document.documentElement.scrollWidth <= window.innerWidth + 1")
+    shot(page, "phone")
+    browser.close()
+
+
+def test_the_browser_is_what_it_says() -> None:
+    assert CHROMIUM is not None
+    assert "hromi" in subprocess.run([CHROMIUM, "--version"], capture_output=True, text=True, check=True).stdout

@@ -1,0 +1,105 @@
+"""The page's functions through gradio_client: what a script, or a stranger, can do with them."""
+
+from __future__ import annotations
+
+from pathlib import Path
+from typing import Any
+
+import pytest
+from gradio_client import Client, handle_file
+
+from phisense.conversations import read_questions
+from phisense.practice.spoken import spoken_questions
+
+
+@pytest.fixture
+def client(url: str) -> Client:
+    return Client(url, verbose=False)
+
+
+def ask(client: Client, question: str, picture: Path | None = None, shown: list[Any] | None = None) -> list[dict[str, Any]]:
+    messages: list[dict[str, Any]] = client.predict(question, handle_file(str(picture)) if picture else None, shown or [], api_name="/ask")[
+        0
+    ]
+    return messages
+
+
+def words(message: dict[str, Any]) -> str:
+    content = message["content"]
+    return content if isinstance(content, str) else "".join(part.get("text", "") for part in content)
+
+
+def test_a_picture_and_a_text(client: Client, model: Path, world: Path, verb: Any) -> None:
+    question = read_questions(world / "data" / "heldout.jsonl")[0]
+    picture = world / "data" / "images" / str(question.image)
+    answer = words(ask(client, question.text, picture)[-1])
+    assert answer == verb("ask", model, "--image", picture, "-q", question.text)["answer"]
+
+
+def test_text_alone_and_a_second_turn(client: Client) -> None:
+    first = ask(client, "Hello.")
+    assert [m["role"] for m in first] == ["user", "assistant"]
+    second = ask(client, "What comes after 3?", shown=first)
+    assert [words(m) for m in second][::2] == ["Hello.", "What comes after 3?"]
+    assert len(second) == 4
+
+
+def test_a_changed_picture_begins_anew(client: Client, world: Path) -> None:
+    images = world / "data" / "images"
+    ask(client, "Describe the picture.", images / "heldout-00001.jpg")
+    messages = ask(client, "Describe the picture.", images / "heldout-00002.jpg")
+    assert any("new picture" in words(m) for m in messages)
+    assert sum(m["role"] == "user" for m in messages) == 1
+
+
+def test_two_visitors_do_not_meet(url: str) -> None:
+    one, other = Client(url, verbose=False), Client(url, verbose=False)
+    ask(one, "Hello.")
+    assert len(ask(other, "Thank you.")) == 2
+    assert len(ask(one, "Goodbye.")) == 4
+
+
+def test_clear_forgets(client: Client) -> None:
+    ask(client, "Hello.")
+    assert (
+        client.predict(api_name="/clear")[0] == []
+        if isinstance(client.predict(api_name="/clear"), tuple)
+        else client.predict(api_name="/clear") == []
+    )
+    assert len(ask(client, "Hello.")) == 2
+
+
+def test_a_recording_is_heard(client: Client) -> None:
+    recording = next(r for r in spoken_questions() if r.heldout)
+    heard = client.predict(handle_file(str(recording.path)), api_name="/listen")
+    assert heard.lower().rstrip("?.") == recording.text.lower().rstrip("?.")
+
+
+@pytest.mark.parametrize("content", [b"hello", b"\x89PNG\r\n\x1a\n broken"])
+def test_an_unreadable_picture_is_no_turn(client: Client, tmp_path: Path, content: bytes) -> None:
+    (tmp_path / "x.png").write_bytes(content)
+    assert ask(client, "What is it?", tmp_path / "x.png") == []
+
+
+@pytest.mark.parametrize("content", [b"hello", b""])
+def test_an_unreadable_sound_is_no_question(client: Client, tmp_path: Path, content: bytes) -> None:
+    (tmp_path / "x.wav").write_bytes(content)
+    try:
+        assert client.predict(handle_file(str(tmp_path / "x.wav")), api_name="/listen") == ""
+    except ValueError as error:  # gradio itself refuses an empty upload
+        assert content == b"", error
+
+
+def test_an_empty_question_is_no_turn(client: Client) -> None:
+    assert ask(client, "  ") == []
+
+
+def test_a_file_of_the_server_cannot_be_asked_about(client: Client) -> None:
+    with pytest.raises(Exception, match=r"(?i)not allowed|cannot|error"):
+        client.predict("What is it?", {"path": "/etc/hostname", "meta": {"_type": "gradio.FileData"}}, [], api_name="/ask")
+
+
+def test_answers_fetch_nothing() -> None:
+    from phisense.app.talk import tame
+
+    assert tame("See ![x](http://evil/a.png) and [here](http://evil) <img src=x onerror=1> now") == "See x and here  now"

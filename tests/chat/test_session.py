@@ -1,0 +1,190 @@
+"""A session: what the model receives, what it forgets, and how an answer is stopped."""
+
+from __future__ import annotations
+
+import io
+import threading
+import time
+from collections.abc import Iterator, Sequence
+from pathlib import Path
+from typing import Any
+
+import pytest
+from PIL import Image
+from rich.console import Console
+
+from phisense.chat import Sampling, Session
+from phisense.chat.terminal import talk
+from phisense.chat.torch_engine import TorchEngine
+from phisense.conversations import IMAGE, Message
+from phisense.errors import ChatError
+from phisense.vision.pictures import open_picture
+
+
+class Echo:
+    """An engine that says how many messages it was given; a token is a word."""
+
+    name, window, picture_tokens = "echo", 100, 10
+
+    def __init__(self) -> None:
+        self.given: list[list[Message]] = []
+
+    def see(self, picture: Image.Image) -> Any:
+        return picture.size
+
+    def count(self, messages: Sequence[Message], seen: Sequence[Any]) -> int:
+        return sum(len(m.text.split()) for m in messages) + 10 * len(seen)
+
+    def defuse(self, text: str) -> str:
+        return text.replace("<image>", "< image>")
+
+    def stream(self, messages: Sequence[Message], seen: Sequence[Any], sampling: Sampling, stop: threading.Event) -> Iterator[str]:
+        self.given.append(list(messages))
+        for word in f"I was given {len(messages)} messages".split():
+            if stop.is_set():
+                return
+            yield f"{word} "
+
+
+def ask(session: Session, question: str) -> str:
+    return "".join(session.ask(question)).strip()
+
+
+def test_the_model_receives_the_whole_conversation() -> None:
+    session = Session(Echo(), Sampling(max_new_tokens=8))
+    session.show(Image.new("RGB", (4, 4)))
+    assert ask(session, "One?") == "I was given 1 messages"
+    assert ask(session, "Two?") == "I was given 3 messages"
+    given = session.engine.given[-1]  # type: ignore[attr-defined]
+    assert [m.text for m in given] == [f"{IMAGE}\nOne?", "I was given 1 messages", "Two?"]
+
+
+def test_another_picture_begins_anew_and_says_so() -> None:
+    session = Session(Echo(), Sampling(max_new_tokens=8))
+    session.show(Image.new("RGB", (4, 4)))
+    ask(session, "One?")
+    session.show(Image.new("RGB", (5, 5)))
+    assert session.turns == []
+    assert "new picture" in str(session.notice)
+    ask(session, "Two?")
+    assert len(session.engine.given[-1]) == 1  # type: ignore[attr-defined]
+
+
+def test_the_oldest_turns_leave_and_the_picture_stays() -> None:
+    session = Session(Echo(), Sampling(max_new_tokens=8))
+    session.show(Image.new("RGB", (4, 4)))
+    for number in range(6):
+        ask(session, f"{number} " + "word " * 15)
+    given = session.engine.given[-1]  # type: ignore[attr-defined]
+    assert given[0].text.startswith(f"{IMAGE}\n")
+    assert not given[0].text.startswith(f"{IMAGE}\n0")
+    assert session.engine.count(given, [1]) <= 100 - 8
+    assert "no longer remembers" in str(session.notice)
+
+
+@pytest.mark.parametrize(
+    ("question", "words"),
+    [
+        ("", "the question is empty"),
+        (" \n", "the question is empty"),
+        ("word " * 95, "does not fit the model's window; got 95 tokens"),
+        ("x" * 9000, "got 9,000 characters"),
+    ],
+)
+def test_bad_questions_are_sentences_and_no_turns(question: str, words: str) -> None:
+    session = Session(Echo(), Sampling(max_new_tokens=8))
+    with pytest.raises(ChatError, match=words):
+        session.ask(question)
+    assert session.turns == []
+
+
+def test_a_typed_marker_is_no_picture() -> None:
+    session = Session(Echo(), Sampling(max_new_tokens=8))
+    ask(session, "What is <image>?")
+    assert IMAGE not in session.engine.given[-1][0].text  # type: ignore[attr-defined]
+
+
+def test_a_stopped_answer_is_remembered_as_far_as_it_came() -> None:
+    session = Session(Echo(), Sampling(max_new_tokens=8))
+    stop = threading.Event()
+    pieces = session.ask("One?", stop)
+    first = next(pieces)
+    stop.set()
+    assert list(pieces) == []
+    assert session.turns[0].answer == first.strip()
+
+
+@pytest.fixture(scope="module")
+def engine(model: Path) -> TorchEngine:
+    return TorchEngine.open(model, "cpu")
+
+
+def test_the_torch_engine_streams_what_batches_answer(engine: TorchEngine, world: Path) -> None:
+    picture = open_picture(world / "data" / "images" / "heldout-00003.jpg")
+    session = Session(engine)
+    session.show(picture)
+    pieces = list(session.ask("Describe the picture."))
+    assert len([piece for piece in pieces if piece]) > 3
+    asked = [[Message("user", f"{IMAGE}\nDescribe the picture.")]]
+    assert "".join(pieces).strip() == engine.built.answer(asked, [engine.built.project([picture])], max_new_tokens=256)[0]
+
+
+def test_a_second_turn_equals_the_same_conversation_given_at_once(engine: TorchEngine, world: Path) -> None:
+    picture = open_picture(world / "data" / "images" / "heldout-00003.jpg")
+    session = Session(engine)
+    session.show(picture)
+    first = ask(session, "How many things are there?")
+    second = ask(session, "Describe the picture.")
+    messages = [
+        Message("user", f"{IMAGE}\nHow many things are there?"),
+        Message("assistant", first),
+        Message("user", "Describe the picture."),
+    ]
+    assert engine.built.answer([messages], [engine.built.project([picture])], max_new_tokens=256)[0] == second
+
+
+def test_sessions_do_not_see_each_other(engine: TorchEngine, world: Path) -> None:
+    """Two at once over one engine, answers as if each were alone."""
+    pictures = [open_picture(world / "data" / "images" / f"heldout-0000{i}.jpg") for i in (1, 2)]
+
+    def describe(picture: Image.Image, found: list[str]) -> None:
+        session = Session(engine)
+        session.show(picture)
+        found.append(ask(session, "Describe the picture."))
+
+    alone: list[list[str]] = [[], []]
+    for picture, found in zip(pictures, alone, strict=True):
+        describe(picture, found)
+    together: list[list[str]] = [[], []]
+    threads = [threading.Thread(target=describe, args=pair) for pair in zip(pictures, together, strict=True)]
+    for thread in threads:
+        thread.start()
+    for thread in threads:
+        thread.join()
+    assert together == alone
+    assert alone[0] != alone[1]
+
+
+def test_leaving_ends_the_generation(engine: TorchEngine) -> None:
+    session = Session(engine)
+    pieces = session.ask("Describe the picture.")
+    next(pieces)
+    pieces.close()  # type: ignore[attr-defined]
+    deadline = time.monotonic() + 10
+    while any(type(t).__name__ == "_Generation" for t in threading.enumerate()) and time.monotonic() < deadline:
+        time.sleep(0.01)
+    assert not [t for t in threading.enumerate() if type(t).__name__ == "_Generation"]
+
+
+def test_the_terminal(tmp_path: Path) -> None:
+    Image.new("RGB", (4, 4)).save(tmp_path / "a.png")
+    lines = iter(["Hello?", "/image nope.png", f"/image {tmp_path / 'a.png'}", "Again?", "/clear", "/help", "/quit"])
+    said = Console(file=io.StringIO(), width=200)
+    session = Session(Echo(), Sampling(max_new_tokens=8))
+    talk(session, said, lambda prompt: next(lines))
+    text = said.file.getvalue()  # type: ignore[attr-defined]
+    assert "I was given 1 messages" in text
+    assert "there is no picture nope.png" in text
+    assert "/image FILE" in text
+    assert session.turns == []
+    assert session.has_picture

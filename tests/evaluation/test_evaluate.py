@@ -1,0 +1,110 @@
+"""The evaluation finds out who looks: a trained model does, and each kind of blind one is reported as blind."""
+
+from __future__ import annotations
+
+import json
+import shutil
+from pathlib import Path
+from typing import Any
+
+import pytest
+import torch
+from safetensors.torch import load_file, save_file
+
+from phisense.errors import ArtefactError, DataError, UsageError
+from phisense.model import load_model
+
+
+def run(verb: Any, model: Path, world: Path, out: Path, *more: object) -> dict[str, Any]:
+    data = world / "data"
+    scores: dict[str, Any] = verb(
+        "evaluate", model, "--data", data / "heldout.jsonl", "--images", data / "images", "--out", out, "--limit", 160, *more
+    )
+    return scores
+
+
+@pytest.fixture(scope="module")
+def report(model: Path, world: Path, verb: Any, tmp_path_factory: pytest.TempPathFactory) -> tuple[Path, dict[str, Any]]:
+    out = tmp_path_factory.mktemp("reports") / "real"
+    return out, run(verb, model, world, out)
+
+
+def test_a_trained_model_looks(report: tuple[Path, dict[str, Any]]) -> None:
+    out, scores = report
+    assert scores["looks"]["verdict"] == "looks"
+    assert scores["real"]["accuracy"]["value"] > scores["blind"]["accuracy"]["value"] + 0.2
+    assert scores["real"]["loss"] < scores["shuffled"]["loss"]
+    lines = [json.loads(line) for line in (out / "predictions.jsonl").read_text().splitlines()]
+    assert len(lines) == 3 * scores["questions"]
+    own = {line["id"]: line["image"] for line in lines}
+    assert all(line["shown"] != own[line["id"]] for line in lines if line["condition"] == "shuffled")
+    assert all(line["shown"] is None for line in lines if line["condition"] == "blind")
+    right = [line["right"] for line in lines if line["condition"] == "real"]
+    assert sum(right) / len(right) == pytest.approx(scores["real"]["accuracy"]["value"])
+
+
+def test_the_report_is_one_file_with_its_pictures(report: tuple[Path, dict[str, Any]]) -> None:
+    page = (report[0] / "report.html").read_text()
+    assert "The model looks at the picture." in page
+    assert page.count("data:image/jpeg;base64,") >= 10
+    assert "data:image/png;base64," in page
+    assert "http://" not in page
+    assert "https://" not in page
+    assert "<script" not in page
+
+
+def broken(model: Path, out: Path, change: Any) -> Path:
+    """A copy of the model whose projector was changed, its manifest made again."""
+    from phisense import artefact
+    from phisense.model.folder import KIND
+
+    about = artefact.read_manifest(model, kind=KIND)
+    shutil.copytree(model, out)
+    weights = load_file(out / "model.safetensors")
+    save_file(
+        {n: change(w) if "multi_modal_projector" in n else w for n, w in weights.items()},
+        out / "model.safetensors",
+        metadata={"format": "pt"},
+    )
+    artefact.write_manifest(out, kind=KIND, about=about)
+    return out
+
+
+@pytest.mark.parametrize("kind", ["untrained", "zero"])
+def test_a_model_that_cannot_see_is_reported_as_blind(kind: str, model: Path, world: Path, verb: Any, tmp_path: Path) -> None:
+    torch.manual_seed(0)
+    change = torch.zeros_like if kind == "zero" else lambda w: torch.randn_like(w) * w.std()
+    scores = run(verb, broken(model, tmp_path / kind, change), world, tmp_path / "report")
+    assert scores["looks"]["verdict"] == "blind"
+    assert "The model is blind" in (tmp_path / "report" / "report.html").read_text()
+
+
+def test_batches_do_not_change_answers(model: Path, world: Path, verb: Any, tmp_path: Path) -> None:
+    answers = []
+    for batch in (1, 7):
+        run(verb, model, world, tmp_path / str(batch), "--image", "real", "--limit", 21, "--batch", batch)
+        lines = (tmp_path / str(batch) / "predictions.jsonl").read_text().splitlines()
+        answers.append([json.loads(line)["answer"] for line in lines])
+    assert answers[0] == answers[1]
+
+
+def test_bad_input_is_a_sentence(model: Path, world: Path, verb: Any, tmp_path: Path) -> None:
+    data = world / "data"
+    with pytest.raises(UsageError, match="unknown --image; got some; wanted real, blind, shuffled or all"):
+        run(verb, model, world, tmp_path / "x", "--image", "some")
+    with pytest.raises(DataError, match="pictures are missing in .*; got 120, the first heldout-00000.jpg"):
+        verb("evaluate", model, "--data", data / "heldout.jsonl", "--images", tmp_path, "--out", tmp_path / "x")
+    (tmp_path / "empty.jsonl").write_text("")
+    with pytest.raises(DataError, match="there are no questions"):
+        verb("evaluate", model, "--data", tmp_path / "empty.jsonl", "--images", data / "images", "--out", tmp_path / "x")
+    with pytest.raises(ArtefactError, match="is not a model folder; got no such folder"):
+        verb("evaluate", tmp_path / "none", "--data", data / "heldout.jsonl", "--images", data / "images", "--out", tmp_path / "x")
+    assert not (tmp_path / "x").exists()
+
+
+def test_a_damaged_model_folder_is_refused(model: Path, tmp_path: Path) -> None:
+    shutil.copytree(model, tmp_path / "m")
+    weights = tmp_path / "m" / "model.safetensors"
+    weights.write_bytes(weights.read_bytes()[:100_000])
+    with pytest.raises(ArtefactError, match="cannot be opened"):
+        load_model(tmp_path / "m")

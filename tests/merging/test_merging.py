@@ -1,0 +1,116 @@
+"""Merging: nothing lost, and every way of losing something noticed."""
+
+from __future__ import annotations
+
+import json
+from pathlib import Path
+from typing import Any
+
+import pytest
+import torch
+from safetensors.torch import load_file, save_file
+
+from phisense import artefact
+from phisense.errors import ArtefactError, MergeError
+from phisense.merging import Measured, check_gate, dequantise
+from phisense.recipe import load_recipe
+
+
+def test_the_merge_loses_nothing(merged: dict[str, Any]) -> None:
+    assert abs(merged["merged"]["delta_loss"]) <= 0.002
+    assert merged["merged"]["same_answers"] >= 0.995
+    assert merged["projector_change"] == 0.0
+    assert json.loads((Path(merged["model"]) / "merge_report.json").read_text())["merged"] == merged["merged"]
+
+
+def test_the_naive_merge_and_the_shuffled_one_lose(merged: dict[str, Any]) -> None:
+    assert merged["shuffled"]["delta_loss"] > 0.1
+    assert merged["shuffled"]["same_answers"] < 0.9
+    assert merged["back_to_nf4"]["delta_loss"] > merged["merged"]["delta_loss"]
+
+
+@pytest.mark.parametrize("control", ["shuffled", "back_to_nf4"])
+def test_the_gate_refuses_what_lost_something(merged: dict[str, Any], control: str) -> None:
+    recipe = load_recipe("practice")
+    check_gate(Measured(**merged["merged"]), 0.0, recipe)
+    with pytest.raises(MergeError, match="not what was trained, so it was not written; got loss"):
+        check_gate(Measured(**merged[control]), 0.0, recipe)
+    with pytest.raises(MergeError, match="changed the projector; got 0.5; wanted 0.0"):
+        check_gate(Measured(**merged["merged"]), 0.5, recipe)
+
+
+def test_a_refused_merge_writes_nothing(trained: dict[str, Any], verb: Any, tmp_path: Path) -> None:
+    """A run whose recipe asks for a gate that nothing passes."""
+    import shutil
+
+    run = tmp_path / "runs" / "strict"
+    shutil.copytree(trained["run"], run)
+    text = (
+        (run / "recipe.yaml")
+        .read_text()
+        .replace("most_delta_loss: 0.002", "most_delta_loss: 0.0")
+        .replace("dtype: float32\n  samples", "dtype: float16\n  samples")
+    )
+    (run / "recipe.yaml").write_text(
+        text.replace("name: practice", "name: strict").replace("least_same_answers: 0.995", "least_same_answers: 1.0")
+    )
+    artefact.write_manifest(run, kind="run")
+    (tmp_path / "data").symlink_to(Path(trained["run"]).parent.parent / "data")
+    monkey = pytest.MonkeyPatch()
+    monkey.setattr("phisense.merging.check_gate", _never)
+    with monkey.context(), pytest.raises(MergeError, match="refused"):
+        verb("merge", run)
+    monkey.undo()
+    assert not (tmp_path / "models" / "strict").exists()
+    assert not list((tmp_path / "models").glob(".*")) if (tmp_path / "models").exists() else True
+
+
+def _never(*_: object) -> None:
+    raise MergeError("refused")
+
+
+def test_an_adapter_that_does_not_fit_is_refused(trained: dict[str, Any], verb: Any, tmp_path: Path) -> None:
+    """The prototype's fault: keys that matched nothing, a warning, and untrained weights merged."""
+    import shutil
+
+    run = tmp_path / "runs" / "misfit"
+    shutil.copytree(trained["run"], run)
+    path = run / "adapter" / "adapter_model.safetensors"
+    weights = {name.replace("language_model", "phi3"): weight for name, weight in load_file(path).items()}
+    save_file(weights, path, metadata={"format": "pt"})
+    artefact.write_manifest(run, kind="run")
+    (tmp_path / "data").symlink_to(Path(trained["run"]).parent.parent / "data")
+    with pytest.raises(MergeError, match="the adapter does not fit the base; got 48 weights without a place"):
+        verb("merge", run)
+
+
+def test_unfinished_and_damaged_runs_are_refused(trained: dict[str, Any], verb: Any, tmp_path: Path) -> None:
+    with pytest.raises(ArtefactError, match="is not a finished run; got no such folder"):
+        verb("merge", tmp_path / "none")
+    import shutil
+
+    run = tmp_path / "run"
+    shutil.copytree(trained["run"], run)
+    weights = run / "adapter" / "adapter_model.safetensors"
+    data = bytearray(weights.read_bytes())
+    data[-1] ^= 1
+    weights.write_bytes(data)
+    with pytest.raises(ArtefactError, match="adapter_model.safetensors is damaged"):
+        verb("merge", run)
+    (run / "manifest.json").unlink()
+    with pytest.raises(ArtefactError, match="is not a finished run; got no manifest"):
+        verb("merge", run)
+
+
+def test_dequantised_is_what_the_4_bit_layer_multiplies_by() -> None:
+    from bitsandbytes.nn import Linear4bit
+
+    torch.manual_seed(0)
+    layer = Linear4bit(64, 32, bias=False, compute_dtype=torch.float32, quant_type="nf4", compress_statistics=True)
+    layer.weight.data = torch.randn(32, 64)
+    model = torch.nn.Sequential(layer.to("cpu")).train()
+    inputs = torch.randn(5, 64)
+    expected = model(inputs)
+    dequantise(model)
+    assert type(model[0]) is torch.nn.Linear
+    torch.testing.assert_close(model(inputs), expected, rtol=1e-5, atol=1e-5)

@@ -1,0 +1,82 @@
+"""The merged folder belongs to everybody: plain transformers opens it where phisense cannot be imported, and answers the same."""
+
+from __future__ import annotations
+
+import json
+import os
+import subprocess
+import sys
+from pathlib import Path
+
+PLAIN = """
+import json, sys
+from pathlib import Path
+
+class Refuse:
+    def find_spec(self, name, path=None, target=None):
+        if name.split(".")[0] == "phisense":
+            raise ImportError("phisense is not to be had here")
+
+sys.meta_path.insert(0, Refuse())
+sys.modules.pop("phisense", None)
+try:
+    import phisense
+except ImportError:
+    pass
+else:
+    sys.exit("phisense could be imported")
+
+import torch
+from PIL import Image
+from transformers import AutoModelForImageTextToText, AutoProcessor
+
+folder, questions = sys.argv[1], json.loads(Path(sys.argv[2]).read_text())
+processor = AutoProcessor.from_pretrained(folder)
+model = AutoModelForImageTextToText.from_pretrained(folder)
+answers = []
+for picture, text in questions:
+    content = [{"type": "image"}, {"type": "text", "text": text}] if picture else [{"type": "text", "text": text}]
+    prompt = processor.apply_chat_template([{"role": "user", "content": content}], add_generation_prompt=True)
+    images = {"images": Image.open(picture)} if picture else {}
+    inputs = processor(text=prompt, add_special_tokens=False, return_tensors="pt", **images)
+    made = model.generate(**inputs, max_new_tokens=40)
+    answers.append(processor.decode(made[0, inputs["input_ids"].shape[1]:], skip_special_tokens=True).strip())
+print(json.dumps([type(model).__name__, answers]))
+"""
+
+
+def test_plain_transformers_opens_it_and_answers_the_same(model: Path, world: Path, tmp_path: Path) -> None:
+    from phisense.chat import Session
+    from phisense.chat.torch_engine import TorchEngine
+    from phisense.conversations import read_questions
+    from phisense.vision.pictures import open_picture
+
+    images = world / "data" / "images"
+    asked = [(str(images / str(q.image)), q.text) for q in read_questions(world / "data" / "heldout.jsonl")[:12]]
+    questions = [*asked, (asked[0][0], "Describe the picture."), ("", "Hello.")]
+    session = Session(TorchEngine.open(model, "cpu"))
+    ours = []
+    for picture, text in questions:
+        session.show(open_picture(Path(picture)) if picture else None)
+        ours.append("".join(session.ask(text)).strip())
+    (tmp_path / "questions.json").write_text(json.dumps(questions))
+    clean = {key: value for key, value in os.environ.items() if key != "PYTHONPATH"}
+    ran = subprocess.run(
+        [sys.executable, "-c", PLAIN, str(model), str(tmp_path / "questions.json")],
+        capture_output=True,
+        text=True,
+        env=clean,
+        cwd=tmp_path,
+        check=False,
+    )
+    assert ran.returncode == 0, ran.stderr[-2000:]
+    kind, theirs = json.loads(ran.stdout.splitlines()[-1])
+    assert kind == "LlavaForConditionalGeneration"
+    assert theirs == ours
+    assert len(set(theirs)) > 4, "answers that never differ would agree by accident"
+
+
+def test_the_folder_holds_no_path_of_this_machine(model: Path) -> None:
+    for path in model.glob("*.json"):
+        if path.name != "manifest.json":  # phisense's own facts: where the speech part is
+            assert "/src/" not in path.read_text(), path.name

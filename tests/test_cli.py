@@ -1,0 +1,147 @@
+"""The command line from outside: instant help, exit codes, and one sentence for everything that goes wrong."""
+
+from __future__ import annotations
+
+import json
+import os
+import signal
+import subprocess
+import sys
+import time
+from pathlib import Path
+
+import pytest
+
+HEAVY = ("torch", "transformers", "gradio", "numpy", "PIL")
+
+
+def phisense(*words: object, cwd: Path | None = None, width: str = "300") -> subprocess.CompletedProcess[str]:
+    env = {**os.environ, "COLUMNS": width, "NO_COLOR": "1"}
+    return subprocess.run(
+        [sys.executable, "-m", "phisense", *map(str, words)], capture_output=True, text=True, cwd=cwd, env=env, check=False, timeout=300
+    )
+
+
+@pytest.mark.parametrize("module", ["phisense.cli", "phisense.recipe", "phisense.conversations", "phisense.errors", "phisense"])
+def test_what_must_be_light_imports_nothing_heavy(module: str) -> None:
+    code = f"import sys, {module}; print([name for name in {HEAVY!r} if name in sys.modules])"
+    ran = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=True)
+    assert ran.stdout.strip() == "[]"
+
+
+def test_help_names_every_verb_and_every_verb_has_help() -> None:
+    from phisense.cli import app
+
+    text = phisense("--help").stdout
+    names = [command.name or command.callback.__name__ for command in app.registered_commands if command.callback]
+    assert {"check", "show", "features", "train", "merge", "evaluate", "chat", "app", "ask", "doctor", "demo"} <= set(names)
+    for name in names:
+        assert name in text
+    for command in app.registered_commands:
+        assert command.callback is not None
+        assert command.callback.__doc__
+
+
+@pytest.mark.parametrize(
+    ("words", "code", "sentence"),
+    [
+        (["train", "nope"], 2, "there is no recipe nope; wanted a YAML file or one of"),
+        (["train", "practice", "--set", "trian.x=1"], 2, "unknown key trian"),
+        (["train", "practice", "--set", "root=/nowhere"], 1, "is not a finished feature store"),
+        (["features", "practice", "--set", "root=/nowhere"], 1, "there is no data file"),
+        (["features", "phi3.5-clip-l336", "--set", "root=/nowhere"], 1, "there is no data file"),
+        (["merge", "nope"], 1, "nope is not a finished run; got no such folder"),
+        (["ask", "nope"], 2, "ask needs one question; got none"),
+        (["ask", "nope", "-q", " "], 1, "the question is empty"),
+        (["ask", "nope", "-q", "Hi", "--image", "nope.png"], 1, "there is no picture nope.png"),
+        (["ask", "nope", "-q", "Hi"], 1, "nope is not a model folder"),
+        (["chat", "nope"], 1, "nope is not a model folder"),
+        (["app", "nope", "--examples", "x.jsonl"], 2, "examples need both"),
+        (["check", "nope.json"], 1, "there is no data file nope.json"),
+        (["check", "nope.json", "--images", "nowhere"], 2, "there is no folder nowhere"),
+        (["evaluate", "nope", "--data", "x", "--images", "y", "--image", "z"], 2, "unknown --image; got z"),
+        (["doctor", "practice", "--set"], 2, "No such option"),
+        (["nonsense"], 2, "No such command"),
+    ],
+)
+def test_each_mistake_is_one_sentence_with_its_exit_code(words: list[str], code: int, sentence: str, tmp_path: Path) -> None:
+    ran = phisense(*words, cwd=tmp_path)
+    assert sentence in ran.stderr.replace("\n", " ")
+    assert ran.returncode == code
+    assert "Traceback" not in ran.stderr
+    assert not list(tmp_path.iterdir()), "nothing half-written"
+
+
+def test_debug_shows_the_traceback() -> None:
+    assert "Traceback" in phisense("--debug", "train", "nope").stderr
+
+
+def test_check_reports_and_fails(world: Path, tmp_path: Path) -> None:
+    good = phisense("check", world / "data" / "instruct.json", "--images", world / "data" / "images", "--json")
+    assert good.returncode == 0
+    counts = json.loads(good.stdout)
+    assert counts["good"] == counts["rows"] > 1600
+    (tmp_path / "bad.json").write_text(json.dumps([{"id": "x", "conversations": [{"from": "gpt", "value": "Hi."}]}]))
+    bad = phisense("check", tmp_path / "bad.json")
+    assert bad.returncode == 1
+    assert "row 1 (id x): turn 1 is from 'gpt', wanted human" in bad.stdout
+    assert "has 1 defects in 1 rows" in bad.stderr
+
+
+def test_show_marks_what_is_supervised(world: Path) -> None:
+    ran = phisense("show", world / "data" / "instruct.json", "-n", 2, "--json")
+    rows = json.loads(ran.stdout)
+    assert len(rows) == 2
+    for row in rows:
+        assert row["supervised"] == sum(label != -100 for label in row["labels"]) > 0
+    plain = phisense("show", world / "data" / "instruct.json", "-n", 1).stdout
+    assert "<image>x64" in plain
+    assert "<|assistant|>" in plain
+
+
+def test_ask_and_doctor_speak_json(model: Path, world: Path) -> None:
+    ran = phisense("ask", model, "--image", world / "data" / "images" / "heldout-00001.jpg", "-q", "How many things are there?", "--json")
+    assert ran.returncode == 0, ran.stderr
+    assert json.loads(ran.stdout)["answer"].rstrip(".").isdigit()
+    findings = json.loads(phisense("doctor", "practice", "--json", cwd=world).stdout)
+    named = {finding["what"]: finding for finding in findings}
+    assert {"torch", "device", "attention", "training memory", "language part"} <= named.keys()
+    assert named["language part"]["state"] == "ok"
+
+
+def test_doctor_says_what_is_missing(tmp_path: Path) -> None:
+    ran = phisense("doctor", "phi3.5-clip-l336", cwd=tmp_path)
+    assert ran.returncode == 1
+    assert "the part microsoft/Phi-3.5-mini-instruct was not found" in ran.stdout.replace("\n", " ")
+    assert "something is missing; got language part, vision part" in ran.stderr
+
+
+def test_ctrl_c_exits_130(world: Path, trained: dict[str, object]) -> None:
+    process = subprocess.Popen(
+        [sys.executable, "-m", "phisense", "train", "practice", "--set", f"root={world}", "--set", "name=interrupted"],
+        stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True,
+    )  # fmt: skip
+    (world / "features" / "interrupted").symlink_to(world / "features" / "practice")
+    time.sleep(8)
+    process.send_signal(signal.SIGINT)
+    _, err = process.communicate(timeout=60)
+    (world / "features" / "interrupted").unlink()
+    assert process.returncode == 130, err
+    assert "Traceback" not in err
+
+
+def test_a_full_disk_is_one_sentence(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    import errno
+
+    from phisense import artefact
+    from phisense.errors import ArtefactError
+
+    def full(descriptor: int) -> None:
+        raise OSError(errno.ENOSPC, "No space left on device")
+
+    monkeypatch.setattr("phisense.artefact.os.fsync", full)
+    with pytest.raises(ArtefactError, match=r"cannot write .*a\.json; got No space left on device\. Free some space"):
+        artefact.write_json(tmp_path / "a.json", {})
+    with pytest.raises(ArtefactError, match="No space left"), artefact.staged(tmp_path / "b", kind="x") as aside:
+        artefact.write_bytes(aside / "c", b"c")
+    assert not list(tmp_path.iterdir())
