@@ -82,7 +82,7 @@ def _parts(recipe: Recipe) -> list[Finding]:
     found = []
     for name, part in wanted:
         try:
-            found.append(Finding(f"{name} part", str(resolve_part(part))))
+            found.append(Finding(f"{name} part", str(resolve_part(part, download=False))))
         except PhisenseError as error:
             found.append(Finding(f"{name} part", str(error), "missing"))
     return found
@@ -104,7 +104,7 @@ def _memory(recipe: Recipe) -> list[Finding]:
     try:
         from transformers import AutoConfig
 
-        text: Any = AutoConfig.from_pretrained(resolve_part(recipe.language.part))
+        text: Any = AutoConfig.from_pretrained(resolve_part(recipe.language.part, download=False))
     except PhisenseError:
         return []
     plan = memory_plan(recipe, text)

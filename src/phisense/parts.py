@@ -11,8 +11,8 @@ from .errors import PartError
 _WANTED = ["*.json", "*.safetensors", "*.txt", "tokenizer.model"]
 
 
-def resolve_part(part: str) -> Path:
-    """The local folder of `part`; an id of the hub is looked up in the cache and downloaded where it is not there.
+def resolve_part(part: str, *, download: bool = True) -> Path:
+    """The local folder of `part`; an id of the hub is looked up in the cache and, if `download`, fetched where it is not there.
 
     Raises PartError if there is no such folder or id, or it has no safetensors.
     """
@@ -22,7 +22,7 @@ def resolve_part(part: str) -> Path:
             raise PartError(
                 f"there is no part {part}", got="no such folder", wanted="a folder in hub layout or a hub id such as openai/whisper-small"
             )
-        folder = _from_hub(part)
+        folder = _from_hub(part, download)
     if not (folder / "config.json").is_file():
         raise PartError(
             f"the part {part} is not in hub layout",
@@ -78,12 +78,12 @@ def fingerprint(folder: Path) -> str:
     return digest.hexdigest()
 
 
-def _from_hub(part: str) -> Path:
+def _from_hub(part: str, download: bool) -> Path:
     from huggingface_hub import snapshot_download
     from huggingface_hub.errors import HfHubHTTPError, HFValidationError, LocalEntryNotFoundError
 
     try:
-        return Path(snapshot_download(part, allow_patterns=_WANTED))
+        return Path(snapshot_download(part, allow_patterns=_WANTED, local_files_only=not download))
     except (LocalEntryNotFoundError, HfHubHTTPError, HFValidationError, OSError) as error:
         raise PartError(
             f"the part {part} was not found",

@@ -57,7 +57,7 @@ def answers(page: Any) -> list[str]:
 
 def wait_for_answer(page: Any, count: int = 1) -> str:
     page.wait_for_function(
-        "n => document.querySelectorAll('#conversation [data-testid=bot]').length >= n && !document.querySelector('#conversation .generating')",
+        "n => document.querySelectorAll('#conversation [data-testid=bot]').length >= n",
         arg=count,
     )
     last = page.locator("#conversation [data-testid=bot]").nth(count - 1)
