@@ -49,6 +49,9 @@ def build(engine: Engine, ears: Transcriber | None = None, examples: Sequence[Ex
                 conversation = gr.Chatbot(
                     label="Conversation", elem_id="conversation", height=420, buttons=["copy", "copy_all"], sanitize_html=True
                 )
+                ready = gr.Dataset(
+                    components=[gr.Textbox(visible=False)], samples=[], label="Ready questions", visible=False, elem_id="ready"
+                )
                 with gr.Tab("Text", id="text"), gr.Row():
                     question = gr.Textbox(
                         placeholder="Ask something; Enter sends",
@@ -72,7 +75,6 @@ def build(engine: Engine, ears: Transcriber | None = None, examples: Sequence[Ex
                 with gr.Row():
                     stop = gr.Button("Stop", min_width=80, elem_id="stop")
                     clear = gr.Button("Clear conversation", min_width=120, elem_id="clear")
-        ready = gr.Dataset(components=[gr.Textbox(visible=False)], samples=[], label="Ready questions", visible=False, elem_id="ready")
 
         def ask(text: str, path: str | None, state: Visitor | None, shown: Messages) -> Iterator[tuple[Messages, str, Visitor]]:
             """Streams the conversation; the box is emptied once the question has been taken."""
