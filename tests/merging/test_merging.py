@@ -3,11 +3,13 @@
 from __future__ import annotations
 
 import json
+import shutil
 from pathlib import Path
 from typing import Any
 
 import pytest
 import torch
+import yaml
 from safetensors.torch import load_file, save_file
 
 from phisense import artefact
@@ -39,47 +41,43 @@ def test_the_gate_refuses_what_lost_something(merged: dict[str, Any], control: s
         check_gate(Measured(**merged["merged"]), 0.5, recipe)
 
 
+@pytest.mark.parametrize("dtype", ["bfloat16", "float16"])
+def test_half_precision_merges_are_measured_too(trained: dict[str, Any], verb: Any, tmp_path: Path, dtype: str) -> None:
+    """Rounding loses a little, and the report says how much; the projector is cast once and not moved."""
+    run = copy_of_run(Path(trained["run"]), tmp_path, dtype=dtype, most_delta_loss=0.05, least_same_answers=0.9)
+    report = verb("merge", run)
+    assert report["dtype"] == dtype
+    assert 0 < abs(report["merged"]["delta_loss"]) < 0.05
+    assert report["projector_change"] == 0.0
+    assert {str(w.dtype) for w in load_file(Path(report["model"]) / "model.safetensors").values()} == {f"torch.{dtype}"}
+
+
 def test_a_refused_merge_writes_nothing(trained: dict[str, Any], verb: Any, tmp_path: Path) -> None:
-    """A run whose recipe asks for a gate that nothing passes."""
-    import shutil
-
-    run = tmp_path / "runs" / "strict"
-    shutil.copytree(trained["run"], run)
-    text = (
-        (run / "recipe.yaml")
-        .read_text()
-        .replace("most_delta_loss: 0.002", "most_delta_loss: 0.0")
-        .replace("dtype: float32\n  samples", "dtype: float16\n  samples")
-    )
-    (run / "recipe.yaml").write_text(
-        text.replace("name: practice", "name: strict").replace("least_same_answers: 0.995", "least_same_answers: 1.0")
-    )
-    artefact.write_manifest(run, kind="run")
-    (tmp_path / "data").symlink_to(Path(trained["run"]).parent.parent / "data")
-    monkey = pytest.MonkeyPatch()
-    monkey.setattr("phisense.merging.check_gate", _never)
-    with monkey.context(), pytest.raises(MergeError, match="refused"):
+    """Rounding to bfloat16 under a gate that lets nothing pass."""
+    run = copy_of_run(Path(trained["run"]), tmp_path, dtype="bfloat16", most_delta_loss=0.0, least_same_answers=1.0)
+    with pytest.raises(MergeError, match="not what was trained, so it was not written"):
         verb("merge", run)
-    monkey.undo()
-    assert not (tmp_path / "models" / "strict").exists()
-    assert not list((tmp_path / "models").glob(".*")) if (tmp_path / "models").exists() else True
+    assert not (tmp_path / "models").exists() or not list((tmp_path / "models").iterdir())
 
 
-def _never(*_: object) -> None:
-    raise MergeError("refused")
+def copy_of_run(run: Path, root: Path, **gate: Any) -> Path:
+    copy = root / "runs" / "practice"
+    shutil.copytree(run, copy)
+    recipe = yaml.safe_load((copy / "recipe.yaml").read_text())
+    recipe["merge"].update(gate)
+    (copy / "recipe.yaml").write_text(yaml.safe_dump(recipe))
+    artefact.write_manifest(copy, kind="run")
+    (root / "data").symlink_to(run.parent.parent / "data")
+    return copy
 
 
 def test_an_adapter_that_does_not_fit_is_refused(trained: dict[str, Any], verb: Any, tmp_path: Path) -> None:
     """The prototype's fault: keys that matched nothing, a warning, and untrained weights merged."""
-    import shutil
-
-    run = tmp_path / "runs" / "misfit"
-    shutil.copytree(trained["run"], run)
+    run = copy_of_run(Path(trained["run"]), tmp_path)
     path = run / "adapter" / "adapter_model.safetensors"
     weights = {name.replace("language_model", "phi3"): weight for name, weight in load_file(path).items()}
     save_file(weights, path, metadata={"format": "pt"})
     artefact.write_manifest(run, kind="run")
-    (tmp_path / "data").symlink_to(Path(trained["run"]).parent.parent / "data")
     with pytest.raises(MergeError, match="the adapter does not fit the base; got 48 weights without a place"):
         verb("merge", run)
 
@@ -87,8 +85,6 @@ def test_an_adapter_that_does_not_fit_is_refused(trained: dict[str, Any], verb: 
 def test_unfinished_and_damaged_runs_are_refused(trained: dict[str, Any], verb: Any, tmp_path: Path) -> None:
     with pytest.raises(ArtefactError, match="is not a finished run; got no such folder"):
         verb("merge", tmp_path / "none")
-    import shutil
-
     run = tmp_path / "run"
     shutil.copytree(trained["run"], run)
     weights = run / "adapter" / "adapter_model.safetensors"

@@ -53,14 +53,17 @@ class StoredFeatures(nn.Module):
     expects to drop one.
     """
 
+    like: torch.Tensor
+
     def __init__(self, config: PreTrainedConfig, extra_rows: int, dtype: torch.dtype) -> None:
         super().__init__()
         self.config = config
         self.extra_rows = extra_rows
-        self.dtype = dtype
+        # A buffer, so that it follows the model when that is cast.
+        self.register_buffer("like", torch.zeros((), dtype=dtype), persistent=False)
 
     def forward(self, pixel_values: torch.Tensor, **_: Any) -> BaseModelOutputWithPooling:
-        hidden = nn.functional.pad(pixel_values.to(self.dtype), (0, 0, self.extra_rows, 0))
+        hidden = nn.functional.pad(pixel_values.to(self.like.dtype), (0, 0, self.extra_rows, 0))
         every_layer = (hidden,) * (self.config.num_hidden_layers + 1)
         return BaseModelOutputWithPooling(last_hidden_state=hidden, hidden_states=every_layer)
 
