@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import json
 import os
 from pathlib import Path
 from typing import Any
@@ -48,36 +49,31 @@ def parts(tmp_path_factory: pytest.TempPathFactory) -> tuple[str, str]:
 
 
 @pytest.fixture(scope="session")
-def world(tmp_path_factory: pytest.TempPathFactory) -> Path:
-    """A root with `data/`: few scenes of the practice world."""
-    from phisense.practice.dataset import Sizes, write_world
-
-    root = tmp_path_factory.mktemp("world")
-    write_world(root / "data", seed=5, sizes=Sizes(train=1600, heldout=120, combinations=40, digits=40))
-    return root
+def road(tmp_path_factory: pytest.TempPathFactory, verb: Any) -> tuple[Path, dict[str, Any]]:
+    """The demo, walked once with fewer scenes: its folder and its summary. What many tests look at."""
+    root = tmp_path_factory.mktemp("road")
+    return root, verb("demo", "--out", root, "--no-app", "--scenes", 1600, "--seed", 5)
 
 
 @pytest.fixture(scope="session")
-def settings(world: Path) -> tuple[str, ...]:
-    """The practice recipe on the little world, shortened."""
-    return ("--set", f"root={world}", "--set", "train.instruct.epochs=1", "--set", "merge.samples=96")
+def world(road: tuple[Path, dict[str, Any]]) -> Path:
+    """A root with `data/` of the practice world, and its `features/`."""
+    return road[0]
 
 
 @pytest.fixture(scope="session")
-def trained(world: Path, settings: tuple[str, ...], verb: Any) -> dict[str, Any]:
-    """features and train, by the verbs; the run's facts."""
-    verb("features", "practice", *settings)
-    facts: dict[str, Any] = verb("train", "practice", *settings)
-    return facts
+def trained(world: Path) -> dict[str, Any]:
+    """The run's facts, and its folder under `run`."""
+    run = world / "runs" / "practice"
+    return {"run": str(run), **json.loads((run / "train.json").read_text())}
 
 
 @pytest.fixture(scope="session")
-def merged(trained: dict[str, Any], verb: Any) -> dict[str, Any]:
-    """merge, by the verb: its report, and the folder under `model`."""
-    report: dict[str, Any] = verb("merge", trained["run"])
-    return report
+def merged(model: Path) -> dict[str, Any]:
+    """The merge's report, and the model folder under `model`."""
+    return {"model": str(model), **json.loads((model / "merge_report.json").read_text())}
 
 
 @pytest.fixture(scope="session")
-def model(merged: dict[str, Any]) -> Path:
-    return Path(merged["model"])
+def model(world: Path) -> Path:
+    return world / "models" / "practice"

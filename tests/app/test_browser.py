@@ -147,7 +147,7 @@ def test_a_broken_picture_is_a_sentence_and_no_turn(sync: Any, url: str, tmp_pat
     (tmp_path / "broken.png").write_bytes(b"\x89PNG\r\n\x1a\n and no more")
     browser, page = open_page(sync, url)
     page.locator("#picture input[type=file]").set_input_files(str(tmp_path / "broken.png"))
-    page.get_by_text("The picture").first.wait_for()
+    page.get_by_text("The upload is not a picture").first.wait_for()
     page.locator("#question textarea").fill("What is it?")
     page.keyboard.press("Enter")
     page.wait_for_timeout(2000)

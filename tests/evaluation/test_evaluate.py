@@ -92,7 +92,7 @@ def test_bad_input_is_a_sentence(model: Path, world: Path, verb: Any, tmp_path: 
     data = world / "data"
     with pytest.raises(UsageError, match="unknown --image; got some; wanted real, blind, shuffled or all"):
         run(verb, model, world, tmp_path / "x", "--image", "some")
-    with pytest.raises(DataError, match="pictures are missing in .*; got 120, the first heldout-00000.jpg"):
+    with pytest.raises(DataError, match="pictures are missing in .*; got 300, the first heldout-00000.jpg"):
         verb("evaluate", model, "--data", data / "heldout.jsonl", "--images", tmp_path, "--out", tmp_path / "x")
     (tmp_path / "empty.jsonl").write_text("")
     with pytest.raises(DataError, match="there are no questions"):

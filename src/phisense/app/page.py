@@ -19,7 +19,7 @@ WAITING = 16  # people in the queue
 HOUR = 3600  # seconds; uploads and idle visitors are forgotten after it
 
 _CSS = """
-.gradio-container { max-width: 1080px !important; margin: auto }
+.gradio-container { max-width: 1080px !important; margin: auto; overflow-x: hidden }
 #conversation { min-height: 24rem }
 #about { opacity: .75; font-size: .9rem }
 footer { display: none !important }
@@ -34,7 +34,7 @@ def build(engine: Engine, ears: Transcriber | None = None, examples: Sequence[Ex
         visitor = gr.State(None, time_to_live=HOUR)
         gr.Markdown("# phisense\nShow a picture and ask about it, by keyboard or by voice.")
         with gr.Row():
-            with gr.Column(scale=2, min_width=300):
+            with gr.Column(scale=2, min_width=280):
                 picture = gr.Image(
                     type="filepath",
                     image_mode=None,
@@ -43,9 +43,11 @@ def build(engine: Engine, ears: Transcriber | None = None, examples: Sequence[Ex
                     height=320,
                     elem_id="picture",
                 )
+                # Gradio would open the file itself, before any bound of ours; `open_picture` is the only one that does.
+                picture.preprocess = _path_only  # type: ignore[method-assign]
                 chosen = _example_gallery(examples)
                 gr.Markdown(f"{engine.name}: {engine.picture_tokens} tokens a picture, a window of {engine.window}", elem_id="about")
-            with gr.Column(scale=3, min_width=320):
+            with gr.Column(scale=3, min_width=280):
                 conversation = gr.Chatbot(
                     label="Conversation", elem_id="conversation", height=420, buttons=["copy", "copy_all"], sanitize_html=True
                 )
@@ -103,6 +105,8 @@ def build(engine: Engine, ears: Transcriber | None = None, examples: Sequence[Ex
         def look(path: str | None, state: Visitor | None, shown: Messages) -> tuple[Messages, Visitor]:
             """A picture was put there or taken away; it is encoded while the visitor types."""
             me = state or Visitor(engine)
+            if path is not None and Path(path) == me.refused:  # said already; the browser reports a change twice
+                return shown, me
             try:
                 me.look(Path(path) if path else None)
             except PhisenseError as error:
@@ -149,11 +153,16 @@ def build(engine: Engine, ears: Transcriber | None = None, examples: Sequence[Ex
             show_progress="hidden",
         )
         # Beside the queue: they must work while an answer is being made.
+        conversation.clear(forget, visitor, [conversation, visitor], queue=False, api_name=False)
         stop.click(halt, visitor, None, queue=False, api_name="stop")
         clear.click(forget, visitor, [conversation, visitor], queue=False, api_name="clear")
         if chosen is not None:
             _wire_examples(chosen, examples, picture, ready)
     return page
+
+
+def _path_only(payload: Any) -> str | None:
+    return None if payload is None else payload.path
 
 
 def _example_gallery(examples: Sequence[Example]) -> gr.Gallery | None:

@@ -18,6 +18,7 @@ from ..vision.pictures import open_picture
 
 LONGEST_ANSWER = 256  # tokens
 _REMOTE = re.compile(r"!?\[([^\]]*)\]\([^)]*\)|<[a-zA-Z/][^>]*>")
+_LONE_NUMBER = re.compile(r"^(\d+)\.$", re.MULTILINE)
 
 
 @dataclass(frozen=True, slots=True)
@@ -34,14 +35,16 @@ class Visitor:
     def __init__(self, engine: Engine) -> None:
         self.session = Session(engine, Sampling(max_new_tokens=LONGEST_ANSWER))
         self.stop = threading.Event()
+        self.refused: Path | None = None
         self._picture: Path | None = None
 
     def look(self, picture: Path | None) -> None:
         """Reads and encodes the picture if it is another one than before. Raises PictureError for what cannot be read."""
         if picture == self._picture:
             return
-        self.session.show(None if picture is None else open_picture(picture, name="The picture"))
-        self._picture = picture
+        self.refused = picture
+        self.session.show(None if picture is None else open_picture(picture, name="The upload"))
+        self.refused, self._picture = None, picture
 
     def ask(self, question: str, picture: Path | None) -> Iterator[list[Said]]:
         """The conversation after each piece of the answer; the first one holds the question alone. Raises PhisenseError."""
@@ -82,5 +85,7 @@ def transcribe(ears: Transcriber | None, sound: Path | None) -> str:
 
 
 def tame(text: str) -> str:
-    """Links, pictures and tags as plain words: an answer never makes a browser fetch anything."""
-    return _REMOTE.sub(lambda found: found.group(1) or "", text)
+    """For a page that renders Markdown: links, pictures and tags become plain words, so that an answer never makes a browser fetch
+    anything; and a line such as "2." stays a number, where Markdown would begin a list and show nothing to copy.
+    """
+    return _LONE_NUMBER.sub(r"\1\.", _REMOTE.sub(lambda found: found.group(1) or "", text))

@@ -17,14 +17,14 @@ import orjson
 from .. import artefact, console
 from ..errors import PartError
 from ..recipe import load_recipe
-from .dataset import write_world
+from .dataset import Sizes, write_world
 from .spoken import spoken_questions, word_error_rate
 
 RECIPE = "practice"
 Verb = Callable[..., Any]
 
 
-def walk(out: Path, *, seed: int, app_port: int | None, verb: Verb) -> dict[str, Any]:
+def walk(out: Path, *, seed: int, scenes: int, app_port: int | None, verb: Verb) -> dict[str, Any]:
     """Runs every verb in order and returns the summary; with `app_port`, ends by serving the page there."""
     out.mkdir(parents=True, exist_ok=True)
     clock = _Clock()
@@ -35,7 +35,7 @@ def walk(out: Path, *, seed: int, app_port: int | None, verb: Verb) -> dict[str,
 
     clock.begin("world", "A world to look at: pictures, captions, questions")
     with console.bars() as bar:
-        write_world(data, seed=seed, progress=lambda done, total: bar("drawing pictures", done, total))
+        write_world(data, seed=seed, sizes=Sizes(train=scenes), progress=lambda done, total: bar("drawing pictures", done, total))
     clock.begin("check", "check: is the data what it says?")
     for file in (*recipe.data.align, *recipe.data.instruct):
         verb("check", recipe.path(file), "--images", images)

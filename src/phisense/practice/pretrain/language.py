@@ -4,6 +4,10 @@ What it reads about a scene comes in two forms. *Sentences*, as in a caption. *C
 8x8 slots, each slot reads the words for what lies there, mixed by random weights into one input vector (a bag of words:
 "small", "red", "circle" at once), with noise. A projector will later have to put the same content into the same places, and
 the closer that lies to something the language part can already read, the faster it learns to see.
+
+There are two rounds. In the first a cell does not say where it is, and the model has to find columns in its position code,
+which it learns slowly; in the second the bag also holds the words of its corner ("top", "left"), as the features of a CLIP
+know their place.
 """
 
 from __future__ import annotations
@@ -22,7 +26,7 @@ from transformers import Phi3Config, Phi3ForCausalLM, PreTrainedTokenizerFast
 from ...conversations import IMAGE, Message
 from ...prompt import CONTROL_TOKENS, END_OF_TEXT, IGNORED, Prompt, prepare_tokenizer
 from ..talk import DESCRIBE_REQUESTS, SMALL_TALK, balanced_questions, caption, describe, noun_phrase
-from ..world import Scene, sample_scene
+from ..world import CORNERS, Scene, sample_scene
 
 ROWS = 768  # of the vocabulary, some of them free as in Phi-3.5
 GRID = 8
@@ -31,12 +35,22 @@ NOTHING = " nothing"
 
 
 @dataclass(frozen=True)
-class Plan:
-    conversations: int = 50_000
-    steps: int = 1_100
+class Round:
+    """`placed`: cells also hold the words of their corner. `together`: how often all of a thing's words share a cell."""
+
+    conversations: int
+    steps: int
+    learning_rate: float
+    placed: bool
+    together: float
+    seed: int
     batch: int = 64
-    learning_rate: float = 1.5e-3
-    seed: int = 12
+
+
+ROUNDS = (
+    Round(conversations=50_000, steps=1_100, learning_rate=1.5e-3, placed=False, together=0.65, seed=12),
+    Round(conversations=40_000, steps=1_400, learning_rate=1.2e-3, placed=True, together=0.9, seed=14),
+)
 
 
 def config() -> Phi3Config:
@@ -141,20 +155,23 @@ def loosen(text: str, rng: random.Random) -> str:
     return text
 
 
-def mix_cells(samples: list[Sample], word_ids: dict[str, int], rng: random.Random) -> torch.Tensor:
+def mix_cells(samples: list[Sample], word_ids: dict[str, int], rng: random.Random, plan: Round) -> torch.Tensor:
     """Weights `(B, CELLS, ROWS)`: what each cell reads. A thing's words fill a patch of its corner's 4x4 cells."""
     weights = torch.zeros(len(samples), CELLS, ROWS)
     weights[:, :, word_ids[NOTHING]] = 1
     for row, sample in enumerate(samples):
         for corner, bag in enumerate(sample.bags or []):
-            for cell, words in _spread(bag, corner, rng):
+            where = [f" {word}" for word in CORNERS[corner].split()] if plan.placed else []
+            for cell, words in _spread(bag, corner, rng, plan.together):
                 weights[row, cell, word_ids[NOTHING]] = 0
                 for word in words:
                     weights[row, cell, word_ids[word]] = rng.uniform(0.5, 1.5)
+                for word in where:
+                    weights[row, cell, word_ids[word]] = rng.uniform(0.3, 1.0)
     return weights
 
 
-def _spread(bag: list[str], corner: int, rng: random.Random) -> list[tuple[int, list[str]]]:
+def _spread(bag: list[str], corner: int, rng: random.Random, together: float) -> list[tuple[int, list[str]]]:
     """The cells that read something: a rectangle within the corner, its words all together in each cell, or one word a cell."""
     if not bag:
         return []
@@ -163,7 +180,7 @@ def _spread(bag: list[str], corner: int, rng: random.Random) -> list[tuple[int, 
     top = corner // 2 * half + rng.randint(0, half - height)
     left = corner % 2 * half + rng.randint(0, half - width)
     cells = [(top + r) * GRID + left + c for r in range(height) for c in range(width)]
-    if rng.random() < 0.65:  # together, in all of them or some
+    if rng.random() < together:  # together, in all of them or some
         kept = rng.sample(cells, rng.randint(1, len(cells)))
         return [(cell, bag) for cell in kept]
     rng.shuffle(cells)  # apart; four cells or more, so that every word occurs
@@ -171,7 +188,7 @@ def _spread(bag: list[str], corner: int, rng: random.Random) -> list[tuple[int, 
 
 
 class Trainer:
-    def __init__(self, plan: Plan) -> None:
+    def __init__(self, plan: Round, model: Phi3ForCausalLM | None = None) -> None:
         torch.manual_seed(plan.seed)
         self.plan = plan
         self.rng = random.Random(plan.seed)
@@ -179,11 +196,11 @@ class Trainer:
         prepare_tokenizer(self.words, ROWS)
         self.prompt = Prompt(self.words)
         vocabulary = [
-            "small large red orange yellow green blue purple white black nothing",
+            "top bottom left right small large red orange yellow green blue purple white black nothing",
             "circle square triangle star cross ring diamond heart",
         ]
         self.word_ids = {f" {w}": self._one_id(w) for w in [*" ".join(vocabulary).split(), *"0123456789"]}
-        self.model = Phi3ForCausalLM._from_config(config(), attn_implementation="eager")
+        self.model = model or Phi3ForCausalLM._from_config(config(), attn_implementation="eager")
         self.optimizer = torch.optim.AdamW(self.model.parameters(), lr=plan.learning_rate, betas=(0.9, 0.98), weight_decay=0.03)
         self.schedule = torch.optim.lr_scheduler.LambdaLR(self.optimizer, self._rate)
 
@@ -207,7 +224,7 @@ class Trainer:
             table = self.model.get_input_embeddings().weight
             vectors = table[ids]
             slots = ids == self.prompt.image_id
-            weights = mix_cells(samples, self.word_ids, self.rng)[slots.any(1)]
+            weights = mix_cells(samples, self.word_ids, self.rng, self.plan)[slots.any(1)]
             cells = (weights / weights.sum(-1, keepdim=True)).flatten(0, 1).to(torch.bfloat16) @ table.to(torch.bfloat16)
             cells = cells * torch.empty(len(cells), 1).uniform_(0.8, 2.5)
             cells = cells + torch.randn_like(cells) * table.detach().std() * 0.3
@@ -221,26 +238,31 @@ class Trainer:
         return float(loss.item())
 
 
-def main(out: Path, plan: Plan | None = None, log_every: int = 200) -> None:
-    """Writes the part to `out` in hub layout: config, half-precision safetensors, tokenizer."""
-    plan = plan or Plan()
+def main(out: Path, log_every: int = 100) -> None:
+    """Both rounds. Writes the part to `out` in hub layout: config, half-precision safetensors, tokenizer."""
+    model: Phi3ForCausalLM | None = None
+    for plan in ROUNDS:
+        model = run_round(plan, out, model, log_every)
+
+
+def run_round(plan: Round, out: Path, model: Phi3ForCausalLM | None, log_every: int) -> Phi3ForCausalLM:
     chunk = 1000
     with ProcessPoolExecutor() as pool:
         seeds = [plan.seed * 1_000_003 + i for i in range(plan.conversations // chunk)]
         samples = [sample for part in pool.map(make_samples, seeds, [chunk] * len(seeds)) for sample in part]
-    run = Trainer(plan)
+    run = Trainer(plan, model)
     started = time.monotonic()
     losses: list[float] = []
     order: list[list[Sample]] = []
     for step in range(plan.steps):
-        if not order:
-            order = batches(samples, plan.batch, run.rng)
+        order = order or batches(samples, plan.batch, run.rng)
         losses.append(run.step(order.pop()))
         if (step + 1) % log_every == 0:
             left = (time.monotonic() - started) / (step + 1) * (plan.steps - step - 1)
             print(f"step {step + 1}/{plan.steps} loss {sum(losses[-log_every:]) / log_every:.4f} {left / 60:.0f} min left", flush=True)
-        if (step + 1) % (log_every * 5) == 0 or step + 1 == plan.steps:
+        if (step + 1) % (log_every * 3) == 0 or step + 1 == plan.steps:
             save(run.model, out)
+    return run.model
 
 
 def batches(samples: list[Sample], size: int, rng: random.Random) -> list[list[Sample]]:
