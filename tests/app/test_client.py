@@ -97,9 +97,3 @@ def test_an_empty_question_is_no_turn(client: Client) -> None:
 def test_a_file_of_the_server_cannot_be_asked_about(client: Client) -> None:
     with pytest.raises(Exception, match=r"(?i)not allowed|cannot|error"):
         client.predict("What is it?", {"path": "/etc/hostname", "meta": {"_type": "gradio.FileData"}}, [], api_name="/ask")
-
-
-def test_answers_fetch_nothing() -> None:
-    from phisense.app.talk import tame
-
-    assert tame("See ![x](http://evil/a.png) and [here](http://evil) <img src=x onerror=1> now") == "See x and here  now"
