@@ -5,9 +5,9 @@ What it reads about a scene comes in two forms. *Sentences*, as in a caption. *C
 "small", "red", "circle" at once), with noise. A projector will later have to put the same content into the same places, and
 the closer that lies to something the language part can already read, the faster it learns to see.
 
-There are two rounds. In the first a cell does not say where it is, and the model has to find columns in its position code,
-which it learns slowly; in the second the bag also holds the words of its corner ("top", "left"), as the features of a CLIP
-know their place.
+There are several rounds. In the first a cell does not say where it is, and the model has to find columns in its position code,
+which it learns slowly; from the second on the bag also holds the words of its corner ("top", "left"), as the features of a CLIP
+know their place. "Which colour does the ring have?" needs one cell among many; that is learned last, so the last round is long.
 """
 
 from __future__ import annotations
@@ -50,6 +50,7 @@ class Round:
 ROUNDS = (
     Round(conversations=50_000, steps=1_100, learning_rate=1.5e-3, placed=False, together=0.65, seed=12),
     Round(conversations=40_000, steps=1_400, learning_rate=1.2e-3, placed=True, together=0.9, seed=14),
+    Round(conversations=60_000, steps=4_000, learning_rate=1e-3, placed=True, together=1.0, seed=15, batch=32),
 )
 
 
