@@ -5,6 +5,7 @@ from __future__ import annotations
 from pathlib import Path
 from typing import Any
 
+import httpx
 import pytest
 from gradio_client import Client, handle_file
 
@@ -94,6 +95,11 @@ def test_an_empty_question_is_no_turn(client: Client) -> None:
     assert ask(client, "  ") == []
 
 
-def test_a_file_of_the_server_cannot_be_asked_about(client: Client) -> None:
-    with pytest.raises(Exception, match=r"(?i)not allowed|cannot|error"):
-        client.predict("What is it?", {"path": "/etc/hostname", "meta": {"_type": "gradio.FileData"}}, [], api_name="/ask")
+def test_a_file_of_the_server_cannot_be_asked_about(url: str, world: Path) -> None:
+    """Asked over plain HTTP for a picture that lies on the server: the path is refused before anything of ours reads it."""
+    secret = {"path": str(world / "data" / "images" / "train-00000.jpg"), "meta": {"_type": "gradio.FileData"}}
+    event = httpx.post(f"{url}gradio_api/call/ask", json={"data": ["Describe the picture.", secret, []]}, timeout=30).json()["event_id"]
+    with httpx.stream("GET", f"{url}gradio_api/call/ask/{event}", timeout=60) as stream:
+        told = "".join(stream.iter_text())
+    assert "event: error" in told
+    assert "assistant" not in told

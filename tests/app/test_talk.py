@@ -69,5 +69,6 @@ def test_no_question_no_recording_no_ears(visitor: Visitor) -> None:
 
 def test_answers_fetch_nothing_and_numbers_stay_numbers() -> None:
     assert tame("See ![x](http://evil/a.png) and [here](http://evil) <img src=x onerror=1> now") == "See x and here  now"
-    assert tame("2.") == "2\\."
+    assert tame("2.") == tame("2. ") == "2\\."
+    assert tame(" 2.") == " 2\\."
     assert tame("There are:\n1. a\n2. b") == "There are:\n1. a\n2. b"

@@ -22,6 +22,7 @@ _CSS = """
 .gradio-container { max-width: 1080px !important; margin: auto; overflow-x: hidden }
 #conversation { min-height: 24rem }
 #about { opacity: .75; font-size: .9rem }
+#examples .grid-container { grid-template-columns: repeat(3, minmax(0, 1fr)) !important } /* or phones scroll sideways */
 footer { display: none !important }
 """
 

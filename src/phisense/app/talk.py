@@ -18,7 +18,7 @@ from ..vision.pictures import open_picture
 
 LONGEST_ANSWER = 256  # tokens
 _REMOTE = re.compile(r"!?\[([^\]]*)\]\([^)]*\)|<[a-zA-Z/][^>]*>")
-_LONE_NUMBER = re.compile(r"^(\d+)\.$", re.MULTILINE)
+_LONE_NUMBER = re.compile(r"^([ \t]*\d+)\.[ \t]*$", re.MULTILINE)
 
 
 @dataclass(frozen=True, slots=True)
@@ -60,7 +60,7 @@ class Visitor:
         try:
             for piece in pieces:
                 said += piece
-                yield [*asked, Said("assistant", tame(said))]
+                yield [*asked, Said("assistant", tame(said.strip()))]
         finally:
             pieces.close()  # type: ignore[attr-defined]
         if not said.strip():
