@@ -32,11 +32,15 @@ ROWS = 768  # of the vocabulary, some of them free as in Phi-3.5
 GRID = 8
 CELLS = GRID * GRID
 NOTHING = " nothing"
+FINDING = ("colour", "place", "size", "relation", "comparison")
 
 
 @dataclass(frozen=True)
 class Round:
-    """`placed`: cells also hold the words of their corner. `together`: how often all of a thing's words share a cell."""
+    """`steps` are those of the learning rate's schedule; `until` ends the round earlier. `placed`: cells also hold the words of their corner. `together`: how often all of a thing's words share a cell.
+
+    `finding`: only cells, and only questions for which one thing must be found by its name.
+    """
 
     conversations: int
     steps: int
@@ -45,12 +49,15 @@ class Round:
     together: float
     seed: int
     batch: int = 64
+    finding: bool = False
+    until: int | None = None
 
 
 ROUNDS = (
     Round(conversations=50_000, steps=1_100, learning_rate=1.5e-3, placed=False, together=0.65, seed=12),
     Round(conversations=40_000, steps=1_400, learning_rate=1.2e-3, placed=True, together=0.9, seed=14),
-    Round(conversations=60_000, steps=4_000, learning_rate=1e-3, placed=True, together=1.0, seed=15, batch=32),
+    Round(conversations=60_000, steps=4_000, until=2_100, learning_rate=1e-3, placed=True, together=1.0, seed=15, batch=32),
+    Round(conversations=50_000, steps=1_700, learning_rate=1e-3, placed=True, together=1.0, seed=16, batch=32, finding=True),
 )
 
 
@@ -103,23 +110,23 @@ class Sample:
     bags: list[list[str]] | None
 
 
-def make_samples(seed: int, count: int) -> list[Sample]:
+def make_samples(seed: int, count: int, finding: bool) -> list[Sample]:
     words = tokenizer()
     prepare_tokenizer(words, ROWS)
     prompt = Prompt(words)
     rng = random.Random(seed)
-    return [_sample(prompt, rng) for _ in range(count)]
+    return [_sample(prompt, rng, finding) for _ in range(count)]
 
 
-def _sample(prompt: Prompt, rng: random.Random) -> Sample:
-    form = rng.random()
+def _sample(prompt: Prompt, rng: random.Random, finding: bool) -> Sample:
+    form = 0.5 if finding else rng.random()
     if form < 0.04:
         rendered = prompt.render(_small_talk(rng), [])
         return Sample(rendered.ids, rendered.labels, None)
     scene = sample_scene(rng)
     cells = form < 0.8
     head = f"{IMAGE}\n" if cells else f"{rng.choice([describe, caption])(scene, rng)}\n"
-    rendered = prompt.render(_dialogue(scene, rng, head), [CELLS] if cells else [])
+    rendered = prompt.render(_dialogue(scene, rng, head, finding), [CELLS] if cells else [])
     bags: list[list[str]] | None = None
     if cells:
         bags = [[] for _ in range(4)]
@@ -133,12 +140,14 @@ def _small_talk(rng: random.Random) -> list[Message]:
     return [m for asked, told in pairs for m in (Message("user", loosen(asked, rng)), Message("assistant", told))]
 
 
-def _dialogue(scene: Scene, rng: random.Random, head: str) -> list[Message]:
+def _dialogue(scene: Scene, rng: random.Random, head: str, finding: bool) -> list[Message]:
     """A conversation of 3 to 9 turns about the scene, now and then beginning with a description."""
-    pairs = [(q.text, q.answer) for q in balanced_questions(scene, rng, rng.randint(3, 9))]
-    if rng.random() < 0.25:
+    pairs = [
+        (q.text, q.answer) for q in balanced_questions(scene, rng, 12 if finding else rng.randint(3, 9)) if not finding or q.kind in FINDING
+    ]
+    if not finding and rng.random() < 0.25:
         pairs.insert(rng.randrange(2), (rng.choice(DESCRIBE_REQUESTS), describe(scene)))
-    if rng.random() < 0.1:
+    if not finding and rng.random() < 0.1:
         pairs.append(rng.choice(SMALL_TALK))
     messages = [m for asked, told in pairs for m in (Message("user", loosen(asked, rng)), Message("assistant", told))]
     messages[0] = Message("user", head + messages[0].text)
@@ -250,18 +259,19 @@ def run_round(plan: Round, out: Path, model: Phi3ForCausalLM | None, log_every: 
     chunk = 1000
     with ProcessPoolExecutor() as pool:
         seeds = [plan.seed * 1_000_003 + i for i in range(plan.conversations // chunk)]
-        samples = [sample for part in pool.map(make_samples, seeds, [chunk] * len(seeds)) for sample in part]
+        samples = [sample for part in pool.map(make_samples, seeds, [chunk] * len(seeds), [plan.finding] * len(seeds)) for sample in part]
     run = Trainer(plan, model)
     started = time.monotonic()
     losses: list[float] = []
     order: list[list[Sample]] = []
-    for step in range(plan.steps):
+    last = plan.until or plan.steps
+    for step in range(last):
         order = order or batches(samples, plan.batch, run.rng)
         losses.append(run.step(order.pop()))
         if (step + 1) % log_every == 0:
-            left = (time.monotonic() - started) / (step + 1) * (plan.steps - step - 1)
-            print(f"step {step + 1}/{plan.steps} loss {sum(losses[-log_every:]) / log_every:.4f} {left / 60:.0f} min left", flush=True)
-        if (step + 1) % (log_every * 3) == 0 or step + 1 == plan.steps:
+            left = (time.monotonic() - started) / (step + 1) * (last - step - 1)
+            print(f"step {step + 1}/{last} loss {sum(losses[-log_every:]) / log_every:.4f} {left / 60:.0f} min left", flush=True)
+        if (step + 1) % (log_every * 3) == 0 or step + 1 == last:
             save(run.model, out)
     return run.model
 
