@@ -45,7 +45,7 @@ def build(engine: Engine, ears: Transcriber | None = None, examples: Sequence[Ex
                     elem_id="picture",
                 )
                 # Gradio would open the file itself, before any bound of ours; `open_picture` is the only one that does.
-                picture.preprocess = _path_only  # type: ignore[method-assign]
+                picture.preprocess = _path_only
                 chosen = _example_gallery(examples)
                 gr.Markdown(f"{engine.name}: {engine.picture_tokens} tokens a picture, a window of {engine.window}", elem_id="about")
             with gr.Column(scale=3, min_width=280):
