@@ -37,8 +37,9 @@ FINDING = ("colour", "place", "size", "relation", "comparison")
 
 @dataclass(frozen=True)
 class Round:
-    """`steps` are those of the learning rate's schedule; `until` ends the round earlier. `placed`: cells also hold the words of their corner. `together`: how often all of a thing's words share a cell.
+    """`steps` are those of the learning rate's schedule; `until` ends the round earlier.
 
+    `placed`: cells also hold the words of their corner. `together`: how often all of a thing's words share a cell.
     `finding`: only cells, and only questions for which one thing must be found by its name.
     """
 
@@ -142,9 +143,9 @@ def _small_talk(rng: random.Random) -> list[Message]:
 
 def _dialogue(scene: Scene, rng: random.Random, head: str, finding: bool) -> list[Message]:
     """A conversation of 3 to 9 turns about the scene, now and then beginning with a description."""
-    pairs = [
-        (q.text, q.answer) for q in balanced_questions(scene, rng, 12 if finding else rng.randint(3, 9)) if not finding or q.kind in FINDING
-    ]
+    pool = balanced_questions(scene, rng, 12 if finding else rng.randint(3, 9))
+    asked = [q for q in pool if q.kind in FINDING] if finding else pool
+    pairs = [(q.text, q.answer) for q in asked or pool]
     if not finding and rng.random() < 0.25:
         pairs.insert(rng.randrange(2), (rng.choice(DESCRIBE_REQUESTS), describe(scene)))
     if not finding and rng.random() < 0.1:
