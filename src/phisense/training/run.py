@@ -11,6 +11,7 @@ runs/<name>/recipe.yaml          the resolved recipe
 
 from __future__ import annotations
 
+import random
 import shutil
 import time
 from collections.abc import Callable
@@ -27,6 +28,7 @@ from transformers import PrinterCallback, set_seed
 from .. import artefact
 from ..errors import ArtefactError, TrainingError
 from ..model import Phi3WithProjector
+from ..model.calibrate import calibrate
 from ..model.device import compute_dtype
 from ..model.lora import add_lora, check_targets, expected_trainable
 from ..recipe import Recipe, Stage
@@ -38,6 +40,7 @@ from .plot import plot_losses
 from .trainer import Reporter, StageTrainer, arguments
 
 KIND = "run"
+PICTURES_TO_CALIBRATE = 64
 Report = Callable[[dict[str, Any]], None]
 
 
@@ -68,6 +71,7 @@ class Training:
         artefact.write_bytes(folder / "recipe.yaml", yaml.safe_dump(recipe.model_dump(mode="json"), sort_keys=False).encode())
         built.model.requires_grad_(False)
         built.projector.float().requires_grad_(True)
+        self._calibrate(built, store)
         before = _copy(built.projector)
         self.facts["stages"] = {}
         if recipe.train.align is not None:
@@ -88,6 +92,12 @@ class Training:
         self.facts["seconds"] = time.monotonic() - started
         self._finish(folder, adapted)
         return self.facts
+
+    def _calibrate(self, built: Phi3WithProjector, store: FeatureStore) -> None:
+        """Fits the fresh projector to the parts, by the features of some training pictures."""
+        some = random.Random(self.recipe.seed).sample(store.names, min(len(store), PICTURES_TO_CALIBRATE))
+        features = torch.stack([store.features(name).float() for name in some]).to(built.device)
+        self.facts["calibration"] = calibrate(built.projector, features, built.model.get_input_embeddings().weight)
 
     def _record_trainable(self, adapted: PeftModel, trainable: int) -> None:
         """Refuses to train another number of parameters than the shapes say."""

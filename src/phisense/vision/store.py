@@ -130,6 +130,10 @@ class FeatureStore:
     def __len__(self) -> int:
         return len(self._where)
 
+    @property
+    def names(self) -> list[str]:
+        return sorted(self._where)
+
     def features(self, name: str) -> torch.Tensor:
         """`(P, D)` in the store's dtype. Raises ArtefactError if the picture was not encoded."""
         if name not in self._where:

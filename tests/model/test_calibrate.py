@@ -1,0 +1,60 @@
+"""Calibration: slots as large as embeddings, whatever the features look like; and what an uncalibrated projector gives."""
+
+from __future__ import annotations
+
+from typing import Any
+
+import pytest
+import torch
+
+from phisense import Phi3WithProjector
+from phisense.model.calibrate import calibrate
+from phisense.recipe import Projector
+
+
+@pytest.fixture
+def lopsided() -> torch.Tensor:
+    """Features as CLIP's are: channels far from zero, some far larger than others, one that never changes."""
+    torch.manual_seed(0)
+    spread = torch.logspace(-1, 1.5, 16)
+    features = torch.randn(32, 16, 16) * spread + 3 * spread
+    features[..., 5] = 7.0
+    return features
+
+
+@pytest.mark.parametrize("projector", [Projector(), Projector(kind="linear"), Projector(pool=2)], ids=["mlp", "linear", "pooled"])
+def test_slots_become_as_large_as_embeddings(parts: tuple[str, str], lopsided: torch.Tensor, projector: Projector) -> None:
+    built = Phi3WithProjector.assemble(*parts, projector, dtype=torch.float32)
+    table = built.model.get_input_embeddings().weight
+    found = calibrate(built.projector, lopsided, table)
+    with torch.inference_mode():
+        slots = built.projector(lopsided)
+    assert found["before"] > 3 * float(table.std()), "the control: a fresh projector misses the scale"
+    assert float(slots.std()) == pytest.approx(float(table.std()), rel=1e-3)
+    assert found["after"] == pytest.approx(found["embeddings"], rel=1e-3)
+
+
+def test_every_channel_counts_alike(parts: tuple[str, str], lopsided: torch.Tensor) -> None:
+    """The slots move as far with a small channel as with a large one; before, the large ones decided alone."""
+    built = Phi3WithProjector.assemble(*parts, dtype=torch.float32)
+
+    def moved_by(channel: int) -> float:
+        changed = lopsided.clone()
+        changed[..., channel] += lopsided[..., channel].std()
+        with torch.inference_mode():
+            return float((built.projector(changed) - built.projector(lopsided)).norm())
+
+    small, large = 0, 15
+    assert moved_by(large) > 20 * moved_by(small)
+    calibrate(built.projector, lopsided, built.model.get_input_embeddings().weight)
+    assert 0.5 < moved_by(large) / moved_by(small) < 2
+
+
+def test_the_same_pictures_calibrate_the_same(parts: tuple[str, str], lopsided: torch.Tensor) -> None:
+    def weights() -> dict[str, Any]:
+        built = Phi3WithProjector.assemble(*parts, dtype=torch.float32)
+        calibrate(built.projector, lopsided, built.model.get_input_embeddings().weight)
+        return dict(built.projector.state_dict())
+
+    first, second = weights(), weights()
+    assert all(torch.equal(first[name], second[name]) for name in first)
