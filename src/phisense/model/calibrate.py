@@ -28,7 +28,7 @@ def calibrate(projector: Any, features: torch.Tensor, embeddings: torch.Tensor) 
     # A channel that never changes carries nothing; dividing by its spread would only blow up noise.
     first.weight /= spread.clamp(min=0.01 * float(spread.mean()) or 1.0)
     first.bias -= first.weight @ mean
-    wanted = embeddings.float().std().to(before.device)
+    wanted = embeddings.detach().float().std().to(before.device)
     last.weight *= wanted / projector(features).std()
     return {"embeddings": float(wanted), "before": float(before), "after": float(projector(features).std())}
 

@@ -8,11 +8,11 @@ from typing import Any
 
 import torch
 from transformers import Trainer, TrainerCallback, TrainerControl, TrainerState, TrainingArguments
-from transformers.trainer_pt_utils import LengthGroupedSampler
 
 from ..errors import TrainingError
 from ..recipe import Stage
 from . import checkpoints
+from .batches import LikeLengths
 from .data import Samples
 
 Progress = Callable[[dict[str, Any]], None]
@@ -91,9 +91,7 @@ class StageTrainer(Trainer):
         dataset = train_dataset if train_dataset is not None else self.train_dataset
         assert isinstance(dataset, Samples)
         size = self.args.train_batch_size * self.args.gradient_accumulation_steps
-        generator = torch.Generator().manual_seed(self.args.data_seed or 0)
-        sampler: torch.utils.data.Sampler[int] = LengthGroupedSampler(size, lengths=dataset.lengths, generator=generator)
-        return sampler
+        return LikeLengths(dataset.lengths, size, seed=self.args.data_seed or 0)
 
     def training_step(self, *args: Any, **kwargs: Any) -> torch.Tensor:
         """Raises TrainingError on the first loss that is not finite, before any optimizer step uses it."""
