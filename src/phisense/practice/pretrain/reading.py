@@ -1,0 +1,165 @@
+"""What the practice language part reads: dialogues about scenes that are told in sentences or laid out in cells.
+
+*Cells* stand where a picture will later have its 8x8 slots: each reads the words for what lies there, mixed by random weights
+into one input vector (a bag of words: "small", "red", "circle" at once), with noise. A projector will later have to put the same
+content into the same places, and the closer that lies to something the language part can already read, the faster it learns to see.
+"""
+
+from __future__ import annotations
+
+import random
+from dataclasses import dataclass
+
+import torch
+from tokenizers import AddedToken, Tokenizer, decoders, models, pre_tokenizers, trainers
+from transformers import PreTrainedTokenizerFast
+
+from ...conversations import IMAGE, Message
+from ...prompt import CONTROL_TOKENS, END_OF_TEXT, Prompt, prepare_tokenizer
+from ..talk import DESCRIBE_REQUESTS, SMALL_TALK, Question, balanced_questions, caption, describe, noun_phrase
+from ..world import CORNERS, Scene, sample_scene
+
+ROWS = 768  # of the vocabulary, some of them free as in Phi-3.5
+GRID = 8
+CELLS = GRID * GRID
+NOTHING = " nothing"
+FINDING = ("colour", "place", "size", "relation", "comparison")
+
+
+def tokenizer() -> PreTrainedTokenizerFast:
+    """Byte-level BPE over the world's sentences, so any text can be read; Phi-3's control tokens, which swallow space to the right."""
+    rng = random.Random(0)
+    lines = [text for pair in SMALL_TALK for text in pair] + list(DESCRIBE_REQUESTS)
+    for split in ("train", "combinations"):
+        for _ in range(1500):
+            scene = sample_scene(rng, split)
+            lines += [describe(scene), caption(scene), *(text for q in balanced_questions(scene, rng, 6) for text in (q.text, q.answer))]
+    lines += [line.lower().replace("colour", "color") for line in lines] + ["nothing"] * 100
+    inner = Tokenizer(models.BPE())
+    inner.pre_tokenizer = pre_tokenizers.ByteLevel(add_prefix_space=True)
+    inner.decoder = decoders.ByteLevel()
+    trainer = trainers.BpeTrainer(
+        vocab_size=ROWS - 64, special_tokens=["<unk>", "<s>"], initial_alphabet=pre_tokenizers.ByteLevel.alphabet(), show_progress=False
+    )
+    inner.train_from_iterator(lines, trainer)
+    inner.add_special_tokens([AddedToken(tag, special=True, normalized=False, rstrip=tag != END_OF_TEXT) for tag in CONTROL_TOKENS])
+    return PreTrainedTokenizerFast(
+        tokenizer_object=inner, unk_token="<unk>", bos_token="<s>", eos_token=END_OF_TEXT, pad_token=END_OF_TEXT, model_max_length=1024
+    )
+
+
+@dataclass(frozen=True, slots=True)
+class Sample:
+    """`bags` is None where there are no cells, else one list of words for each of the four corners (empty: nothing there)."""
+
+    ids: list[int]
+    labels: list[int]
+    bags: list[list[str]] | None
+
+
+def make_samples(seed: int, count: int, finding: float) -> list[Sample]:
+    words = tokenizer()
+    prepare_tokenizer(words, ROWS)
+    prompt = Prompt(words)
+    rng = random.Random(seed)
+    return [_sample(prompt, rng, finding > 0 and rng.random() < finding) for _ in range(count)]
+
+
+def _sample(prompt: Prompt, rng: random.Random, finding: bool) -> Sample:
+    form = 0.5 if finding else rng.random()
+    if form < 0.04:
+        rendered = prompt.render(_small_talk(rng), [])
+        return Sample(rendered.ids, rendered.labels, None)
+    scene = sample_scene(rng)
+    cells = form < 0.8
+    head = f"{IMAGE}\n" if cells else f"{rng.choice([describe, caption])(scene, rng)}\n"
+    rendered = prompt.render(_dialogue(scene, rng, head, finding), [CELLS] if cells else [])
+    bags: list[list[str]] | None = None
+    if cells:
+        bags = _bags(scene)
+    return Sample(rendered.ids, rendered.labels, bags)
+
+
+def _bags(scene: Scene) -> list[list[str]]:
+    bags: list[list[str]] = [[] for _ in range(4)]
+    for thing in scene.things:
+        bags[thing.corner] = [f" {word}" for word in noun_phrase(thing).split()]
+    return bags
+
+
+def single_questions(seed: int, count: int) -> list[tuple[Question, Sample]]:
+    """One question about each scene's cells, and nothing else to read the answer off: what a picture will ask of the model."""
+    words = tokenizer()
+    prepare_tokenizer(words, ROWS)
+    prompt = Prompt(words)
+    rng = random.Random(seed)
+    asked = []
+    for _ in range(count):
+        scene = sample_scene(rng)
+        question = balanced_questions(scene, rng, 1)[0]
+        messages = [Message("user", f"{IMAGE}\n{question.text}"), Message("assistant", question.answer)]
+        rendered = prompt.render(messages, [CELLS])
+        asked.append((question, Sample(rendered.ids, rendered.labels, _bags(scene))))
+    return asked
+
+
+def _small_talk(rng: random.Random) -> list[Message]:
+    pairs = [rng.choice(SMALL_TALK) for _ in range(rng.randint(1, 4))]
+    return [m for asked, told in pairs for m in (Message("user", loosen(asked, rng)), Message("assistant", told))]
+
+
+def _dialogue(scene: Scene, rng: random.Random, head: str, finding: bool) -> list[Message]:
+    """A conversation of 3 to 9 turns about the scene, now and then beginning with a description."""
+    pool = balanced_questions(scene, rng, 12 if finding else rng.randint(3, 9))
+    asked = [q for q in pool if q.kind in FINDING] if finding else pool
+    pairs = [(q.text, q.answer) for q in asked or pool]
+    if not finding and rng.random() < 0.25:
+        pairs.insert(rng.randrange(2), (rng.choice(DESCRIBE_REQUESTS), describe(scene)))
+    if not finding and rng.random() < 0.1:
+        pairs.append(rng.choice(SMALL_TALK))
+    messages = [m for asked, told in pairs for m in (Message("user", loosen(asked, rng)), Message("assistant", told))]
+    messages[0] = Message("user", head + messages[0].text)
+    return messages
+
+
+def loosen(text: str, rng: random.Random) -> str:
+    """Typed as people type: now and then in lower case, without the question mark, or with American spelling."""
+    if rng.random() < 0.15:
+        text = text.lower()
+    if rng.random() < 0.15:
+        text = text.rstrip("?.")
+    if rng.random() < 0.15:
+        text = text.replace("colour", "color")
+    return text
+
+
+def mix_cells(samples: list[Sample], word_ids: dict[str, int], rng: random.Random, placed: bool, together: float) -> torch.Tensor:
+    """Weights `(B, CELLS, ROWS)`: what each cell reads. A thing's words fill a patch of its corner's 4x4 cells."""
+    weights = torch.zeros(len(samples), CELLS, ROWS)
+    weights[:, :, word_ids[NOTHING]] = 1
+    for row, sample in enumerate(samples):
+        for corner, bag in enumerate(sample.bags or []):
+            where = [f" {word}" for word in CORNERS[corner].split()] if placed else []
+            for cell, words in _spread(bag, corner, rng, together):
+                weights[row, cell, word_ids[NOTHING]] = 0
+                for word in words:
+                    weights[row, cell, word_ids[word]] = rng.uniform(0.5, 1.5)
+                for word in where:
+                    weights[row, cell, word_ids[word]] = rng.uniform(0.3, 1.0)
+    return weights
+
+
+def _spread(bag: list[str], corner: int, rng: random.Random, together: float) -> list[tuple[int, list[str]]]:
+    """The cells that read something: a rectangle within the corner, its words all together in each cell, or one word a cell."""
+    if not bag:
+        return []
+    half = GRID // 2
+    height, width = (rng.randint(2, 3), rng.randint(2, 3)) if bag[0] == " small" else (rng.randint(3, 4), rng.randint(3, 4))
+    top = corner // 2 * half + rng.randint(0, half - height)
+    left = corner % 2 * half + rng.randint(0, half - width)
+    cells = [(top + r) * GRID + left + c for r in range(height) for c in range(width)]
+    if rng.random() < together:  # together, in all of them or some
+        kept = rng.sample(cells, rng.randint(1, len(cells)))
+        return [(cell, bag) for cell in kept]
+    rng.shuffle(cells)  # apart; four cells or more, so that every word occurs
+    return [(cell, [bag[i % len(bag)]]) for i, cell in enumerate(cells)]
