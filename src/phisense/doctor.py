@@ -14,7 +14,7 @@ from typing import Any, Literal
 import torch
 
 from .errors import PhisenseError
-from .model.device import compute_dtype, pick_device
+from .model.device import compute_dtype, pick_device, training_attention
 from .parts import resolve_part
 from .recipe import Recipe
 
@@ -73,7 +73,7 @@ def attention(device: torch.device) -> str:
     """The implementation that transformers will choose."""
     if device.type == "cuda" and find_spec("flash_attn") is not None:
         return "sdpa (flash-attn is installed, and PyTorch's own flash kernels are used)"
-    return "sdpa (PyTorch's fused kernels)" if device.type == "cuda" else "sdpa"
+    return "sdpa (PyTorch's fused kernels)" if device.type == "cuda" else f"sdpa; {training_attention(device)} in training"
 
 
 def _parts(recipe: Recipe) -> list[Finding]:

@@ -59,6 +59,7 @@ def test_what_is_held_out_stays_out() -> None:
         scene = sample_scene(rng)
         assert not any(t.held_out for t in (*scene.things, *near_miss(scene, rng).things))
     assert all(any(t.held_out for t in sample_scene(rng, "combinations").things) for _ in range(200))
+    assert any(t.held_out for _ in range(50) for t in sample_scene(rng, "read").things)  # text, never drawn to be trained on
     train, held_out = digit_images("train"), digit_images("heldout")
     assert sum(map(len, train)) + sum(map(len, held_out)) == 1797
     seen = {image.tobytes() for images in train for image in images}

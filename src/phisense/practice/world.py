@@ -4,10 +4,11 @@ A scene is a 2x2 arrangement of *corners* (top left ... bottom right). A corner 
 shape or a handwritten digit, in a colour and a size. Nothing here draws (`draw`) or talks (`talk`); a scene is plain data,
 so that a question can be answered from it without looking at its picture.
 
-Three things are held out of *all* training, that of the shipped parts included:
+Three things are held out of *all* training on pictures, that of the shipped parts included:
 
 * scenes: training and evaluation scenes come from different seeds;
-* `HELD_OUT_COMBINATIONS`: colour-shape pairs that occur only in the `combinations` split;
+* `HELD_OUT_COMBINATIONS`: colour-shape pairs that occur only in pictures of the `combinations` split. The language part has read of
+  them, as a real one has read of red stars; neither the vision part nor the projector nor the adapter ever meets one;
 * handwritten digits: a fifth of scikit-learn's images (`draw.digit_images`) is used for evaluation only.
 """
 
@@ -24,7 +25,7 @@ DIGITS = ("0", "1", "2", "3", "4", "5", "6", "7", "8", "9")
 SIZES = ("small", "large")
 CORNERS = ("top left", "top right", "bottom left", "bottom right")
 
-#: One colour of every shape, every colour once: no model of this project is ever trained on one of these pairs.
+#: One colour of every shape, every colour once: no picture of one of these pairs is ever trained on.
 HELD_OUT_COMBINATIONS: frozenset[tuple[str, str]] = frozenset(
     {
         ("red", "star"),
@@ -38,7 +39,7 @@ HELD_OUT_COMBINATIONS: frozenset[tuple[str, str]] = frozenset(
     }
 )
 
-Split = Literal["train", "heldout", "combinations"]
+Split = Literal["train", "heldout", "combinations", "read"]
 
 
 @dataclass(frozen=True, slots=True)
@@ -81,9 +82,12 @@ class Scene:
 
 
 def sample_scene(rng: random.Random, split: Split = "train", *, digit_share: float = 0.25) -> Scene:
-    """One to four things, `digit_share` of them digits. Split `combinations` holds at least one held-out pair, others none."""
+    """One to four things, `digit_share` of them digits.
+
+    Split `combinations` holds at least one held-out pair; `read`, for text only, any pairs; the others none.
+    """
     corners = sorted(rng.sample(range(4), rng.randint(1, 4)))
-    things = [_sample_thing(rng, corner, digit_share) for corner in corners]
+    things = [_sample_thing(rng, corner, digit_share, every_pair=split == "read") for corner in corners]
     if split == "combinations":
         at = rng.randrange(len(things))
         colour, noun = rng.choice(sorted(HELD_OUT_COMBINATIONS))
@@ -91,9 +95,9 @@ def sample_scene(rng: random.Random, split: Split = "train", *, digit_share: flo
     return Scene(tuple(things), rng.randrange(2**31))
 
 
-def _sample_thing(rng: random.Random, corner: int, digit_share: float) -> Thing:
+def _sample_thing(rng: random.Random, corner: int, digit_share: float, *, every_pair: bool = False) -> Thing:
     noun = rng.choice(DIGITS) if rng.random() < digit_share else rng.choice(SHAPES)
-    colour = rng.choice([c for c in COLOURS if (c, noun) not in HELD_OUT_COMBINATIONS])
+    colour = rng.choice([c for c in COLOURS if every_pair or (c, noun) not in HELD_OUT_COMBINATIONS])
     return Thing(noun, colour, rng.choice(SIZES), corner)
 
 

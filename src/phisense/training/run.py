@@ -29,7 +29,7 @@ from .. import artefact
 from ..errors import ArtefactError, TrainingError
 from ..model import Phi3WithProjector
 from ..model.calibrate import calibrate
-from ..model.device import compute_dtype
+from ..model.device import compute_dtype, training_attention
 from ..model.lora import add_lora, check_targets, expected_trainable
 from ..recipe import Recipe, Stage
 from ..vision.encoders import encoder_fingerprint
@@ -65,6 +65,7 @@ class Training:
         store = FeatureStore(recipe.store, encoder=encoder_fingerprint(recipe.vision.part, recipe.vision.encoder, recipe.vision.layer))
         set_seed(recipe.seed)
         built = Phi3WithProjector.from_recipe(recipe, quantise=recipe.train.quantise, stored_features=True, device=self.device)
+        built.model.set_attn_implementation(training_attention(built.device))
         check_targets(built.model, recipe.train.lora.targets)
         folder.mkdir(parents=True, exist_ok=True)
         (folder / artefact.MANIFEST).unlink(missing_ok=True)

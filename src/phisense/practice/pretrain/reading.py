@@ -16,8 +16,9 @@ from transformers import PreTrainedTokenizerFast
 
 from ...conversations import IMAGE, Message
 from ...prompt import CONTROL_TOKENS, END_OF_TEXT, Prompt, prepare_tokenizer
+from ..dataset import about_held_out
 from ..talk import DESCRIBE_REQUESTS, SMALL_TALK, Question, balanced_questions, caption, describe, noun_phrase
-from ..world import CORNERS, Scene, sample_scene
+from ..world import CORNERS, Scene, Split, sample_scene
 
 ROWS = 768  # of the vocabulary, some of them free as in Phi-3.5
 GRID = 8
@@ -57,20 +58,20 @@ class Sample:
     bags: list[list[str]] | None
 
 
-def make_samples(seed: int, count: int, finding: float) -> list[Sample]:
+def make_samples(seed: int, count: int, finding: float, split: Split) -> list[Sample]:
     words = tokenizer()
     prepare_tokenizer(words, ROWS)
     prompt = Prompt(words)
     rng = random.Random(seed)
-    return [_sample(prompt, rng, finding > 0 and rng.random() < finding) for _ in range(count)]
+    return [_sample(prompt, rng, finding > 0 and rng.random() < finding, split) for _ in range(count)]
 
 
-def _sample(prompt: Prompt, rng: random.Random, finding: bool) -> Sample:
+def _sample(prompt: Prompt, rng: random.Random, finding: bool, split: Split) -> Sample:
     form = 0.5 if finding else rng.random()
     if form < 0.04:
         rendered = prompt.render(_small_talk(rng), [])
         return Sample(rendered.ids, rendered.labels, None)
-    scene = sample_scene(rng)
+    scene = sample_scene(rng, split)
     cells = form < 0.8
     head = f"{IMAGE}\n" if cells else f"{rng.choice([describe, caption])(scene, rng)}\n"
     rendered = prompt.render(_dialogue(scene, rng, head, finding), [CELLS] if cells else [])
@@ -87,7 +88,7 @@ def _bags(scene: Scene) -> list[list[str]]:
     return bags
 
 
-def single_questions(seed: int, count: int) -> list[tuple[Question, Sample]]:
+def single_questions(seed: int, count: int, split: Split) -> list[tuple[Question, Sample]]:
     """One question about each scene's cells, and nothing else to read the answer off: what a picture will ask of the model."""
     words = tokenizer()
     prepare_tokenizer(words, ROWS)
@@ -95,8 +96,8 @@ def single_questions(seed: int, count: int) -> list[tuple[Question, Sample]]:
     rng = random.Random(seed)
     asked = []
     for _ in range(count):
-        scene = sample_scene(rng)
-        question = balanced_questions(scene, rng, 1)[0]
+        scene = sample_scene(rng, split)
+        question = (about_held_out if split == "combinations" else balanced_questions)(scene, rng, 1)[0]
         messages = [Message("user", f"{IMAGE}\n{question.text}"), Message("assistant", question.answer)]
         rendered = prompt.render(messages, [CELLS])
         asked.append((question, Sample(rendered.ids, rendered.labels, _bags(scene))))
