@@ -11,8 +11,10 @@ spoken.jsonl        the recorded questions (`spoken`), each about held-out scene
 
 from __future__ import annotations
 
+import os
 import random
 from collections.abc import Callable, Sequence
+from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -50,15 +52,9 @@ def write_world(out: Path, *, seed: int = 0, sizes: Sizes | None = None, progres
         "combinations": [sample_scene(rng, "combinations") for _ in range(sizes.combinations)],
         "digits": [_scene_with_digit(rng) for _ in range(sizes.digits)],
     }
-    total = sum(map(len, scenes.values()))
     with artefact.staged(out, kind="practice world", about={"seed": seed}) as folder:
         (folder / "images").mkdir()
-        done = 0
-        for split, members in scenes.items():
-            for i, scene in enumerate(members):
-                draw(scene, "train" if split == "train" else "heldout").save(folder / "images" / picture_name(split, i), quality=92)
-                done += 1
-                progress(done, total)
+        _draw_all(folder / "images", scenes, progress)
         _write_training(folder, scenes["train"], rng)
         _write_questions(folder / "heldout.jsonl", "heldout", scenes["heldout"], lambda s: balanced_questions(s, rng, 4))
         _write_questions(folder / "combinations.jsonl", "combinations", scenes["combinations"], lambda s: about_held_out(s, rng, 3))
@@ -67,6 +63,19 @@ def write_world(out: Path, *, seed: int = 0, sizes: Sizes | None = None, progres
             folder / "digits.jsonl", "digits", scenes["digits"], lambda s: [rng.choice([q for q in questions(s) if q.kind == "digit"])]
         )
     return {split: len(members) for split, members in scenes.items()}
+
+
+def _draw_all(folder: Path, scenes: dict[str, list[Scene]], progress: Progress) -> None:
+    """In threads: most of the time goes into Pillow and NumPy, which do not hold the interpreter's lock."""
+    jobs = [(split, i, scene) for split, members in scenes.items() for i, scene in enumerate(members)]
+
+    def paint(job: tuple[str, int, Scene]) -> None:
+        split, i, scene = job
+        draw(scene, "train" if split == "train" else "heldout").save(folder / picture_name(split, i), quality=92)
+
+    with ThreadPoolExecutor(os.cpu_count()) as pool:
+        for done, _ in enumerate(pool.map(paint, jobs), 1):
+            progress(done, len(jobs))
 
 
 def picture_name(split: str, number: int) -> str:

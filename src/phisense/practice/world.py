@@ -81,7 +81,7 @@ class Scene:
         return [thing for thing in self.things if matches(thing)]
 
 
-def sample_scene(rng: random.Random, split: Split = "train", *, digit_share: float = 0.25) -> Scene:
+def sample_scene(rng: random.Random, split: Split = "train", *, digit_share: float = 0.4) -> Scene:
     """One to four things, `digit_share` of them digits.
 
     Split `combinations` holds at least one held-out pair; `read`, for text only, any pairs; the others none.

@@ -5,7 +5,8 @@ which it learns slowly; from the second on the bag also holds the words of its c
 know their place. "Which colour does the ring have?" needs one cell to be found among many, which nothing but such questions
 teaches: a round of them alone does in minutes what the mixture did not in an hour. The next brings back the rest. A part that
 had only ever read of those pairs of colour and shape of which there are pictures had learned that the others do not exist: with
-the words "red star" in a cell it said that there was no star. So the last round reads of all pairs, as a real language model has.
+the words "red star" in a cell it said that there was no star. So the last two rounds read of all pairs, as a real language model
+has.
 """
 
 from __future__ import annotations
@@ -33,7 +34,7 @@ class Round:
     """`steps` are those of the learning rate's schedule; `until` ends the round earlier.
 
     `placed`: cells also hold the words of their corner. `together`: how often all of a thing's words share a cell.
-    `finding`: the share of conversations that have cells, and only questions for which one thing must be found by its name.
+    `finding`: the share of conversations that have cells, and only questions of `kinds`: those that need a thing found by its name.
     `split`: of the scenes; "read" has the colour-shape pairs too of which there are no pictures to learn from.
     """
 
@@ -45,6 +46,7 @@ class Round:
     seed: int
     batch: int = 64
     finding: float = 0.0
+    kinds: tuple[str, ...] = ("colour", "place", "size", "relation", "comparison")
     until: int | None = None
     split: Split = "train"
 
@@ -56,6 +58,17 @@ ROUNDS = (
     Round(conversations=50_000, steps=1_700, until=900, learning_rate=1e-3, placed=True, together=1.0, seed=16, batch=32, finding=1.0),
     Round(conversations=26_000, steps=800, learning_rate=7e-4, placed=True, together=1.0, seed=17, batch=32),
     Round(conversations=58_000, steps=900, learning_rate=8e-4, placed=True, together=1.0, seed=18, finding=0.3, split="read"),
+    Round(
+        conversations=58_000,
+        steps=900,
+        learning_rate=7e-4,
+        placed=True,
+        together=1.0,
+        seed=19,
+        finding=0.5,
+        kinds=("colour", "relation", "comparison", "count", "exists"),
+        split="read",
+    ),
 )
 
 
@@ -162,7 +175,7 @@ def run_round(plan: Round, out: Path, model: Phi3ForCausalLM | None, log_every: 
     chunk = 1000
     with ProcessPoolExecutor() as pool:
         seeds = [plan.seed * 1_000_003 + i for i in range(plan.conversations // chunk)]
-        parts = pool.map(make_samples, seeds, repeat(chunk), repeat(plan.finding), repeat(plan.split))
+        parts = pool.map(make_samples, seeds, repeat(chunk), repeat(plan.finding), repeat(plan.kinds), repeat(plan.split))
         samples = [sample for part in parts for sample in part]
     run = Trainer(plan, model)
     started = time.monotonic()

@@ -24,7 +24,6 @@ ROWS = 768  # of the vocabulary, some of them free as in Phi-3.5
 GRID = 8
 CELLS = GRID * GRID
 NOTHING = " nothing"
-FINDING = ("colour", "place", "size", "relation", "comparison")
 
 
 def tokenizer() -> PreTrainedTokenizerFast:
@@ -58,15 +57,15 @@ class Sample:
     bags: list[list[str]] | None
 
 
-def make_samples(seed: int, count: int, finding: float, split: Split) -> list[Sample]:
+def make_samples(seed: int, count: int, finding: float, kinds: tuple[str, ...], split: Split) -> list[Sample]:
     words = tokenizer()
     prepare_tokenizer(words, ROWS)
     prompt = Prompt(words)
     rng = random.Random(seed)
-    return [_sample(prompt, rng, finding > 0 and rng.random() < finding, split) for _ in range(count)]
+    return [_sample(prompt, rng, kinds if finding > 0 and rng.random() < finding else (), split) for _ in range(count)]
 
 
-def _sample(prompt: Prompt, rng: random.Random, finding: bool, split: Split) -> Sample:
+def _sample(prompt: Prompt, rng: random.Random, finding: tuple[str, ...], split: Split) -> Sample:
     form = 0.5 if finding else rng.random()
     if form < 0.04:
         rendered = prompt.render(_small_talk(rng), [])
@@ -109,10 +108,10 @@ def _small_talk(rng: random.Random) -> list[Message]:
     return [m for asked, told in pairs for m in (Message("user", loosen(asked, rng)), Message("assistant", told))]
 
 
-def _dialogue(scene: Scene, rng: random.Random, head: str, finding: bool) -> list[Message]:
+def _dialogue(scene: Scene, rng: random.Random, head: str, finding: tuple[str, ...]) -> list[Message]:
     """A conversation of 3 to 9 turns about the scene, now and then beginning with a description."""
     pool = balanced_questions(scene, rng, 12 if finding else rng.randint(3, 9))
-    asked = [q for q in pool if q.kind in FINDING] if finding else pool
+    asked = [q for q in pool if q.kind in finding] if finding else pool
     pairs = [(q.text, q.answer) for q in asked or pool]
     if not finding and rng.random() < 0.25:
         pairs.insert(rng.randrange(2), (rng.choice(DESCRIBE_REQUESTS), describe(scene)))
