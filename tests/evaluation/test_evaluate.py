@@ -32,7 +32,7 @@ def report(model: Path, world: Path, verb: Any, tmp_path_factory: pytest.TempPat
 def test_a_trained_model_looks(report: tuple[Path, dict[str, Any]]) -> None:
     out, scores = report
     assert scores["looks"]["verdict"] == "looks"
-    assert scores["real"]["accuracy"]["value"] > scores["blind"]["accuracy"]["value"] + 0.08
+    assert scores["real"]["accuracy"]["value"] > scores["blind"]["accuracy"]["value"] + 0.25
     assert scores["real"]["loss"] < scores["shuffled"]["loss"]
     lines = [json.loads(line) for line in (out / "predictions.jsonl").read_text().splitlines()]
     assert len(lines) == 3 * scores["questions"]

@@ -16,10 +16,12 @@ def test_the_summary_has_every_figure(road: tuple[Path, dict[str, Any]]) -> None
 
 
 def test_fewer_scenes_already_teach_it_to_look(road: tuple[Path, dict[str, Any]]) -> None:
-    """The full demo's figures are in docs/benchmarks.md; with two fifths of the scenes it must at least begin to look."""
+    """The full demo's figures are in docs/benchmarks.md; with two fifths of the scenes it answers 0.79 with the picture, 0.35 without."""
     _, summary = road
     accuracy = summary["accuracy"]
-    assert accuracy["real"] >= max(accuracy["blind"], accuracy["shuffled"]) + 0.1
+    assert accuracy["real"] >= 0.65
+    assert accuracy["real"] >= max(accuracy["blind"], accuracy["shuffled"]) + 0.25
+    assert accuracy["unseen_combinations"] >= 0.45
     assert max(accuracy["blind"], accuracy["shuffled"]) <= 0.5
     assert summary["looks"] == "looks"
 
@@ -33,3 +35,4 @@ def test_nothing_is_lost_and_nothing_is_invented(road: tuple[Path, dict[str, Any
     assert summary["train"]["trainable"] == summary["train"]["trainable_expected"]
     assert summary["speech"]["wer"] <= 0.1
     assert summary["speech"]["recordings"] >= 30
+    assert summary["speech"]["answer_accuracy"] >= 0.5
