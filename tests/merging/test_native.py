@@ -39,7 +39,7 @@ for picture, text in questions:
     prompt = processor.apply_chat_template([{"role": "user", "content": content}], add_generation_prompt=True)
     images = {"images": Image.open(picture)} if picture else {}
     inputs = processor(text=prompt, add_special_tokens=False, return_tensors="pt", **images)
-    made = model.generate(**inputs, max_new_tokens=40)
+    made = model.generate(**inputs, max_new_tokens=128)
     answers.append(processor.decode(made[0, inputs["input_ids"].shape[1]:], skip_special_tokens=True).strip())
 print(json.dumps([type(model).__name__, answers]))
 """
