@@ -120,6 +120,8 @@ def test_ctrl_c_exits_130(world: Path, trained: dict[str, object]) -> None:
     process = subprocess.Popen(
         [sys.executable, "-m", "phisense", "train", "practice", "--set", f"root={world}", "--set", "name=interrupted"],
         stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True,
+        # A shell that runs the tests in the background makes them, and so this process, ignore Ctrl-C.
+        preexec_fn=lambda: signal.signal(signal.SIGINT, signal.SIG_DFL),
     )  # fmt: skip
     (world / "features" / "interrupted").symlink_to(world / "features" / "practice")
     time.sleep(8)
