@@ -24,6 +24,7 @@ ROWS = 768  # of the vocabulary, some of them free as in Phi-3.5
 GRID = 8
 CELLS = GRID * GRID
 NOTHING = " nothing"
+DIGIT_SHARE = 0.25  # of the things it reads of; the vocabulary is drawn from them, so another share would be another part
 
 
 def tokenizer() -> PreTrainedTokenizerFast:
@@ -32,7 +33,7 @@ def tokenizer() -> PreTrainedTokenizerFast:
     lines = [text for pair in SMALL_TALK for text in pair] + list(DESCRIBE_REQUESTS)
     for split in ("train", "combinations"):
         for _ in range(1500):
-            scene = sample_scene(rng, split)
+            scene = sample_scene(rng, split, digit_share=DIGIT_SHARE)
             lines += [describe(scene), caption(scene), *(text for q in balanced_questions(scene, rng, 6) for text in (q.text, q.answer))]
     lines += [line.lower().replace("colour", "color") for line in lines] + ["nothing"] * 100
     inner = Tokenizer(models.BPE())
@@ -57,10 +58,14 @@ class Sample:
     bags: list[list[str]] | None
 
 
-def make_samples(seed: int, count: int, finding: float, kinds: tuple[str, ...], split: Split) -> list[Sample]:
+def _prompt() -> Prompt:
     words = tokenizer()
     prepare_tokenizer(words, ROWS)
-    prompt = Prompt(words)
+    return Prompt(words)
+
+
+def make_samples(seed: int, count: int, finding: float, kinds: tuple[str, ...], split: Split) -> list[Sample]:
+    prompt = _prompt()
     rng = random.Random(seed)
     return [_sample(prompt, rng, kinds if finding > 0 and rng.random() < finding else (), split) for _ in range(count)]
 
@@ -70,7 +75,7 @@ def _sample(prompt: Prompt, rng: random.Random, finding: tuple[str, ...], split:
     if form < 0.04:
         rendered = prompt.render(_small_talk(rng), [])
         return Sample(rendered.ids, rendered.labels, None)
-    scene = sample_scene(rng, split)
+    scene = sample_scene(rng, split, digit_share=DIGIT_SHARE)
     cells = form < 0.8
     head = f"{IMAGE}\n" if cells else f"{rng.choice([describe, caption])(scene, rng)}\n"
     rendered = prompt.render(_dialogue(scene, rng, head, finding), [CELLS] if cells else [])
@@ -89,13 +94,11 @@ def _bags(scene: Scene) -> list[list[str]]:
 
 def single_questions(seed: int, count: int, split: Split) -> list[tuple[Question, Sample]]:
     """One question about each scene's cells, and nothing else to read the answer off: what a picture will ask of the model."""
-    words = tokenizer()
-    prepare_tokenizer(words, ROWS)
-    prompt = Prompt(words)
+    prompt = _prompt()
     rng = random.Random(seed)
     asked = []
     for _ in range(count):
-        scene = sample_scene(rng, split)
+        scene = sample_scene(rng, split, digit_share=DIGIT_SHARE)
         question = (about_held_out if split == "combinations" else balanced_questions)(scene, rng, 1)[0]
         messages = [Message("user", f"{IMAGE}\n{question.text}"), Message("assistant", question.answer)]
         rendered = prompt.render(messages, [CELLS])
