@@ -136,14 +136,16 @@ def loosen(text: str, rng: random.Random) -> str:
     return text
 
 
-def mix_cells(samples: list[Sample], word_ids: dict[str, int], rng: random.Random, placed: bool, together: float) -> torch.Tensor:
+def mix_cells(
+    samples: list[Sample], word_ids: dict[str, int], rng: random.Random, placed: bool, together: float, whole: float
+) -> torch.Tensor:
     """Weights `(B, CELLS, ROWS)`: what each cell reads. A thing's words fill a patch of its corner's 4x4 cells."""
     weights = torch.zeros(len(samples), CELLS, ROWS)
     weights[:, :, word_ids[NOTHING]] = 1
     for row, sample in enumerate(samples):
         for corner, bag in enumerate(sample.bags or []):
             where = [f" {word}" for word in CORNERS[corner].split()] if placed else []
-            for cell, words in _spread(bag, corner, rng, together):
+            for cell, words in _spread(bag, corner, rng, together, whole):
                 weights[row, cell, word_ids[NOTHING]] = 0
                 for word in words:
                     weights[row, cell, word_ids[word]] = rng.uniform(0.5, 1.5)
@@ -152,11 +154,13 @@ def mix_cells(samples: list[Sample], word_ids: dict[str, int], rng: random.Rando
     return weights
 
 
-def _spread(bag: list[str], corner: int, rng: random.Random, together: float) -> list[tuple[int, list[str]]]:
+def _spread(bag: list[str], corner: int, rng: random.Random, together: float, whole: float) -> list[tuple[int, list[str]]]:
     """The cells that read something: a rectangle within the corner, its words all together in each cell, or one word a cell."""
     if not bag:
         return []
     half = GRID // 2
+    if whole and rng.random() < whole:
+        return [((corner // 2 * half + r) * GRID + corner % 2 * half + c, bag) for r in range(half) for c in range(half)]
     height, width = (rng.randint(2, 3), rng.randint(2, 3)) if bag[0] == " small" else (rng.randint(3, 4), rng.randint(3, 4))
     top = corner // 2 * half + rng.randint(0, half - height)
     left = corner % 2 * half + rng.randint(0, half - width)

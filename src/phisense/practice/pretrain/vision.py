@@ -3,10 +3,11 @@
 Contrastive losses share the text tower. *Pictures*: each batch holds groups of a scene and its near misses (one colour,
 shape, size or place changed), so a picture has to be told from pictures that differ in one fact (hard negatives).
 *Regions*: the mean over a corner's patches against the phrase of what lies in that corner, as in RegionCLIP (Zhong et
-al., 2022). *Patches*, in the second round: one patch of a corner, in the layer that a projector reads, against each fact by
+al., 2022). *Patches*, from the second round on: patches of a corner, in the layer that a projector reads, against each fact by
 itself: which noun, colour, size and corner. With the first two losses alone a corner's patches knew its noun together (a
 linear probe read 0.90 of them from the mean) and not singly (0.57), while the language part is used to cells that each know
-all; and a colour and a shape that had never met were told apart less well than others.
+all; and a colour and a shape that had never met were told apart less well than others. *Handwriting*: the third round's
+pictures are full of digits, and every patch is asked, not one of each corner.
 """
 
 from __future__ import annotations
@@ -17,6 +18,7 @@ import time
 from collections.abc import Sequence
 from concurrent.futures import ProcessPoolExecutor
 from dataclasses import dataclass
+from itertools import repeat
 from pathlib import Path
 from typing import Any
 
@@ -26,13 +28,13 @@ from PIL import Image
 from tokenizers import Regex, Tokenizer, models, normalizers, pre_tokenizers, processors
 from transformers import CLIPConfig, CLIPImageProcessorPil, CLIPModel, PreTrainedTokenizerFast
 
+from ...model.device import compute_dtype
 from ..draw import DigitSet, draw
 from ..talk import caption, noun_phrase
 from ..world import COLOURS, CORNERS, DIGITS, SHAPES, SIZES, Scene, near_miss, sample_scene
 
 SIDE, PATCH = 96, 12  # pixels: 8x8 patches, 4x4 of them in a corner
 NEAR_MISSES = 3
-DIGIT_SHARE = 0.5  # handwriting is harder to tell apart than shapes, so it gets more of the pictures than the world has
 EMPTY = "nothing"
 MEAN, STD = 0.5, 0.25
 PATCH_SCALE = 16.0  # gentler than the learned 100: a patch is seldom sure
@@ -41,17 +43,26 @@ READ = -2  # the hidden state that a projector reads, as in LLaVA
 
 @dataclass(frozen=True)
 class Plan:
-    """One round: pictures rendered, steps of `groups` x (1 + NEAR_MISSES) pictures, the random seed; `patches` adds their loss."""
+    """One round: pictures rendered, steps of `groups` x (1 + NEAR_MISSES) pictures, the random seed.
+
+    `patches`: how many of a corner's 16 are asked in each step. `digit_share`: of the things; handwriting is harder to tell
+    apart than shapes, so it gets more than its share of the world.
+    """
 
     groups_rendered: int = 32_000
     steps: int = 5_000
     groups: int = 32
     learning_rate: float = 1e-3
     seed: int = 11
-    patches: bool = False
+    patches: int = 0
+    digit_share: float = 0.5
 
 
-ROUNDS = (Plan(), Plan(groups_rendered=20_000, steps=1_500, learning_rate=7e-4, seed=13, patches=True))
+ROUNDS = (
+    Plan(),
+    Plan(groups_rendered=20_000, steps=1_500, learning_rate=7e-4, seed=13, patches=1),
+    Plan(groups_rendered=12_000, steps=1_500, groups=16, learning_rate=7e-4, seed=17, patches=16, digit_share=0.75),
+)
 
 
 def config() -> CLIPConfig:
@@ -97,8 +108,8 @@ def image_processor() -> CLIPImageProcessorPil:
     )
 
 
-def sample_group(rng: random.Random) -> list[Scene]:
-    scene = sample_scene(rng, digit_share=DIGIT_SHARE)
+def sample_group(rng: random.Random, plan: Plan) -> list[Scene]:
+    scene = sample_scene(rng, digit_share=plan.digit_share)
     return [scene, *(near_miss(scene, rng) for _ in range(NEAR_MISSES))]
 
 
@@ -107,9 +118,9 @@ def render(scene: Scene, digits: DigitSet = "train") -> np.ndarray:
     return np.asarray(draw(scene, digits).resize((SIDE, SIDE), Image.Resampling.BICUBIC))
 
 
-def _render_groups(seed: int, count: int) -> tuple[list[Scene], np.ndarray]:
+def _render_groups(seed: int, count: int, plan: Plan) -> tuple[list[Scene], np.ndarray]:
     rng = random.Random(seed)
-    scenes = [scene for _ in range(count) for scene in sample_group(rng)]
+    scenes = [scene for _ in range(count) for scene in sample_group(rng, plan)]
     return scenes, np.stack([render(scene) for scene in scenes])
 
 
@@ -117,7 +128,7 @@ def render_all(plan: Plan, chunk: int = 1000) -> tuple[list[Scene], np.ndarray]:
     """All scenes, group after group, and their pictures `(N, SIDE, SIDE, 3)` uint8."""
     seeds = [plan.seed * 1_000_003 + i for i in range(plan.groups_rendered // chunk)]
     with ProcessPoolExecutor() as pool:
-        parts = list(pool.map(_render_groups, seeds, [chunk] * len(seeds)))
+        parts = list(pool.map(_render_groups, seeds, repeat(chunk), repeat(plan)))
     return [scene for scenes, _ in parts for scene in scenes], np.concatenate([pictures for _, pictures in parts])
 
 
@@ -171,7 +182,7 @@ class Trainer:
         # A little exposure and contrast of its own for each picture, and sensor noise.
         pixels = pixels * torch.empty(len(pixels), 1, 1, 1).uniform_(0.9, 1.1) + torch.empty(len(pixels), 1, 1, 1).uniform_(-0.05, 0.05)
         pixels = (pixels + torch.rand_like(pixels) * 0.05 - MEAN) / STD
-        with torch.autocast("cpu", torch.bfloat16):
+        with torch.autocast("cpu", torch.bfloat16, enabled=compute_dtype(torch.device("cpu")) is torch.bfloat16):
             vision = self.model.vision_model(pixels, output_hidden_states=True)
             losses = {"picture": self._picture_loss(vision.pooler_output, scenes), "region": self._region_loss(vision, scenes)}
             if self.plan.patches:
@@ -196,14 +207,16 @@ class Trainer:
         return self._contrast(regions, distinct, distinct, truths=phrases)
 
     def _patch_loss(self, hidden: torch.Tensor, scenes: list[Scene]) -> torch.Tensor:
-        """Cross entropy of one random patch of each corner, against the words for each fact in turn."""
+        """Cross entropy of `plan.patches` random patches of each corner, against the words for each fact in turn."""
         corners = corners_of(hidden).flatten(0, 1)  # (4 B, 16, D)
-        chosen = corners[torch.arange(len(corners)), torch.randint(corners.shape[1], (len(corners),))]
-        patches = torch.nn.functional.normalize(embed_patches(self.model, chosen).float(), dim=-1)
+        chosen = torch.rand(corners.shape[:2]).argsort(1)[:, : self.plan.patches]
+        patches = embed_patches(self.model, corners.gather(1, chosen[..., None].expand(-1, -1, corners.shape[2])))
+        patches = torch.nn.functional.normalize(patches.float(), dim=-1).flatten(0, 1)  # (4 B patches, 128)
         losses = []
         for words, truths in zip(FACTS, zip(*(facts for scene in scenes for facts in corner_facts(scene)), strict=True), strict=True):
             logits = PATCH_SCALE * patches @ torch.nn.functional.normalize(embed_texts(self.model, self.tokenizer, words).float(), dim=-1).T
-            losses.append(torch.nn.functional.cross_entropy(logits, torch.tensor([words.index(truth) for truth in truths])))
+            wanted = torch.tensor([words.index(truth) for truth in truths]).repeat_interleave(self.plan.patches)
+            losses.append(torch.nn.functional.cross_entropy(logits, wanted))
         return torch.stack(losses).sum()
 
     def _contrast(self, images: torch.Tensor, texts: list[str], keys: list[str], truths: list[str] | None = None) -> torch.Tensor:
@@ -242,10 +255,10 @@ def embed_texts(model: CLIPModel, words: PreTrainedTokenizerFast, texts: Sequenc
 def region_accuracy(model: CLIPModel, words: PreTrainedTokenizerFast, scenes: list[Scene], digits: DigitSet) -> dict[str, float]:
     """Zero-shot: how often a corner's patches are nearest to the true one of all 8x8x2 + 10x8x2 + 1 phrases, and by attribute.
 
-    `patch`: how often a single patch in the layer that a projector reads is nearest to its noun.
+    `patch_shape`, `patch_digit`: how often a single patch in the layer that a projector reads is nearest to its noun;
+    `patches_shape`, `patches_digit`: the same of a corner's 16 together.
     """
-    nouns = [*SHAPES, *DIGITS]
-    phrases = [EMPTY, *(f"a {size} {colour} {noun}" for size in SIZES for colour in COLOURS for noun in nouns)]
+    phrases = [EMPTY, *(f"a {size} {colour} {noun}" for size in SIZES for colour in COLOURS for noun in (*SHAPES, *DIGITS))]
     texts = embed_texts(model, words, phrases)
     pixels = torch.from_numpy(np.stack([render(scene, digits) for scene in scenes])).permute(0, 3, 1, 2).float().div_(255)
     vision = model.vision_model((pixels - MEAN) / STD, output_hidden_states=True)
@@ -262,9 +275,13 @@ def region_accuracy(model: CLIPModel, words: PreTrainedTokenizerFast, scenes: li
         for key, at in (("size", 1), ("colour", 2), (kind, 3)):
             hits.setdefault(key, []).append(told[at] == wanted[at])
     singles = embed_patches(model, corners_of(vision.hidden_states[READ])).flatten(0, 1)  # (4 B, 16, D)
-    nearest = (singles @ torch.nn.functional.normalize(embed_texts(model, words, FACTS[0]), dim=-1).T).argmax(-1)
-    truths = [FACTS[0].index(facts[0]) for scene in scenes for facts in corner_facts(scene)]
-    hits["patch"] = [bool(hit) for row, truth in zip(nearest, truths, strict=True) if truth for hit in row == truth]
+    likeness = torch.nn.functional.normalize(singles, dim=-1) @ torch.nn.functional.normalize(embed_texts(model, words, FACTS[0]), dim=-1).T
+    nouns = [FACTS[0].index(facts[0]) for scene in scenes for facts in corner_facts(scene)]
+    for single, together, noun in zip(likeness.argmax(-1), likeness.mean(1).argmax(-1), nouns, strict=True):
+        if noun:
+            kind = "digit" if noun > len(SHAPES) else "shape"
+            hits.setdefault(f"patch_{kind}", []).extend((single == noun).tolist())
+            hits.setdefault(f"patches_{kind}", []).append(bool(together == noun))
     return {key: sum(values) / len(values) for key, values in hits.items()}
 
 

@@ -1,0 +1,44 @@
+"""What the verbs share: the typer application, the kinds of arguments, and how errors leave."""
+
+from __future__ import annotations
+
+import os
+from pathlib import Path
+from typing import Annotated, Any
+
+import typer
+
+app = typer.Typer(
+    name="phisense",
+    help="A small text model learns to see and hear, on one GPU, and proves at every step that it did.\n\n"
+    "The road: check -> features -> train -> merge -> evaluate -> chat or app. `phisense demo` walks it in miniature.",
+    no_args_is_help=True,
+    add_completion=False,
+    rich_markup_mode="markdown",
+    pretty_exceptions_enable=False,
+)
+
+Recipe = Annotated[
+    str, typer.Argument(help="A recipe file, or the name of a shipped one: practice, phi3.5-clip-l336, phi3.5-clip-l336-16gb.")
+]
+Set = Annotated[
+    list[str] | None, typer.Option("--set", metavar="KEY=VALUE", help="Change a key, e.g. train.instruct.epochs=2. Repeatable.")
+]
+Json = Annotated[bool, typer.Option("--json", help="Print the result as JSON on the standard output.")]
+Device = Annotated[str, typer.Option(help="auto, cpu, cuda or cuda:0.")]
+Model = Annotated[Path, typer.Argument(help="A model folder, as phisense merge writes it.")]
+
+
+@app.callback()
+def options(debug: Annotated[bool, typer.Option("--debug", help="Show tracebacks of errors.")] = False) -> None:
+    if debug:
+        os.environ["PHISENSE_DEBUG"] = "1"
+        return
+    from .. import console
+
+    console.quiet()
+
+
+def run_verb(*words: object) -> Any:
+    """Runs a verb as the command line does, and returns its result; errors are raised."""
+    return app([str(word) for word in words], standalone_mode=False)

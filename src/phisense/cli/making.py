@@ -1,0 +1,123 @@
+"""The verbs that make a model, and judge it: train, merge, evaluate."""
+
+from __future__ import annotations
+
+from pathlib import Path
+from typing import Annotated, Any
+
+import typer
+
+from ..errors import UsageError
+from .common import Device, Json, Model, Recipe, Set, app
+
+
+@app.command()
+def train(
+    recipe: Recipe,
+    set_: Set = None,
+    resume: Annotated[bool, typer.Option("--resume", help="Go on from the newest whole checkpoint.")] = False,
+    device: Device = "auto",
+    json: Json = False,
+) -> dict[str, Any]:
+    """Train in two stages: align (projector), then instruct (projector and QLoRA). Writes a run folder."""
+    from .. import console
+    from ..recipe import load_recipe
+    from ..training import Training
+
+    r = load_recipe(recipe, tuple(set_ or ()))
+    with console.bars() as bar:
+
+        def report(row: dict[str, Any]) -> None:
+            loss = f"loss {row['loss']:.3f}  " if "loss" in row else ""
+            bar(row["stage"], row["step"], row["steps"], f"{loss}{row['tokens_per_second']:,.0f} tokens/s")
+
+        facts = Training(r, report, resume=resume, device=device)()
+    result = {"run": str(r.run), **facts}
+    if json:
+        console.print_json(result)
+    else:
+        console.out.print(
+            f"{facts['trainable']:,} parameters trained, as the shapes say, in {len(facts['modules'])} LoRA modules and the projector"
+        )
+        console.out.print(f"the projector moved by {facts['projector_change']:.1%}")
+        console.out.print(f"run -> {r.run} (loss.png, metrics.jsonl, train.json)")
+    return result
+
+
+@app.command()
+def merge(
+    run: Annotated[Path, typer.Argument(help="A run folder, as phisense train writes it.")],
+    out: Annotated[Path | None, typer.Option(help="The model folder to write; otherwise models/<name> beside runs.")] = None,
+    device: Device = "auto",
+    json: Json = False,
+) -> dict[str, Any]:
+    """Merge the adapter into the base, measure what that did, and write a native model folder; refuse a lossy merge."""
+    from .. import console
+    from ..merging import merge as merge_run
+
+    with console.bars() as bar:
+        folder, report = merge_run(
+            run, out=out, device=device, progress=lambda what, done, total: bar("merging and measuring", done, total, what)
+        )
+    result = {"model": str(folder), **report}
+    if json:
+        console.print_json(result)
+    else:
+        rows = [["adapter, unmerged (reference)", f"{report['reference_loss']:.5f}", "", ""]]
+        for key in (key for key in ("merged", "on_original", "back_to_nf4", "shuffled") if key in report):
+            m = report[key]
+            rows.append([key.replace("_", " "), f"{m['loss']:.5f}", f"{m['delta_loss']:+.5f}", f"{m['same_answers']:.1%}"])
+        console.table(f"{report['probes']} held-out questions", ["model", "loss", "difference", "same answers"], rows)
+        console.out.print(f"projector changed by {report['projector_change']}; model -> {folder}")
+    return result
+
+
+@app.command()
+def evaluate(
+    model: Model,
+    data: Annotated[list[Path], typer.Option(help="Questions (JSONL) or LLaVA JSON. Repeatable.")],
+    images: Annotated[Path, typer.Option(help="The folder of the pictures.")],
+    image: Annotated[str, typer.Option(help="real, blind, shuffled, or all three: with its picture, with none, with another's.")] = "all",
+    out: Annotated[Path | None, typer.Option(help="The report folder; otherwise reports/<model>-<data>.")] = None,
+    limit: Annotated[int | None, typer.Option(min=1, help="Only so many questions, evenly spaced.")] = None,
+    batch: Annotated[int, typer.Option(min=1)] = 64,
+    max_new_tokens: Annotated[int, typer.Option(min=1)] = 64,
+    seed: Annotated[int, typer.Option(help="Of the shuffling.")] = 0,
+    device: Device = "auto",
+    json: Json = False,
+) -> dict[str, Any]:
+    """Ask held-out questions and score the answers; say whether the model looks at the picture at all."""
+    from .. import console
+    from ..conversations import read_questions
+    from ..evaluation import CONDITIONS
+    from ..evaluation import evaluate as run_evaluation
+    from ..model import load_model
+
+    if image not in (*CONDITIONS, "all"):
+        raise UsageError("unknown --image", got=image, wanted="real, blind, shuffled or all")
+    questions = [q for file in data for q in read_questions(file)]
+    if limit is not None:
+        questions = questions[:: -(-len(questions) // limit)] if questions else []
+    folder = out or Path("reports") / f"{model.resolve().name}-{data[0].stem}"
+    with console.bars() as bar:
+        scores = run_evaluation(
+            load_model(model, device), questions, images, out=folder, conditions=CONDITIONS if image == "all" else (image,), batch=batch,
+            max_new_tokens=max_new_tokens, seed=seed, title=f"{model.resolve().name} on {data[0].stem}", progress=bar,
+        )  # fmt: skip
+    result = {"report": str(folder / "report.html"), **scores}
+    if json:
+        console.print_json(result)
+    else:
+        ran = [name for name in CONDITIONS if name in scores]
+        kinds = sorted(scores[ran[0]]["kinds"])
+        rows = [["all", *(f"{scores[name]['accuracy']['value']:.3f}" for name in ran)]]
+        rows += [[kind, *(f"{scores[name]['kinds'][kind]['value']:.3f}" for name in ran)] for kind in kinds]
+        console.table(f"accuracy on {scores['questions']} questions", ["kind", *ran], rows)
+        if "looks" in scores:
+            looks = scores["looks"]["verdict"] == "looks"
+            console.out.print(
+                "The model looks at the picture." if looks else "The model is BLIND: the picture does not help it.",
+                style="green" if looks else "red",
+            )
+        console.out.print(f"report -> {folder / 'report.html'}")
+    return result

@@ -1,0 +1,110 @@
+"""The verbs that talk: ask, chat, app."""
+
+from __future__ import annotations
+
+from pathlib import Path
+from typing import Annotated, Any
+
+import typer
+
+from ..errors import ChatError, UsageError
+from .common import Device, Json, Model, app
+
+
+@app.command()
+def ask(
+    model: Model,
+    question: Annotated[str | None, typer.Option("--question", "-q", help="The question.")] = None,
+    image: Annotated[Path | None, typer.Option(help="A picture.")] = None,
+    sound: Annotated[Path | None, typer.Option(help="A recorded question instead of a typed one.")] = None,
+    speech: Annotated[str | None, typer.Option(help="The speech part for --sound; otherwise the one of the recipe.")] = None,
+    max_new_tokens: Annotated[int, typer.Option(min=1)] = 256,
+    device: Device = "auto",
+    json: Json = False,
+) -> dict[str, Any]:
+    """One question, one answer, for scripts."""
+    from .. import console
+    from ..chat import Sampling, Session
+    from ..chat.torch_engine import TorchEngine
+    from ..vision.pictures import open_picture
+
+    if (question is None) == (sound is None):
+        raise UsageError("ask needs one question", got="both" if question is not None else "none", wanted="--question or --sound")
+    if question is not None and not question.strip():
+        raise ChatError("the question is empty", do="Type something after --question")
+    picture = None if image is None else open_picture(image)
+    heard = None
+    if sound is not None:
+        from ..speech import Transcriber
+
+        part = speech or _speech_part(model)
+        if part is None:
+            raise UsageError(f"{model} names no speech part", do="Name one with --speech, for example --speech openai/whisper-small")
+        heard = question = Transcriber(part).transcribe(sound).text
+    session = Session(TorchEngine.open(model, device), Sampling(max_new_tokens))
+    session.show(picture)
+    answer = "".join(session.ask(str(question))).strip()
+    result = {"question": question, "answer": answer, "image": None if image is None else str(image), "heard": heard}
+    if json:
+        console.print_json(result)
+    else:
+        if heard is not None:
+            console.err.print(f"heard: {heard}", markup=False)
+        console.out.print(answer, markup=False)
+    return result
+
+
+@app.command()
+def chat(
+    model: Model,
+    image: Annotated[Path | None, typer.Option(help="The picture to talk about.")] = None,
+    temperature: Annotated[float, typer.Option(min=0.0, help="0 always gives the likeliest answer.")] = 0.0,
+    max_new_tokens: Annotated[int, typer.Option(min=1)] = 256,
+    device: Device = "auto",
+) -> None:
+    """Talk in the terminal; answers appear as they are made."""
+    from .. import console
+    from ..chat import Sampling, Session
+    from ..chat.terminal import talk
+    from ..chat.torch_engine import TorchEngine
+    from ..vision.pictures import open_picture
+
+    picture = None if image is None else open_picture(image)
+    session = Session(TorchEngine.open(model, device), Sampling(max_new_tokens, temperature))
+    session.show(picture)
+    talk(session, console.out)
+
+
+@app.command("app")
+def app_(
+    model: Model,
+    speech: Annotated[
+        str | None, typer.Option(help="A Whisper for the voice tab: folder or hub id; otherwise the one of the recipe.")
+    ] = None,
+    examples: Annotated[Path | None, typer.Option(help="Questions (JSONL) whose first pictures become examples.")] = None,
+    images: Annotated[Path | None, typer.Option(help="The folder of the examples' pictures.")] = None,
+    host: Annotated[str, typer.Option(help="0.0.0.0 lets others in.")] = "127.0.0.1",
+    port: Annotated[int, typer.Option(min=0, max=65535, help="0 takes a free one.")] = 7860,
+    device: Device = "auto",
+) -> None:
+    """Open the page: a picture, questions by keyboard or by voice, answers as they are made."""
+    from ..app import build, find_examples, launch
+    from ..chat.torch_engine import TorchEngine
+    from ..speech import Transcriber
+
+    if (examples is None) != (images is None):
+        raise UsageError("examples need both their questions and their pictures", wanted="--examples FILE --images DIR")
+    found = find_examples(examples, images) if examples is not None and images is not None else []
+    part = speech or _speech_part(model)
+    page = build(TorchEngine.open(model, device), Transcriber(part) if part else None, found)
+    launch(page, host=host, port=port, allowed=[example.picture for example in found])
+
+
+def _speech_part(model: Path) -> str | None:
+    """The speech part that the model's recipe named, if any."""
+    from .. import artefact
+    from ..model.folder import KIND
+
+    path = model / artefact.MANIFEST
+    part: str | None = artefact.read_manifest(model, kind=KIND, verify=False).get("speech") if path.is_file() else None
+    return part
