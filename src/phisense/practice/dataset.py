@@ -113,7 +113,7 @@ def _write_training(folder: Path, scenes: Sequence[Scene], rng: random.Random) -
     for i, scene in enumerate(scenes):
         picture = picture_name("train", i)
         align.append(_row(f"caption-{i}", picture, [(rng.choice(CAPTION_REQUESTS), f"{_capital(caption(scene))}.")], rng))
-        turns = [(q.text, q.answer) for q in balanced_questions(scene, rng, rng.randint(5, 9))]
+        turns = [(q.text, q.answer) for q in _conversation(scene, rng)]
         instruct.append(_row(f"conversation-{i}", picture, turns, rng))
         if i % 4 == 0:
             instruct.append(_row(f"detail-{i}", picture, [(rng.choice(DESCRIBE_REQUESTS), describe(scene))], rng))
@@ -125,6 +125,15 @@ def _write_training(folder: Path, scenes: Sequence[Scene], rng: random.Random) -
     rng.shuffle(instruct)
     artefact.write_bytes(folder / "align.json", orjson.dumps(align))
     artefact.write_bytes(folder / "instruct.json", orjson.dumps(instruct))
+
+
+def _conversation(scene: Scene, rng: random.Random) -> list[Question]:
+    """Questions of every kind, and one that reads a digit where there is one: handwriting is the hardest thing to learn to see."""
+    asked = balanced_questions(scene, rng, rng.randint(5, 9))
+    reading = [q for q in questions(scene) if q.kind == "digit"]
+    if reading and not any(q.kind == "digit" for q in asked):
+        asked.insert(rng.randrange(len(asked) + 1), rng.choice(reading))
+    return asked
 
 
 def _row(row_id: str, picture: str | None, turns: list[tuple[str, str]], rng: random.Random) -> dict[str, Any]:
