@@ -20,11 +20,19 @@ class Message:
 
 @dataclass(frozen=True, slots=True)
 class Conversation:
-    """`images` are paths relative to the images folder, in the order of their markers."""
+    """`images` are names relative to the picture folders, in the order of their markers."""
 
     id: str
     messages: tuple[Message, ...]
     images: tuple[str, ...]
+
+
+@dataclass(frozen=True, slots=True)
+class Picture:
+    """A picture that a row names. `data` are its bytes where it came inside the file (a data URL, a Parquet struct)."""
+
+    name: str
+    data: bytes | None = None
 
 
 @dataclass(frozen=True, slots=True)
