@@ -132,6 +132,29 @@ def test_ctrl_c_exits_130(world: Path, trained: dict[str, object]) -> None:
     assert "Traceback" not in err
 
 
+@pytest.mark.parametrize("pressed", [True, False])
+def test_ctrl_c_that_a_library_turned_into_an_error_still_exits_130(pressed: bool, monkeypatch: pytest.MonkeyPatch) -> None:
+    """As happens while transformers' lazy modules are imported. The control: the same error without Ctrl-C is an error."""
+    from phisense import cli
+
+    def lazy_import() -> None:
+        try:
+            if pressed:
+                signal.raise_signal(signal.SIGINT)
+        except KeyboardInterrupt as error:
+            raise ModuleNotFoundError("Could not import module") from error
+        raise ModuleNotFoundError("There is no such module")
+
+    monkeypatch.setattr(cli, "app", lazy_import)
+    before = signal.signal(signal.SIGINT, signal.default_int_handler)
+    try:
+        with pytest.raises(SystemExit if pressed else ModuleNotFoundError) as raised:
+            cli.main()
+    finally:
+        signal.signal(signal.SIGINT, before)
+    assert not pressed or getattr(raised.value, "code", None) == 130
+
+
 def test_a_full_disk_is_one_sentence(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     import errno
 

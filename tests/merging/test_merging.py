@@ -26,9 +26,11 @@ def test_the_merge_loses_nothing(merged: dict[str, Any]) -> None:
 
 
 def test_the_naive_merge_and_the_shuffled_one_lose(merged: dict[str, Any]) -> None:
-    assert merged["shuffled"]["delta_loss"] > 0.1
-    assert merged["shuffled"]["same_answers"] < 0.9
-    assert merged["back_to_nf4"]["delta_loss"] > merged["merged"]["delta_loss"]
+    """Each by far more than the gate lets pass: what they lose depends on how much the short training taught."""
+    gate = merged["gate"]
+    assert merged["shuffled"]["delta_loss"] > 10 * gate["most_delta_loss"]
+    assert merged["shuffled"]["same_answers"] < 0.95
+    assert merged["back_to_nf4"]["same_answers"] < gate["least_same_answers"]
 
 
 @pytest.mark.parametrize("control", ["shuffled", "back_to_nf4"])

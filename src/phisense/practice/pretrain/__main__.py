@@ -1,6 +1,6 @@
 """`make parts`: trains the practice parts anew from their fixed seeds and puts each in its place when it is whole.
 
-About five hours on two cores. espeak-ng must be installed for the speech part and the spoken questions.
+About six hours on two cores. espeak-ng must be installed for the speech part and the spoken questions.
 """
 
 from __future__ import annotations
