@@ -23,7 +23,7 @@ from peft import LoraConfig, PeftModel, set_peft_model_state_dict
 from peft.utils import load_peft_weights
 
 from . import artefact
-from .conversations import IMAGE, Message, Question, read_questions
+from .conversations import IMAGE, Message, Pictures, Question, read_questions
 from .errors import MergeError
 from .model import Phi3WithProjector, save_model
 from .model.device import DTYPES
@@ -127,11 +127,12 @@ def _probes(recipe: Recipe, device: str) -> list[Probe]:
     step = max(1, len(questions) // recipe.merge.samples)
     chosen = questions[::step][: recipe.merge.samples]
     encoder = Encoder(recipe.vision.part, recipe.vision.encoder, recipe.vision.layer)
+    pictures = Pictures(recipe.image_folders)
     probes = []
     for question in chosen:
         seen: tuple[torch.Tensor, ...] = ()
         if question.image is not None:
-            picture = open_picture(recipe.path(recipe.data.images) / question.image, name=question.image)
+            picture = open_picture(pictures.path(question.image), name=question.image)
             seen = (encoder.encode([picture])[0],)
         text = f"{IMAGE}\n{question.text}" if seen else question.text
         probes.append(Probe(Message("user", text), Message("assistant", question.answers[0]), seen))

@@ -15,7 +15,7 @@ from collections.abc import Sequence
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any
 
-from .conversations import IMAGE, Message
+from .conversations import IMAGE, Conversation, Message
 from .errors import ConversationError, PartError
 
 if TYPE_CHECKING:
@@ -99,6 +99,30 @@ class Prompt:
                 do="Give it an answer or drop it",
             )
         return rendered
+
+    def fit(self, conversation: Conversation, slots: int, length: int) -> tuple[Rendered, int]:
+        """As `render`, in at most `length` tokens: exchanges too many leave whole, from the end; also how many did.
+
+        Raises ConversationError if not even the first exchange fits. A picture, of `slots` positions, is never cut through.
+        """
+        messages = list(conversation.messages)
+        called = f"conversation {conversation.id}"
+        left_out = 0
+        rendered = self.render(messages, [slots] * len(conversation.images), sample=called)
+        while len(rendered.ids) > length:
+            last_question = max((i for i, m in enumerate(messages) if m.role == "user"), default=0)
+            fewer = messages[:last_question]
+            if not any(m.role == "assistant" for m in fewer) or any(IMAGE in m.text for m in messages[last_question:]):
+                raise ConversationError(
+                    f"{called} is too long",
+                    got=f"{len(rendered.ids)} tokens in its first exchange",
+                    wanted=f"at most {length}",
+                    do="Raise train.<stage>.length or shorten it",
+                )
+            messages = fewer
+            left_out += 1
+            rendered = self.render(messages, [slots] * len(conversation.images), sample=called)
+        return rendered, left_out
 
     def ask(self, messages: Sequence[Message], slots: Sequence[int]) -> list[int]:
         """For generation: the ids up to where the assistant's next message begins. Control tokens in user text are defused."""

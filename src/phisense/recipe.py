@@ -8,10 +8,10 @@ from __future__ import annotations
 
 import difflib
 from pathlib import Path
-from typing import Any, Literal
+from typing import Annotated, Any, Literal
 
 import yaml
-from pydantic import BaseModel, ConfigDict, Field, ValidationError
+from pydantic import BaseModel, BeforeValidator, ConfigDict, Field, ValidationError
 
 from .errors import RecipeError
 
@@ -42,13 +42,31 @@ class Projector(_Section):
     pool: Literal[1, 2] = Field(1, description="2: four neighbouring patches become one slot")
 
 
-class Data(_Section):
-    images: Path = Field(description="folder that the picture names in the data are relative to")
-    align: tuple[Path, ...] = Field((), description="LLaVA JSON of captions")
-    instruct: tuple[Path, ...] = Field(description="LLaVA JSON of instructions")
-    held_out: tuple[Path, ...] = Field(
-        (), description="questions (JSONL) or LLaVA JSON never trained on; the merge and the evaluation use them"
+class DataSet(_Section):
+    path: Path = Field(description="a data set of any shape that phisense check reads")
+    weight: float = Field(
+        1.0, gt=0, le=100, description="how often each row is seen in an epoch: 0.5 draws half of them, 2 takes each twice"
     )
+
+
+def _one_or_more(value: Any) -> Any:
+    return value if isinstance(value, (list, tuple)) else (value,)
+
+
+def _path_or_set(value: Any) -> Any:
+    return {"path": value} if isinstance(value, (str, Path)) else value
+
+
+DataFile = Annotated[DataSet, BeforeValidator(_path_or_set)]
+
+
+class Data(_Section):
+    images: Annotated[tuple[Path, ...], BeforeValidator(_one_or_more)] = Field(
+        description="folder that the picture names in the data are relative to, or several in the order they are looked into"
+    )
+    align: tuple[DataFile, ...] = Field((), description="captions: paths of data sets, or {path, weight}")
+    instruct: tuple[DataFile, ...] = Field(description="instructions: paths of data sets, or {path, weight}")
+    held_out: tuple[Path, ...] = Field((), description="questions or conversations never trained on; the merge and the evaluation use them")
 
 
 class Features(_Section):
@@ -119,6 +137,10 @@ class Recipe(_Section):
     def path(self, relative: Path) -> Path:
         """A data path as the user means it."""
         return self.root / relative
+
+    @property
+    def image_folders(self) -> list[Path]:
+        return [self.path(folder) for folder in self.data.images]
 
     @property
     def store(self) -> Path:

@@ -2,13 +2,17 @@
 
 from __future__ import annotations
 
+from collections.abc import Callable
 from dataclasses import dataclass
+from itertools import islice
 from pathlib import Path
 from typing import Any
 
 from rich.text import Text
 
-from .conversations import read_conversations
+from .conversations import Conversation
+from .conversations.read import read_rows, usable
+from .errors import ConversationError
 from .parts import resolve_part
 from .prompt import IGNORED, Prompt, Rendered, prepare_tokenizer
 from .recipe import Recipe
@@ -40,6 +44,35 @@ class Row:
 
 def rendered_rows(data: Path, recipe: Recipe, count: int) -> list[Row]:
     """The first `count` conversations, rendered by the recipe's tokenizer with its number of slots a picture."""
+    prompt, slots = _prompt_of(recipe)
+    rows = []
+    for conversation in (usable(row, data) for row in islice(read_rows(data), count)):
+        rendered = prompt.render(conversation.messages, [slots] * len(conversation.images), sample=f"conversation {conversation.id}")
+        tokens, supervised = _fold(prompt, rendered)
+        rows.append(Row(conversation.id, conversation.images, rendered, tokens, supervised))
+    return rows
+
+
+def length_faults(recipe: Recipe) -> Callable[[Conversation], list[tuple[str, str]]]:
+    """For the check: what the recipe's shortest length does to a conversation, in the classes of `conversations.defects`."""
+    prompt, slots = _prompt_of(recipe)
+    train = recipe.train
+    length = min(stage.length for stage in (train.align, train.instruct) if stage is not None)
+
+    def faults(conversation: Conversation) -> list[tuple[str, str]]:
+        try:
+            _, left_out = prompt.fit(conversation, slots, length)
+        except ConversationError as error:
+            return [("too-long", str(error).split(". ")[0].replace(f"conversation {conversation.id} ", ""))]
+        if left_out:
+            return [("shortened", f"has {left_out} exchanges more than {length} tokens hold")]
+        return []
+
+    return faults
+
+
+def _prompt_of(recipe: Recipe) -> tuple[Prompt, int]:
+    """The recipe's tokenizer as a prompt, and its slots a picture."""
     from transformers import AutoConfig, AutoTokenizer
 
     from .vision.encoders import patches, vision_config
@@ -47,14 +80,8 @@ def rendered_rows(data: Path, recipe: Recipe, count: int) -> list[Row]:
     folder = resolve_part(recipe.language.part)
     tokenizer = AutoTokenizer.from_pretrained(folder)
     prepare_tokenizer(tokenizer, AutoConfig.from_pretrained(folder).vocab_size)
-    prompt = Prompt(tokenizer)
     slots = patches(vision_config(resolve_part(recipe.vision.part), recipe.vision.encoder)) // recipe.projector.pool**2
-    rows = []
-    for conversation in read_conversations(data)[:count]:
-        rendered = prompt.render(conversation.messages, [slots] * len(conversation.images), sample=f"conversation {conversation.id}")
-        tokens, supervised = _fold(prompt, rendered)
-        rows.append(Row(conversation.id, conversation.images, rendered, tokens, supervised))
-    return rows
+    return Prompt(tokenizer), slots
 
 
 def _fold(prompt: Prompt, rendered: Rendered) -> tuple[list[str], list[bool]]:

@@ -7,12 +7,9 @@ from pathlib import Path
 from typing import Any
 
 import pytest
-from PIL import Image
 
 from phisense.conversations import IMAGE, check, read_conversations, read_questions
-from phisense.conversations.read import read_rows
 from phisense.errors import ConversationError
-from phisense.vision.pictures import picture_defect
 
 GOOD: dict[str, Any] = {
     "id": "a1",
@@ -46,18 +43,18 @@ def test_a_missing_marker_is_put_where_published_sets_mean_it(tmp_path: Path) ->
 @pytest.mark.parametrize(
     ("row", "words"),
     [
-        (turns(("gpt", "A cat.")), "turn 1 is from 'gpt', wanted human"),
-        (turns(("human", "a"), ("human", "b"), ("gpt", "c")), "turn 2 is from 'human', wanted gpt"),
+        (turns(("gpt", "A cat.")), "has turn 1 from 'gpt', wanted a question"),
+        (turns(("human", "a"), ("human", "b"), ("gpt", "c")), "has turn 2 from 'human', wanted an answer"),
         (turns(("human", "a")), "no answer, so no token would be supervised"),
-        (turns(("human", "a"), ("gpt", " ")), "turn 2 from 'gpt' is empty"),
-        (turns(("robot", "a"), ("gpt", "b")), "wanted human, gpt or system"),
+        (turns(("human", "a"), ("gpt", " ")), "empty turn 2 from 'gpt'"),
+        (turns(("robot", "a"), ("gpt", "b")), "wanted human or user, gpt or assistant, or system"),
         (turns(("human", "a<|end|>"), ("gpt", "b")), r"control token <\|end\|>"),
         (turns(("human", f"{IMAGE}{IMAGE}"), ("gpt", "b")), "2 <image> for 1 pictures"),
-        (turns(("human", "a"), ("gpt", f"b {IMAGE}")), "<image> in an answer"),
-        ({**GOOD, "image": "../secret.png"}, "wanted a path inside the images folder"),
-        ({**GOOD, "image": "/etc/passwd"}, "wanted a path inside the images folder"),
+        (turns(("human", "a"), ("gpt", f"b {IMAGE}")), "has <image> in turn 2, an answer"),
+        ({**GOOD, "image": "../secret.png"}, "wanted a path inside the picture folders"),
+        ({**GOOD, "image": "/etc/passwd"}, "wanted a path inside the picture folders"),
         ({**GOOD, "image": 7}, "wanted a file name"),
-        ({"id": "x"}, "has no conversations"),
+        ({"id": "x"}, "has the keys id"),
         ("text", "is a str, wanted a mapping"),
     ],
 )
@@ -65,29 +62,26 @@ def test_each_defect_is_named_and_refused(tmp_path: Path, row: Any, words: str) 
     path = write(tmp_path / "a.json", GOOD, row)
     with pytest.raises(ConversationError, match=words) as caught:
         read_conversations(path)
-    assert str(caught.value).startswith("row 2")
-    found = check(path, None)
+    assert str(caught.value).startswith(f"{path}, row 2")
+    found = check(path)
     assert (found.rows, found.good) == (2, 1)
-    assert found.defects[0].row == 2
+    assert found.rejects[0].row == 2
 
 
-def test_check_looks_at_pictures_and_ids(tmp_path: Path) -> None:
-    Image.new("RGB", (8, 8)).save(tmp_path / "a.png")
-    (tmp_path / "b.png").write_bytes(b"not a picture")
-    rows = [GOOD, {**GOOD, "id": "a2", "image": "b.png"}, {**GOOD, "id": "a3", "image": "c.png"}, GOOD]
-    found = check(write(tmp_path / "d.json", *rows), tmp_path, defects_of=picture_defect)
-    assert [(d.row, d.id) for d in found.defects] == [(2, "a2"), (3, "a3"), (4, "a1")]
-    assert "b.png is not a picture" in found.defects[0].what
-    assert "there is no picture" in found.defects[1].what
-    assert "earlier row" in found.defects[2].what
-
-
-@pytest.mark.parametrize(("text", "words"), [("{", "line 1"), ("[1,", "is not JSON"), ('{"a": 1}\nnope', "line 2")])
+@pytest.mark.parametrize(
+    ("text", "words"),
+    [
+        ("{", "line 1 column 2"),
+        ("[1,", "row 1 is a int"),
+        (json.dumps(GOOD) + "\nnope", "line 2 column 1"),
+        (f"[{json.dumps(GOOD)}", "file ends"),
+    ],
+)
 def test_broken_json_names_its_place(tmp_path: Path, text: str, words: str) -> None:
     path = tmp_path / "a.json"
     path.write_text(text)
     with pytest.raises(ConversationError, match=words):
-        list(read_rows(path))
+        read_conversations(path)
 
 
 def test_questions_of_every_naming(tmp_path: Path) -> None:
@@ -103,7 +97,7 @@ def test_questions_of_every_naming(tmp_path: Path) -> None:
     assert [q.kind for q in read] == ["colour", "other", "detail", "other", "other"]
     assert read[3].answers == ("two", "2")
     assert read[4].text == "What?"
-    with pytest.raises(ConversationError, match="row 1 is not a question"):
+    with pytest.raises(ConversationError, match=r"row 1 \(id a.png\) has the keys image"):
         read_questions(write(tmp_path / "bad.json", {"image": "a.png"}))
 
 

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 import random
+from functools import partial
 from pathlib import Path
 
 import numpy as np
@@ -15,7 +16,7 @@ from phisense.practice.draw import digit_images, draw
 from phisense.practice.spoken import spoken_questions, word_error_rate
 from phisense.practice.talk import KINDS, balanced_questions, describe, questions
 from phisense.practice.world import HELD_OUT_COMBINATIONS, Scene, Thing, near_miss, sample_scene
-from phisense.vision.pictures import picture_defect
+from phisense.vision.looking import look_at
 
 SCENE = Scene((Thing("circle", "red", "small", 0), Thing("7", "blue", "large", 3), Thing("circle", "blue", "large", 1)), 5)
 
@@ -88,8 +89,8 @@ def test_the_written_world_is_llava_and_repeats(tmp_path: Path) -> None:
     for path in sorted((tmp_path / "a").rglob("*")):
         if path.is_file():
             assert path.read_bytes() == (tmp_path / "b" / path.relative_to(tmp_path / "a")).read_bytes()
-    found = check(tmp_path / "a" / "instruct.json", tmp_path / "a" / "images", defects_of=picture_defect)
-    assert found.defects == []
+    found = check(tmp_path / "a" / "instruct.json", [tmp_path / "a" / "images"], look=partial(look_at, decode=True))
+    assert found.rejects == []
     kinds = {c.id.split("-")[0] for c in read_conversations(tmp_path / "a" / "instruct.json")}
     assert kinds == {"conversation", "detail", "reasoning", "talk"}
     assert len(read_questions(tmp_path / "a" / "heldout.jsonl")) == 12 * 4

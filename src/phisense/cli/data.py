@@ -1,7 +1,8 @@
-"""The verbs that read data: check, show, features."""
+"""The verbs that read data: check, convert, show, features."""
 
 from __future__ import annotations
 
+from enum import StrEnum
 from pathlib import Path
 from typing import Annotated, Any
 
@@ -11,37 +12,157 @@ from ..errors import DataError, UsageError
 from .common import Device, Json, Recipe, Set, app
 
 
+class PictureDepth(StrEnum):
+    decode = "decode"
+    headers = "headers"
+    skip = "skip"
+
+
+Images = Annotated[
+    list[Path] | None,
+    typer.Option(help="A folder that picture names are relative to; may be repeated, the first that has a picture gives it."),
+]
+HeldOut = Annotated[list[Path] | None, typer.Option(help="Data that must not be trained on: its pictures are looked for. May be repeated.")]
+Depth = Annotated[
+    PictureDepth, typer.Option(help="How closely pictures are looked at: decode (all of each), headers (ten times as fast), or skip.")
+]
+
+
 @app.command()
 def check(
-    data: Annotated[Path, typer.Argument(help="LLaVA JSON or JSONL.")],
-    images: Annotated[
-        Path | None, typer.Option(help="The folder that picture names are relative to; without it pictures are not looked at.")
-    ] = None,
+    data: Annotated[
+        Path, typer.Argument(help="A data set: JSON, JSONL, CSV, Parquet or a folder of pictures with metadata (docs/formats.md).")
+    ],
+    images: Images = None,
+    held_out: HeldOut = None,
+    pictures: Depth = PictureDepth.decode,
+    recipe: Annotated[str | None, typer.Option(help="Also measure every conversation against this recipe's tokenizer and length.")] = None,
+    rejects: Annotated[Path, typer.Option(help="Where rows that cannot be used are listed, a line for each reason.")] = Path(
+        "rejects.jsonl"
+    ),
+    max_rejects: Annotated[int, typer.Option(min=0, help="How many rows may be unusable before the check fails.")] = 0,
     json: Json = False,
 ) -> dict[str, Any]:
-    """Read a data set and name every defect: the row, its id, and what is wrong. Exit code 1 if there is one."""
+    """Read a data set and name every defect: the row, its id, what is wrong and what to do. Exit code 1 if too many rows cannot be used."""
     from .. import console
-    from ..conversations import check as look
-    from ..vision.pictures import picture_defect
+    from ..conversations.convert import write_rejects
 
-    if images is not None and not images.is_dir():
-        raise UsageError(f"there is no folder {images}", do="Name the folder of the pictures with --images")
-    with console.bars() as bar:
-        found = look(data, images, defects_of=picture_defect, progress=lambda done: bar("checking rows", done, None))
-    result = found.as_dict()
+    checked = _checked(data, images, held_out, pictures, recipe)
+    if checked.rejected:
+        write_rejects(rejects, checked)
+    result: dict[str, Any] = checked.as_dict()
     if json:
         console.print_json(result)
     else:
-        counts = f"{found.rows:,} rows, {found.good:,} good, {found.turns:,} answers"
-        console.out.print(f"{counts}, {len(found.pictures):,} pictures, {found.without_picture:,} rows without one")
-        for defect in found.defects:
-            called = f" (id {defect.id})" if defect.id else ""
-            console.out.print(f"row {defect.row}{called}: {defect.what}", style="red", markup=False)
-    if found.defects:
+        _tell(checked, rejects)
+    if len(checked.rejected) > max_rejects:
+        allowed = f", and {max_rejects} may be" if max_rejects else ""
         raise DataError(
-            f"{data} has {len(found.defects)} defects in {found.rows} rows", do="Mend or drop those rows; training refuses them"
+            f"{data} has {len(checked.rejected):,} rows of {checked.rows:,} that cannot be used{allowed}",
+            do="Mend or drop them, or let phisense convert leave them out; training refuses them",
         )
     return result
+
+
+@app.command()
+def convert(
+    data: Annotated[Path, typer.Argument(help="A data set of any shape that check reads.")],
+    out: Annotated[Path, typer.Option(help="The folder to write: metadata.jsonl, images/ and rejects.jsonl.")],
+    images: Images = None,
+    held_out: HeldOut = None,
+    pictures: Depth = PictureDepth.decode,
+    max_rejects: Annotated[int | None, typer.Option(min=0, help="How many rows may be left out; any number, if not given.")] = None,
+    json: Json = False,
+) -> dict[str, Any]:
+    """Write a data set as the one shape that phisense, TRL and datasets.load_dataset read alike, with rows that cannot be used left out."""
+    from .. import console
+    from ..conversations.convert import convert as write
+
+    if out.exists() and not (out / "manifest.json").is_file() and (not out.is_dir() or any(out.iterdir())):
+        raise UsageError(f"{out} is there and no data set of phisense's", do="Name another folder with --out")
+    checked = _checked(data, images, held_out, pictures, None)
+    if max_rejects is not None and len(checked.rejected) > max_rejects:
+        raise DataError(
+            f"{data} has {len(checked.rejected):,} rows of {checked.rows:,} that cannot be used, so nothing was written",
+            wanted=f"at most {max_rejects}",
+            do="Look at them with phisense check, or raise --max-rejects",
+        )
+    with console.bars() as bar:
+        counts = write(data, out, checked, images or [], progress=bar)
+    if json:
+        console.print_json({"out": str(out), **counts})
+    else:
+        console.out.print(
+            f"{counts['written']:,} of {counts['rows']:,} rows -> {out}; {counts['rejected']:,} left out -> {out / 'rejects.jsonl'}"
+        )
+    return {"out": str(out), **counts}
+
+
+def _checked(
+    data: Path, images: list[Path] | None, held_out: list[Path] | None, pictures: PictureDepth, recipe: str | None
+) -> Any:  # conversations.Checked, which is only imported when it is used
+    from functools import partial
+
+    from .. import console
+    from ..conversations import check as look_through
+    from ..vision.looking import look_at
+
+    for folder in images or []:
+        if not folder.is_dir():
+            raise UsageError(f"there is no folder {folder}", do="Name the folder of the pictures with --images")
+    look = None if pictures is PictureDepth.skip else partial(look_at, decode=pictures is PictureDepth.decode)
+    if held_out and look is None:
+        raise UsageError("held-out pictures cannot be looked for with --pictures skip", do="Leave one of the two out")
+    with console.bars() as bar:
+        leaks = _held_out(held_out, images or []).among if held_out else None
+        measure = _measure(recipe) if recipe is not None else None
+        return look_through(data, images or [], look=look, measure=measure, leaks=leaks, progress=bar)
+
+
+def _held_out(files: list[Path], images: list[Path]) -> Any:
+    from ..conversations.read import read_rows
+    from ..conversations.roots import Pictures
+    from ..vision.leaks import HeldOut
+
+    finder = Pictures(images)
+    sources: dict[str, Path | bytes] = {}
+    for file in files:
+        for row in read_rows(file):
+            for picture in row.pictures:
+                at = picture.data if picture.data is not None else finder.find(picture.name)
+                if at is not None:
+                    sources.setdefault(picture.name, at)
+    return HeldOut(sources.items())
+
+
+def _measure(name: str) -> Any:
+    from ..recipe import load_recipe
+    from ..showing import length_faults
+
+    return length_faults(load_recipe(name))
+
+
+def _tell(checked: Any, rejects: Path, most: int = 20) -> None:
+    """Counts, a line for each class of defect, the first of the defects themselves, and where all of them are."""
+    from .. import console
+    from ..conversations.defects import KINDS
+
+    shapes = ", ".join(f"{count:,} {shape}" for shape, count in checked.shapes.most_common())
+    console.out.print(f"{checked.kind}: {checked.rows:,} rows ({shapes})")
+    console.out.print(
+        f"{checked.good:,} good, {checked.turns:,} answers, {checked.pictures:,} pictures, {checked.without_picture:,} rows without one"
+    )
+    counts = checked.counts
+    rows = [
+        [code, f"{count:,}", "rejected" if KINDS[code].rejects else "used", f"{KINDS[code].about}. {KINDS[code].do}."]
+        for code, count in sorted(counts.items(), key=lambda item: (not KINDS[item[0]].rejects, -item[1]))
+    ]
+    if rows:
+        console.table("What was found", ["class", "times", "rows are", "what it is, and what to do"], rows)
+    for finding in checked.rejects[:most]:
+        console.out.print(str(finding), style="red", markup=False)
+    if checked.rejected:
+        console.out.print(f"{len(checked.rejects):,} defects in {len(checked.rejected):,} rows -> {rejects}")
 
 
 @app.command()
@@ -69,21 +190,21 @@ def show(
 def features(recipe: Recipe, set_: Set = None, device: Device = "auto", json: Json = False) -> dict[str, Any]:
     """Encode every picture of the recipe's data once, into a store on disk. Interrupted, it goes on where it stopped."""
     from .. import console
-    from ..conversations import read_conversations
+    from ..conversations import Pictures, read_conversations
     from ..model.device import compute_dtype, pick_device
     from ..recipe import load_recipe
     from ..vision.encoders import Encoder
     from ..vision.store import encode_pictures
 
     r = load_recipe(recipe, tuple(set_ or ()))
-    files = [*r.data.align, *r.data.instruct]
-    names = [name for file in files for row in read_conversations(r.path(file)) for name in row.images]
+    sets = [*r.data.align, *r.data.instruct]
+    names = [name for one in sets for row in read_conversations(r.path(one.path)) for name in row.images]
     where = pick_device(device)
     dtype = compute_dtype(where) if where.type == "cuda" else None
     encoder = Encoder(r.vision.part, r.vision.encoder, r.vision.layer, device=str(where), **({"dtype": dtype} if dtype else {}))
     with console.bars() as bar:
         facts = encode_pictures(
-            r.store, encoder, names, r.path(r.data.images), dtype=r.features.dtype, batch=r.features.batch, shard=r.features.shard,
+            r.store, encoder, names, Pictures(r.image_folders), dtype=r.features.dtype, batch=r.features.batch, shard=r.features.shard,
             progress=lambda done, total: bar("encoding pictures", done, total),
         )  # fmt: skip
     result = {"store": str(r.store), **facts}

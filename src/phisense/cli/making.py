@@ -76,7 +76,7 @@ def merge(
 def evaluate(
     model: Model,
     data: Annotated[list[Path], typer.Option(help="Questions (JSONL) or LLaVA JSON. Repeatable.")],
-    images: Annotated[Path, typer.Option(help="The folder of the pictures.")],
+    images: Annotated[list[Path], typer.Option(help="The folder of the pictures; may be repeated.")],
     image: Annotated[str, typer.Option(help="real, blind, shuffled, or all three: with its picture, with none, with another's.")] = "all",
     out: Annotated[Path | None, typer.Option(help="The report folder; otherwise reports/<model>-<data>.")] = None,
     limit: Annotated[int | None, typer.Option(min=1, help="Only so many questions, evenly spaced.")] = None,
@@ -88,7 +88,7 @@ def evaluate(
 ) -> dict[str, Any]:
     """Ask held-out questions and score the answers; say whether the model looks at the picture at all."""
     from .. import console
-    from ..conversations import read_questions
+    from ..conversations import Pictures, read_questions
     from ..evaluation import CONDITIONS
     from ..evaluation import evaluate as run_evaluation
     from ..model import load_model
@@ -101,8 +101,8 @@ def evaluate(
     folder = out or Path("reports") / f"{model.resolve().name}-{data[0].stem}"
     with console.bars() as bar:
         scores = run_evaluation(
-            load_model(model, device), questions, images, out=folder, conditions=CONDITIONS if image == "all" else (image,), batch=batch,
-            max_new_tokens=max_new_tokens, seed=seed, title=f"{model.resolve().name} on {data[0].stem}", progress=bar,
+            load_model(model, device), questions, Pictures(images), out=folder, conditions=CONDITIONS if image == "all" else (image,),
+            batch=batch, max_new_tokens=max_new_tokens, seed=seed, title=f"{model.resolve().name} on {data[0].stem}", progress=bar,
         )  # fmt: skip
     result = {"report": str(folder / "report.html"), **scores}
     if json:

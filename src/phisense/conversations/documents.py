@@ -33,11 +33,9 @@ def is_list(path: Path) -> bool:
     return head.removeprefix(_BOM).lstrip()[:1] == b"["
 
 
-def document_rows(path: Path) -> Iterator[Raw]:
-    """The rows of a JSON list or of JSON lines, in order."""
-    listed = is_list(path)
-    with path.open("rb") as file:
-        yield from (_list_rows(file) if listed else _line_rows(file))
+def document_rows(file: BinaryIO, *, listed: bool) -> Iterator[Raw]:
+    """The rows of a JSON list (`listed`) or of JSON lines, in order."""
+    return _list_rows(file) if listed else _line_rows(file)
 
 
 class _Constants:
@@ -119,6 +117,10 @@ def _list_rows(file: BinaryIO) -> Iterator[Raw]:
         following = window.skip_space()
         if following == ",":
             window.start += 1
+            following = window.skip_space()
+            if following == "]":
+                yield number + 1, None, _broken(window, window.start, "expecting a row after ','")
+                return
         elif following != "]":
             found = f"found {following!r}" if following else "the file ends"
             yield number + 1, None, _broken(window, window.start, f"expecting ',' or ']', {found}")

@@ -14,6 +14,7 @@ from .types import IMAGE, Conversation, Message, Picture
 
 LONGEST_ANSWER = 20_000  # characters; no answer of that length fits into a window of 4,096 tokens
 _CONTROL = re.compile(r"<\|[A-Za-z_0-9]+\|>")
+_MARKED = ("llava", "sharegpt")  # other shapes never write a marker
 _FORMATS = ((b"\xff\xd8", ".jpg"), (b"\x89PNG", ".png"), (b"GIF8", ".gif"), (b"BM", ".bmp"), (b"II*", ".tif"), (b"MM\0*", ".tif"))
 
 
@@ -78,7 +79,9 @@ def _turn_faults(shaped: Shaped, faults: list[Fault]) -> None:
             continue
         if not (role == "system" and at == 1):
             if role != expected and known:
-                faults.append(("wrong-order", f"has turn {at} from {written!r}, wanted {'a question' if expected == 'user' else 'an answer'}"))
+                faults.append(
+                    ("wrong-order", f"has turn {at} from {written!r}, wanted {'a question' if expected == 'user' else 'an answer'}")
+                )
                 known = False
             expected = "assistant" if role == "user" else "user"
         answered = answered or role == "assistant"
@@ -94,7 +97,8 @@ def _turn_faults(shaped: Shaped, faults: list[Fault]) -> None:
         faults.append(("no-answer", "has no answer, so no token would be supervised"))
     elif expected == "assistant" and known:
         faults.append(("unanswered", "ends with a question"))
-    _slot_faults(markers, len(shaped.pictures), faults)
+    if known:
+        _slot_faults(markers, shaped, faults)
 
 
 def _marks(text: str, role: str, at: int, faults: list[Fault]) -> int:
@@ -108,13 +112,14 @@ def _marks(text: str, role: str, at: int, faults: list[Fault]) -> int:
     return 0
 
 
-def _slot_faults(markers: int, pictures: int, faults: list[Fault]) -> None:
+def _slot_faults(markers: int, shaped: Shaped, faults: list[Fault]) -> None:
+    pictures = len(shaped.pictures)
     if markers == pictures or any(code == "image-in-answer" for code, _ in faults):
         return
-    if not markers:
-        faults.append(("marker-added", f"has no {IMAGE} for its {pictures} picture{'s' if pictures > 1 else ''}"))
-    else:
+    if markers:
         faults.append(("image-count", f"has {markers} {IMAGE} for {pictures} pictures, wanted as many of one as of the other"))
+    elif shaped.shape in _MARKED:
+        faults.append(("marker-added", f"has no {IMAGE} for its {pictures} picture{'s' if pictures > 1 else ''}"))
 
 
 def _name_embedded(shaped: Shaped) -> None:

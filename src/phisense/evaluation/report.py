@@ -9,6 +9,7 @@ from html import escape
 from pathlib import Path
 from typing import Any
 
+from ..conversations import Pictures
 from ..errors import PictureError
 from ..vision.pictures import open_picture
 from .scores import CAPTION_KINDS, CONDITIONS, Prediction
@@ -28,7 +29,7 @@ th:first-child, td:first-child { text-align: left } .verdict { font-size: 1.25re
 """
 
 
-def render(title: str, scores: dict[str, Any], predictions: Sequence[Prediction], images: Path) -> str:
+def render(title: str, scores: dict[str, Any], predictions: Sequence[Prediction], images: Pictures) -> str:
     """The page for `scores` of `evaluate`; pictures are read from `images` and put into the page."""
     real = [p for p in predictions if p.condition == "real"] or list(predictions)
     misses = [p for p in real if not p.right and p.kind not in CAPTION_KINDS]
@@ -113,13 +114,13 @@ def _spread(members: list[Prediction]) -> list[Prediction]:
     return members[:: max(1, -(-len(members) // SHOWN))]
 
 
-def _gallery(heading: str, members: list[Prediction], images: Path, count: str) -> str:
+def _gallery(heading: str, members: list[Prediction], images: Pictures, count: str) -> str:
     cards = "".join(_card(p, images) for p in members)
     return f"<h2>{heading} <span class='small'>{count}</span></h2><div class='gallery'>{cards}</div>" if members else ""
 
 
-def _card(p: Prediction, images: Path) -> str:
-    picture = f"<img loading='lazy' alt='{escape(p.image)}' src='{_thumb(images / p.image)}'>" if p.image else ""
+def _card(p: Prediction, images: Pictures) -> str:
+    picture = f"<img loading='lazy' alt='{escape(p.image)}' src='{_thumb(images.path(p.image))}'>" if p.image else ""
     mark = "" if p.kind in CAPTION_KINDS else f"<span class='{'right' if p.right else 'wrong'}'>{'✓' if p.right else '✗'}</span> "
     wanted = "" if p.right else f"<div class='small'>wanted: {escape(' / '.join(p.answers))}</div>"
     return f"<div class='card'>{picture}<div><b>{escape(p.question)}</b></div><div>{mark}{escape(p.answer)}</div>{wanted}<div class='small'>{escape(p.kind)} · {escape(p.id)}</div></div>"

@@ -16,7 +16,7 @@ import orjson
 import torch
 
 from .. import artefact
-from ..conversations import IMAGE, Message, Question
+from ..conversations import IMAGE, Message, Pictures, Question
 from ..errors import DataError, UsageError
 from ..model import Phi3WithProjector
 from ..vision.pictures import open_picture
@@ -31,7 +31,7 @@ Progress = Callable[[str, int, int], None]
 def evaluate(
     built: Phi3WithProjector,
     questions: Sequence[Question],
-    images: Path,
+    images: Pictures,
     *,
     out: Path,
     conditions: Sequence[str] = CONDITIONS,
@@ -74,24 +74,28 @@ def shown_pictures(questions: Sequence[Question], condition: str, seed: int) -> 
     return [None if question.image is None else after[question.image] for question in questions]
 
 
-def _check(questions: Sequence[Question], images: Path) -> None:
+def _check(questions: Sequence[Question], images: Pictures) -> None:
     if not questions:
         raise DataError("there are no questions to evaluate", do="Name a file with at least one question")
-    missing = sorted({q.image for q in questions if q.image is not None and not (images / q.image).is_file()})
+    missing = sorted({q.image for q in questions if q.image is not None and images.find(q.image) is None})
     if missing:
-        raise DataError(f"pictures are missing in {images}", got=f"{len(missing)}, the first {missing[0]}", do="Check --images")
+        raise DataError(
+            f"pictures are missing in {', '.join(map(str, images.folders))}",
+            got=f"{len(missing)}, the first {missing[0]}",
+            do="Check --images",
+        )
 
 
 @torch.inference_mode()
 def _look(
-    built: Phi3WithProjector, questions: Sequence[Question], images: Path, progress: Callable[[int, int], None]
+    built: Phi3WithProjector, questions: Sequence[Question], images: Pictures, progress: Callable[[int, int], None]
 ) -> dict[str, torch.Tensor]:
     """Every picture's slots `(P', H)`, encoded once for all conditions."""
     names = sorted({question.image for question in questions if question.image is not None})
     seen: dict[str, torch.Tensor] = {}
     for start in range(0, len(names), 32):
         some = names[start : start + 32]
-        slots = built.project([open_picture(images / name, name=name) for name in some])
+        slots = built.project([open_picture(images.path(name), name=name) for name in some])
         seen.update((name, vectors.cpu()) for name, vectors in zip(some, slots, strict=True))
         progress(len(seen), len(names))
     return seen

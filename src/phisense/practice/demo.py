@@ -31,15 +31,15 @@ def walk(out: Path, *, seed: int, scenes: int, app_port: int | None, verb: Verb)
     root = f"root={orjson.dumps(str(out)).decode()}"
     recipe = load_recipe(RECIPE, (root,))
     changes = ("--set", root, "--set", f"seed={seed}")
-    data, images = out / "data", recipe.path(recipe.data.images)
+    data, images = out / "data", recipe.image_folders[0]
 
     clock.begin("world", "A world to look at: pictures, captions, questions")
     with console.bars() as bar:
         write_world(data, seed=seed, sizes=Sizes(train=scenes), progress=lambda done, total: bar("drawing pictures", done, total))
     clock.begin("check", "check: is the data what it says?")
-    for file in (*recipe.data.align, *recipe.data.instruct):
-        verb("check", recipe.path(file), "--images", images)
-    verb("show", recipe.path(recipe.data.instruct[0]), "-n", 1)
+    for one in (*recipe.data.align, *recipe.data.instruct):
+        verb("check", recipe.path(one.path), "--images", images)
+    verb("show", recipe.path(recipe.data.instruct[0].path), "-n", 1)
     clock.begin("features", "features: every picture encoded once")
     verb("features", RECIPE, *changes)
     clock.begin("train", "train: the projector, then the projector with QLoRA")

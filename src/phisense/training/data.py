@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import random
 from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
@@ -10,7 +11,7 @@ from typing import Any
 import torch
 from torch.utils.data import Dataset
 
-from ..conversations import Conversation, read_conversations
+from ..conversations import read_conversations
 from ..errors import ConversationError
 from ..model import pad_rows
 from ..prompt import Prompt, Rendered
@@ -25,38 +26,25 @@ class Sample:
 
 
 class Samples(Dataset[Sample]):
-    """Every conversation of some files, rendered once. `shortened` counts those that lost turns to the length limit."""
+    """Every conversation of some data sets, rendered once. `shortened` counts those that lost turns to the length limit."""
 
-    def __init__(self, files: Sequence[Path], prompt: Prompt, slots: int, length: int) -> None:
-        """Raises ConversationError, naming the conversation, for one that cannot be trained on."""
+    def __init__(self, sets: Sequence[tuple[Path, float]], prompt: Prompt, slots: int, length: int, *, seed: int = 0) -> None:
+        """`sets` are paths with their weights. Raises ConversationError, naming the conversation, for one that cannot be trained on."""
+        rng = random.Random(f"mix {seed}")
         self.shortened = 0
         self.samples: list[Sample] = []
-        for file in files:
-            for conversation in read_conversations(file):
-                rendered = self._render(conversation, prompt, slots, length)
-                self.samples.append(Sample(conversation.id, rendered, conversation.images))
+        for path, weight in sets:
+            for conversation in read_conversations(path):
+                times = int(weight) + (rng.random() < weight % 1)
+                if not times:
+                    continue
+                rendered, left_out = prompt.fit(conversation, slots, length)
+                self.shortened += left_out > 0
+                self.samples += [Sample(conversation.id, rendered, conversation.images)] * times
         if not self.samples:
-            raise ConversationError("there is nothing to train on", got=f"no conversation in {', '.join(map(str, files)) or 'no file'}")
-
-    def _render(self, conversation: Conversation, prompt: Prompt, slots: int, length: int) -> Rendered:
-        """Whole exchanges are dropped from the end until the rest fits."""
-        messages = list(conversation.messages)
-        called = f"conversation {conversation.id}"
-        rendered = prompt.render(messages, [slots] * len(conversation.images), sample=called)
-        while len(rendered.ids) > length:
-            last_question = max((i for i, m in enumerate(messages) if m.role == "user"), default=0)
-            fewer = messages[:last_question]
-            if not any(m.role == "assistant" for m in fewer) or any("<image>" in m.text for m in messages[last_question:]):
-                raise ConversationError(
-                    f"{called} is too long",
-                    got=f"{len(rendered.ids)} tokens in its first exchange",
-                    wanted=f"at most {length}",
-                    do="Raise train.<stage>.length or shorten it",
-                )
-            messages = fewer
-            rendered = prompt.render(messages, [slots] * len(conversation.images), sample=called)
-        self.shortened += len(messages) < len(conversation.messages)
-        return rendered
+            raise ConversationError(
+                "there is nothing to train on", got=f"no conversation in {', '.join(str(path) for path, _ in sets) or 'no data set'}"
+            )
 
     @property
     def pictures(self) -> set[str]:

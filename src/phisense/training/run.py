@@ -31,7 +31,7 @@ from ..model import Phi3WithProjector
 from ..model.calibrate import calibrate
 from ..model.device import compute_dtype, training_attention
 from ..model.lora import add_lora, check_targets, expected_trainable
-from ..recipe import Recipe, Stage
+from ..recipe import DataSet, Recipe, Stage
 from ..vision.encoders import encoder_fingerprint
 from ..vision.store import FeatureStore
 from . import checkpoints
@@ -113,10 +113,12 @@ class Training:
             {name.rsplit(".lora_", 1)[0] for name, p in adapted.named_parameters() if p.requires_grad and ".lora_" in name}
         )
 
-    def _stage(self, name: str, stage: Stage, files: tuple[Path, ...], built: Phi3WithProjector, model: Any, store: FeatureStore) -> None:
+    def _stage(self, name: str, stage: Stage, sets: tuple[DataSet, ...], built: Phi3WithProjector, model: Any, store: FeatureStore) -> None:
         """Trains one stage, or takes its weights if a resumed run had finished it."""
         folder = self.recipe.run / "stages" / name
-        samples = Samples([self.recipe.path(file) for file in files], built.prompt, built.slots, stage.length)
+        samples = Samples(
+            [(self.recipe.path(one.path), one.weight) for one in sets], built.prompt, built.slots, stage.length, seed=self.recipe.seed
+        )
         missing = sorted(picture for picture in samples.pictures if picture not in store)
         if missing:
             raise ArtefactError(

@@ -14,7 +14,7 @@ from ..errors import PictureError
 
 FORMATS = ("JPEG", "PNG", "WEBP", "BMP", "GIF", "TIFF")
 MOST_BYTES = 32 * 2**20
-MOST_PIXELS = 64 * 10**6
+MOST_PIXELS = 40 * 10**6
 MOST_RATIO = 100  # longer side to shorter side
 
 
@@ -64,7 +64,7 @@ def _check_size(image: Image.Image, called: str) -> None:
 
 
 def _flat(image: Image.Image) -> Image.Image:
-    if image.mode in ("RGBA", "LA", "PA") or (image.mode == "P" and "transparency" in image.info):
+    if has_alpha(image):
         rgba = image.convert("RGBA")
         white = Image.new("RGBA", rgba.size, (255, 255, 255, 255))
         return Image.alpha_composite(white, rgba).convert("RGB")
@@ -73,10 +73,5 @@ def _flat(image: Image.Image) -> Image.Image:
     return image.convert("RGB")
 
 
-def picture_defect(images: Path, name: str) -> str | None:
-    """Why the picture `name` in `images` cannot be used, or None: for the check of a data set."""
-    try:
-        open_picture(images / name, name=name)
-    except PictureError as error:
-        return str(error).rstrip(".")
-    return None
+def has_alpha(image: Image.Image) -> bool:
+    return image.mode in ("RGBA", "LA", "PA") or "transparency" in image.info

@@ -20,6 +20,7 @@ from safetensors import SafetensorError, safe_open
 from safetensors.torch import save
 
 from .. import artefact
+from ..conversations import Pictures
 from ..errors import ArtefactError
 from .encoders import Encoder
 from .pictures import open_picture
@@ -30,9 +31,9 @@ _DTYPES = {"float32": torch.float32, "float16": torch.float16}
 
 
 def encode_pictures(
-    folder: Path, encoder: Encoder, names: Sequence[str], images: Path, *, dtype: str, batch: int, shard: int, progress: Progress
+    folder: Path, encoder: Encoder, names: Sequence[str], images: Pictures, *, dtype: str, batch: int, shard: int, progress: Progress
 ) -> dict[str, Any]:
-    """Writes the store of `names` (relative to `images`), keeping the shards a former run finished; returns its facts."""
+    """Writes the store of `names` (found in `images`), keeping the shards a former run finished; returns its facts."""
     wanted = sorted(set(names))
     folder.mkdir(parents=True, exist_ok=True)
     done = _finished(folder, encoder.fingerprint, set(wanted))
@@ -55,7 +56,7 @@ def encode_pictures(
     return about
 
 
-def _encode(encoder: Encoder, names: list[str], images: Path, batch: int, progress: Callable[[int], None]) -> Iterator[torch.Tensor]:
+def _encode(encoder: Encoder, names: list[str], images: Pictures, batch: int, progress: Callable[[int], None]) -> Iterator[torch.Tensor]:
     """Reads ahead in threads while the encoder works."""
     with ThreadPoolExecutor(4) as pool:
         batches = [names[i : i + batch] for i in range(0, len(names), batch)]
@@ -67,8 +68,8 @@ def _encode(encoder: Encoder, names: list[str], images: Path, batch: int, progre
             progress(i * batch + len(batches[i]))
 
 
-def _open_all(images: Path, names: list[str]) -> list[Any]:
-    return [open_picture(images / name, name=name) for name in names]
+def _open_all(images: Pictures, names: list[str]) -> list[Any]:
+    return [open_picture(images.path(name), name=name) for name in names]
 
 
 def _finished(folder: Path, fingerprint: str, wanted: set[str]) -> dict[Path, list[str]]:
