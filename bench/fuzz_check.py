@@ -19,6 +19,7 @@ from pathlib import Path
 
 from PIL import Image
 
+from phisense import console
 from phisense.conversations import check, read_conversations, read_questions
 from phisense.errors import PhisenseError
 from phisense.vision.looking import look_at
@@ -119,6 +120,7 @@ def main() -> None:
     parser.add_argument("--inputs", type=int, default=20_000)
     parser.add_argument("--seed", type=int, default=0)
     asked = parser.parse_args()
+    console.quiet()
     print(json.dumps(fuzz(asked.inputs, asked.seed)))
 
 

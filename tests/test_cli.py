@@ -34,7 +34,7 @@ def test_help_names_every_verb_and_every_verb_has_help() -> None:
 
     text = phisense("--help").stdout
     names = [command.name or command.callback.__name__ for command in app.registered_commands if command.callback]
-    assert {"check", "show", "features", "train", "merge", "evaluate", "chat", "app", "ask", "doctor", "demo"} <= set(names)
+    assert {"check", "convert", "show", "features", "train", "merge", "evaluate", "chat", "app", "ask", "doctor", "demo"} <= set(names)
     for name in names:
         assert name in text
     for command in app.registered_commands:
@@ -82,10 +82,54 @@ def test_check_reports_and_fails(world: Path, tmp_path: Path) -> None:
     counts = json.loads(good.stdout)
     assert counts["good"] == counts["rows"] > 1600
     (tmp_path / "bad.json").write_text(json.dumps([{"id": "x", "conversations": [{"from": "gpt", "value": "Hi."}]}]))
-    bad = phisense("check", tmp_path / "bad.json")
+    bad = phisense("check", tmp_path / "bad.json", cwd=tmp_path)
     assert bad.returncode == 1
-    assert "row 1 (id x): turn 1 is from 'gpt', wanted human" in bad.stdout
-    assert "has 1 defects in 1 rows" in bad.stderr
+    assert "row 1 (id x) has turn 1 from 'gpt', wanted a question" in bad.stdout
+    assert "Reorder or join the turns" in bad.stdout, "what to do next"
+    assert "has 1 rows of 1 that cannot be used" in bad.stderr
+    [told] = [json.loads(line) for line in (tmp_path / "rejects.jsonl").read_text().splitlines()]
+    assert (told["row"], told["id"], told["code"]) == (1, "x", "wrong-order")
+    assert phisense("check", tmp_path / "bad.json", "--max-rejects", 1, cwd=tmp_path).returncode == 0
+
+
+def test_check_measures_against_a_recipe(tmp_path: Path) -> None:
+    long = [{"from": "human", "value": "Hi."}, {"from": "gpt", "value": "circle " * 600}]
+    (tmp_path / "long.json").write_text(json.dumps([{"id": "x", "conversations": long}]))
+    assert phisense("check", tmp_path / "long.json", cwd=tmp_path).returncode == 0, "without a recipe nobody knows how long is too long"
+    ran = phisense("check", tmp_path / "long.json", "--recipe", "practice", cwd=tmp_path)
+    assert ran.returncode == 1
+    assert "is too long; got" in ran.stdout
+    assert "wanted at most 512" in ran.stdout
+
+
+def test_convert_writes_what_check_finds_clean(world: Path, tmp_path: Path) -> None:
+    images = world / "data" / "images"
+    rows = json.loads((world / "data" / "instruct.json").read_text())[:20]
+    rows[3]["image"] = "gone.jpg"
+    (tmp_path / "in.json").write_text(json.dumps(rows))
+    ran = phisense("convert", tmp_path / "in.json", "--out", tmp_path / "out", "--images", images, "--json")
+    assert ran.returncode == 0, ran.stderr
+    assert json.loads(ran.stdout)["written"] == 19
+    assert json.loads(phisense("check", tmp_path / "out", "--json", cwd=tmp_path).stdout)["good"] == 19
+    refused = phisense("convert", tmp_path / "in.json", "--out", tmp_path / "no", "--images", images, "--max-rejects", 0)
+    assert refused.returncode == 1
+    assert "so nothing was written; wanted at most 0" in refused.stderr
+    assert not (tmp_path / "no").exists()
+    (tmp_path / "mine").mkdir()
+    (tmp_path / "mine" / "thesis.txt").touch()
+    assert phisense("convert", tmp_path / "in.json", "--out", tmp_path / "mine").returncode == 2, "nothing of the user's is replaced"
+
+
+def test_check_finds_pictures_that_are_held_out(world: Path, tmp_path: Path) -> None:
+    data, images = world / "data", world / "data" / "images"
+    words = ("check", data / "align.json", "--images", images, "--held-out", data / "heldout.jsonl", "--json")
+    assert phisense(*words, cwd=tmp_path).returncode == 0, "the practice set keeps them apart"
+    rows = json.loads((data / "align.json").read_text())[:5]
+    rows[2]["image"] = "heldout-00003.jpg"
+    (tmp_path / "leaks.json").write_text(json.dumps(rows))
+    ran = phisense("check", tmp_path / "leaks.json", *words[2:], cwd=tmp_path)
+    assert ran.returncode == 1
+    assert [(d["row"], d["code"]) for d in json.loads(ran.stdout)["defects"]] == [(3, "leak")]
 
 
 def test_show_marks_what_is_supervised(world: Path) -> None:

@@ -27,6 +27,7 @@ def quiet() -> None:
     for name in ("bitsandbytes", "httpx"):
         logging.getLogger(name).setLevel(logging.ERROR)
     warnings.filterwarnings("ignore", category=FutureWarning)
+    warnings.filterwarnings("ignore", module="PIL")  # of damaged pictures the check tells more
 
 
 def print_json(value: Any) -> None:

@@ -50,8 +50,8 @@ def bomb(side: int) -> bytes:
     [
         (b"hello", "is not a picture; got 5 bytes of something else"),
         (b"", "is not a picture"),
-        (bomb(9_000), "too many pixels; got 9000 x 9000; wanted at most 64 million"),
-        (bomb(60_000), "too many pixels; got a picture made to burst; wanted at most 64 million"),
+        (bomb(9_000), "too many pixels; got 9000 x 9000; wanted at most 40 million"),
+        (bomb(60_000), "too many pixels; got a picture made to burst; wanted at most 40 million"),
         (b"<svg xmlns='http://www.w3.org/2000/svg'/>", "is not a picture"),
     ],
 )

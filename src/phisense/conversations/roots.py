@@ -28,9 +28,9 @@ class Pictures:
         """The picture's file, or None. `name` must be relative and stay inside (`shapes.py` refuses others)."""
         for folder in self.folders:
             path = folder / name
-            if path.is_file():
+            if _is_file(path):
                 return path
-        return next((path for path in self._other_spellings(name) if path.is_file()), None)
+        return next((path for path in self._other_spellings(name) if _is_file(path)), None)
 
     def path(self, name: str) -> Path:
         """As `find`. Raises PictureError if there is none."""
@@ -58,3 +58,10 @@ class Pictures:
         if path not in self._here:
             self._here[path] = path.is_dir()
         return self._here[path]
+
+
+def _is_file(path: Path) -> bool:
+    try:
+        return path.is_file()
+    except OSError:  # a name longer than the file system takes
+        return False

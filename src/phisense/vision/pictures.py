@@ -31,12 +31,14 @@ def open_picture(source: Path | bytes, *, name: str | None = None) -> Image.Imag
             image.load()
             upright = ImageOps.exif_transpose(image)
             return _flat(upright)
+    except PictureError:
+        raise
     except UnidentifiedImageError as error:
         raise PictureError(f"{called} is not a picture", got=f"{len(data)} bytes of something else", wanted=", ".join(FORMATS)) from error
     except Image.DecompressionBombError as error:
         wanted = f"at most {MOST_PIXELS // 10**6} million"
         raise PictureError(f"{called} has too many pixels", got="a picture made to burst", wanted=wanted, do="Make it smaller") from error
-    except (OSError, ValueError, SyntaxError, EOFError) as error:
+    except Exception as error:  # Pillow's decoders raise whatever comes of damaged bytes
         raise PictureError(f"{called} cannot be read", got=f"a damaged file ({error})", do="Save it again as JPEG or PNG") from error
 
 
