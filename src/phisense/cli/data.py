@@ -167,7 +167,7 @@ def _tell(checked: Any, rejects: Path, most: int = 20) -> None:
 
 @app.command()
 def show(
-    data: Annotated[Path, typer.Argument(help="LLaVA JSON or JSONL.")],
+    data: Annotated[Path, typer.Argument(help="A data set of any shape that check reads.")],
     n: Annotated[int, typer.Option("-n", min=1, help="How many conversations.")] = 3,
     recipe: Annotated[str, typer.Option(help="Whose tokenizer and picture slots to use.")] = "practice",
     json: Json = False,

@@ -75,7 +75,7 @@ def merge(
 @app.command()
 def evaluate(
     model: Model,
-    data: Annotated[list[Path], typer.Option(help="Questions (JSONL) or LLaVA JSON. Repeatable.")],
+    data: Annotated[list[Path], typer.Option(help="Questions or conversations of any shape that check reads. Repeatable.")],
     images: Annotated[list[Path], typer.Option(help="The folder of the pictures; may be repeated.")],
     image: Annotated[str, typer.Option(help="real, blind, shuffled, or all three: with its picture, with none, with another's.")] = "all",
     out: Annotated[Path | None, typer.Option(help="The report folder; otherwise reports/<model>-<data>.")] = None,
