@@ -70,7 +70,9 @@ class Data(_Section):
 
 
 class Features(_Section):
-    dtype: Literal["float32", "float16"] = "float16"
+    dtype: Literal["float32", "float16", "int8", "pixels"] = Field(
+        "float16", description="how they are stored; pixels: not at all, resized pictures are kept and encoded in training"
+    )
     batch: int = Field(32, ge=1)
     shard: int = Field(4096, ge=1, description="pictures in a shard")
 

@@ -2,17 +2,26 @@
 
 from __future__ import annotations
 
+import errno
+import json
+import os
+import signal
+import subprocess
+import sys
+import time
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 import pytest
 import torch
 from PIL import Image
 
+from phisense.conversations import Pictures
 from phisense.errors import ArtefactError, PartError
-from phisense.vision.encoders import Encoder, encoder_fingerprint
+from phisense.vision.encoders import Encoder, encoder_facts
 from phisense.vision.pictures import open_picture
-from phisense.vision.store import FeatureStore, encode_pictures
+from phisense.vision.store import FeatureStore, encode_pictures, plan
 
 from ..tiny import make_vision
 
@@ -29,8 +38,16 @@ def images(tmp_path: Path) -> Path:
     return folder
 
 
-def encode(folder: Path, encoder: Encoder, images: Path, names: list[str] = NAMES) -> None:
-    encode_pictures(folder, encoder, names, images, dtype="float32", batch=2, shard=3, progress=lambda done, total: None)
+def encode(
+    folder: Path,
+    encoder: Encoder,
+    images: Path,
+    names: list[str] = NAMES,
+    *,
+    dtype: Any = "float32",
+    progress: Any = lambda what, done, total: None,
+) -> None:
+    encode_pictures(folder, encoder, names, Pictures([images]), dtype=dtype, batch=2, shard=3, progress=progress)
 
 
 @pytest.fixture(scope="module")
@@ -40,7 +57,7 @@ def encoder(parts: tuple[str, str]) -> Encoder:
 
 def test_stored_equals_fresh(tmp_path: Path, images: Path, encoder: Encoder) -> None:
     encode(tmp_path / "store", encoder, images)
-    store = FeatureStore(tmp_path / "store", encoder=encoder.fingerprint)
+    store = FeatureStore(tmp_path / "store", facts=encoder.facts)
     assert (len(store), store.tokens, store.width) == (7, 16, 16)
     for name in NAMES:
         fresh = encoder.encode([open_picture(images / name)])[0]
@@ -61,7 +78,7 @@ def test_an_interrupted_store_is_no_store_and_goes_on(tmp_path: Path, images: Pa
     whole, broken = tmp_path / "whole", tmp_path / "broken"
     encode(whole, encoder, images)
     with pytest.raises(RuntimeError, match="stopped"):
-        encode_pictures(broken, encoder, NAMES, images, dtype="float32", batch=2, shard=3, progress=stop_after(4))
+        encode(broken, encoder, images, progress=stop_after(4))
     assert len(list(broken.glob("*.safetensors"))) == 1
     with pytest.raises(ArtefactError, match="is not a finished feature store"):
         FeatureStore(broken)
@@ -71,8 +88,8 @@ def test_an_interrupted_store_is_no_store_and_goes_on(tmp_path: Path, images: Pa
 
 
 def stop_after(count: int):
-    def progress(done: int, total: int) -> None:
-        if done >= count:
+    def progress(what: str, done: int, total: int) -> None:
+        if what == "encoding pictures" and done >= count:
             raise RuntimeError("stopped")
 
     return progress
@@ -81,21 +98,24 @@ def stop_after(count: int):
 def test_another_encoder_is_refused(tmp_path: Path, images: Path, encoder: Encoder) -> None:
     encode(tmp_path / "store", encoder, images)
     other = Encoder(str(make_vision(tmp_path / "other")), layer=-1)
-    with pytest.raises(ArtefactError, match="was made by another encoder; got encoder .*; wanted encoder"):
-        FeatureStore(tmp_path / "store", encoder=other.fingerprint)
+    with pytest.raises(
+        ArtefactError,
+        match=r"made by another encoder; got encoder \w{12} \(layer -2\); wanted encoder \w{12} \(layer -1\)",
+    ):
+        FeatureStore(tmp_path / "store", facts=other.facts)
     with pytest.raises(ArtefactError, match="was made by another encoder"):
         encode(tmp_path / "store", other, images)
 
 
 def test_the_fingerprint_follows_what_changes_features(tmp_path: Path) -> None:
     part = make_vision(tmp_path / "a")
-    first = encoder_fingerprint(str(part), "clip", -2)
-    assert encoder_fingerprint(str(part), "clip", -1) != first
+    first = encoder_facts(str(part), "clip", -2)
+    assert encoder_facts(str(part), "clip", -1) != first
     weights = part / "model.safetensors"
     data = bytearray(weights.read_bytes())
     data[-1] ^= 1
     weights.write_bytes(data)
-    assert encoder_fingerprint(str(part), "clip", -2) != first
+    assert encoder_facts(str(part), "clip", -2) != first
 
 
 def test_a_missing_weight_is_an_error_not_a_random_number(tmp_path: Path) -> None:
@@ -107,3 +127,133 @@ def test_a_missing_weight_is_an_error_not_a_random_number(tmp_path: Path) -> Non
     save_file(weights, part / "model.safetensors", metadata={"format": "pt"})
     with pytest.raises(PartError, match="is incomplete; got 1 weights missing"):
         Encoder(str(part))
+
+
+def shards(folder: Path) -> dict[str, bytes]:
+    return {path.name: path.read_bytes() for path in sorted(folder.iterdir())}
+
+
+def test_equal_pictures_are_encoded_once(tmp_path: Path, images: Path, encoder: Encoder) -> None:
+    (images / "again.png").write_bytes((images / "2.png").read_bytes())
+    encode(tmp_path / "store", encoder, images, [*NAMES, "again.png", "0.png"])
+    store = FeatureStore(tmp_path / "store")
+    assert len(store) == 8
+    assert sum(len(json.loads(orjson_facts(path))["digests"]) for path in (tmp_path / "store").glob("*.safetensors")) == 7
+    assert torch.equal(store.features("again.png"), store.features("2.png"))
+    assert not torch.equal(store.features("0.png"), store.features("2.png"))
+
+
+def orjson_facts(path: Path) -> str:
+    from safetensors import safe_open
+
+    with safe_open(path, "pt") as shard:
+        return str(shard.metadata()["phisense"])
+
+
+@pytest.mark.parametrize(("dtype", "apart"), [("float16", 1e-3), ("int8", 4.5e-3), ("pixels", 1e-5)])
+def test_every_format_gives_the_features_back(tmp_path: Path, images: Path, encoder: Encoder, dtype: str, apart: float) -> None:
+    """Within its precision of each token's largest value."""
+    encode(tmp_path / "store", encoder, images, dtype=dtype)
+    store = FeatureStore(tmp_path / "store", facts=encoder.facts, dtype=dtype, live=encoder)
+    fresh = encoder.encode([open_picture(images / name) for name in NAMES])
+    stored = store.batch(NAMES).float()
+    error = (stored - fresh).abs() / fresh.abs().amax(-1, keepdim=True)
+    assert float(error.max()) < apart
+    if dtype == "int8":
+        assert float(error.max()) > 1e-4, "the control: something was rounded"
+
+
+def test_another_format_is_refused(tmp_path: Path, images: Path, encoder: Encoder) -> None:
+    encode(tmp_path / "store", encoder, images, dtype="int8")
+    with pytest.raises(ArtefactError, match="is of another format; got int8; wanted float16"):
+        FeatureStore(tmp_path / "store", dtype="float16")
+    with pytest.raises(ArtefactError, match="is of another format; got int8; wanted float32"):
+        encode(tmp_path / "store", encoder, images)
+
+
+@pytest.mark.parametrize("at", [0.1, 0.5, 0.9, 0.999])
+def test_a_flipped_bit_is_found_before_it_is_used(tmp_path: Path, images: Path, encoder: Encoder, at: float) -> None:
+    encode(tmp_path / "store", encoder, images)
+    path = sorted((tmp_path / "store").glob("*.safetensors"))[1]
+    data = bytearray(path.read_bytes())
+    data[int(len(data) * at)] ^= 1
+    path.write_bytes(data)
+    store = FeatureStore(tmp_path / "store")
+    assert store.features("0.png").shape == (16, 16), "the first shard is whole"
+    with pytest.raises(ArtefactError, match=r"features-00001\.safetensors is damaged"):
+        [store.features(name) for name in NAMES]
+
+
+def test_a_full_disk_is_one_sentence_and_the_store_goes_on(
+    tmp_path: Path, images: Path, encoder: Encoder, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    encode(tmp_path / "whole", encoder, images)
+    fsync, calls = os.fsync, []
+
+    def full(descriptor: int) -> None:
+        calls.append(descriptor)
+        if len(calls) > 2:  # the first shard and its folder still fit
+            raise OSError(errno.ENOSPC, "No space left on device")
+        fsync(descriptor)
+
+    monkeypatch.setattr(os, "fsync", full)
+    with pytest.raises(ArtefactError, match="cannot write .*; got No space left on device. Free some space"):
+        encode(tmp_path / "store", encoder, images)
+    monkeypatch.undo()
+    assert [path.name for path in (tmp_path / "store").iterdir()] == ["features-00000.safetensors"], "nothing half-written"
+    encode(tmp_path / "store", encoder, images)
+    assert shards(tmp_path / "store") == shards(tmp_path / "whole")
+
+
+WRITE = """
+import sys, time
+from pathlib import Path
+from phisense.conversations import Pictures
+from phisense.vision.encoders import Encoder
+from phisense.vision.store import encode_pictures
+from phisense.vision.store.processes import this_process
+images, part, out = map(Path, sys.argv[1:4])
+names = sorted(path.name for path in images.iterdir())
+print("ready", flush=True)
+encode_pictures(out, Encoder(str(part)), names, Pictures([images]), dtype="int8", batch=1, shard=2,
+                progress=lambda what, done, total: time.sleep(0.01), processes=this_process())
+"""
+
+
+def test_killed_at_random_moments_it_ends_the_same(tmp_path: Path, images: Path, parts: tuple[str, str], encoder: Encoder) -> None:
+    """A few kills here; `bench/kill_store.py` makes a hundred."""
+    from numpy.random import default_rng
+
+    rng = default_rng(3)
+    words = [sys.executable, "-c", WRITE, str(images), parts[1], str(tmp_path / "killed")]
+    for _ in range(3):
+        process = subprocess.Popen(words, stdout=subprocess.PIPE, text=True)
+        assert process.stdout is not None
+        process.stdout.readline()
+        time.sleep(rng.uniform(0.1, 0.6))
+        process.send_signal(signal.SIGKILL)
+        process.communicate()
+    subprocess.run(words, check=True, capture_output=True)
+    subprocess.run([*words[:-1], str(tmp_path / "whole")], check=True, capture_output=True)
+    assert shards(tmp_path / "killed") == shards(tmp_path / "whole")
+
+
+def test_torchrun_with_two_processes_writes_what_one_does(tmp_path: Path, images: Path, parts: tuple[str, str]) -> None:
+    """With as many threads each: sums in another order differ in their last bit."""
+    (tmp_path / "write.py").write_text(WRITE)
+    words = [str(tmp_path / "write.py"), str(images), parts[1]]
+    env = {**os.environ, "OMP_NUM_THREADS": "1"}
+    subprocess.run([sys.executable, *words, str(tmp_path / "one")], check=True, capture_output=True, env=env)
+    torchrun = [sys.executable, "-m", "torch.distributed.run", "--standalone", "--nproc-per-node", "2", *words, str(tmp_path / "two")]
+    ran = subprocess.run(torchrun, capture_output=True, text=True, timeout=300, check=False, env=env)
+    assert ran.returncode == 0, ran.stderr
+    assert shards(tmp_path / "two") == shards(tmp_path / "one")
+
+
+def test_the_plan_counts_bytes_as_the_store_writes_them(tmp_path: Path, images: Path, encoder: Encoder) -> None:
+    planned = plan(encoder, NAMES, Pictures([images]), tmp_path, batch=4)
+    assert planned["recommended"] == "float16"
+    for one in planned["formats"]:
+        encode(tmp_path / one["format"], encoder, images, dtype=one["format"])
+        stored = sum(len(data) for name, data in shards(tmp_path / one["format"]).items() if name.endswith(".safetensors"))
+        assert one["bytes"] <= stored < one["bytes"] + 3 * 1500, "and a header for each shard"

@@ -187,14 +187,25 @@ def show(
 
 
 @app.command()
-def features(recipe: Recipe, set_: Set = None, device: Device = "auto", json: Json = False) -> dict[str, Any]:
-    """Encode every picture of the recipe's data once, into a store on disk. Interrupted, it goes on where it stopped."""
+def features(
+    recipe: Recipe,
+    set_: Set = None,
+    plan: Annotated[bool, typer.Option("--plan", help="Only say what each format would cost for this data, and which to take.")] = False,
+    device: Device = "auto",
+    json: Json = False,
+) -> dict[str, Any]:
+    """Encode every picture of the recipe's data once, into a store on disk. Interrupted, it goes on where it stopped.
+
+    Under `accelerate launch` or `torchrun` the processes share the work, and the store is the same.
+    """
     from .. import console
     from ..conversations import Pictures, read_conversations
     from ..model.device import compute_dtype, pick_device
     from ..recipe import load_recipe
     from ..vision.encoders import Encoder
     from ..vision.store import encode_pictures
+    from ..vision.store import plan as plan_store
+    from ..vision.store.processes import this_process
 
     r = load_recipe(recipe, tuple(set_ or ()))
     sets = [*r.data.align, *r.data.instruct]
@@ -202,14 +213,46 @@ def features(recipe: Recipe, set_: Set = None, device: Device = "auto", json: Js
     where = pick_device(device)
     dtype = compute_dtype(where) if where.type == "cuda" else None
     encoder = Encoder(r.vision.part, r.vision.encoder, r.vision.layer, device=str(where), **({"dtype": dtype} if dtype else {}))
+    pictures = Pictures(r.image_folders)
+    if plan:
+        return _tell_plan(plan_store(encoder, names, pictures, r.root, batch=r.features.batch), json)
     with console.bars() as bar:
         facts = encode_pictures(
-            r.store, encoder, names, Pictures(r.image_folders), dtype=r.features.dtype, batch=r.features.batch, shard=r.features.shard,
-            progress=lambda done, total: bar("encoding pictures", done, total),
+            r.store, encoder, names, pictures, dtype=r.features.dtype, batch=r.features.batch, shard=r.features.shard, progress=bar,
+            processes=this_process(),
         )  # fmt: skip
     result = {"store": str(r.store), **facts}
     if json:
         console.print_json(result)
     else:
-        console.out.print(f"{facts['pictures']:,} pictures, {facts['tokens']} tokens of width {facts['width']} each -> {r.store}")
+        same = facts["pictures"] - facts["distinct"]
+        repeated = f" ({same:,} of them the same as another)" if same else ""
+        console.out.print(f"{facts['pictures']:,} pictures{repeated}, {facts['tokens']} tokens of width {facts['width']} each -> {r.store}")
     return result
+
+
+def _tell_plan(planned: dict[str, Any], json: bool) -> dict[str, Any]:
+    from .. import console
+
+    if json:
+        console.print_json(planned)
+        return planned
+    rows = [
+        [one["format"], _size(one["bytes"]), _duration(one["encode_seconds"]), _duration(one["epoch_seconds"]), one["note"]]
+        for one in planned["formats"]
+    ]
+    console.table(
+        f"{planned['pictures']:,} pictures, {_size(planned['free_bytes'])} free",
+        ["features.dtype", "disk", "to write", "an epoch reads", ""],
+        rows,
+    )
+    console.out.print(f"Recommended: features.dtype={planned['recommended']}, {planned['why']}.")
+    return planned
+
+
+def _size(count: float) -> str:
+    return f"{count / 1e9:,.1f} GB" if count >= 1e9 else f"{count / 1e6:,.1f} MB"
+
+
+def _duration(seconds: float) -> str:
+    return f"{seconds / 3600:.1f} h" if seconds >= 3600 else f"{seconds / 60:.1f} min" if seconds >= 60 else f"{seconds:.1f} s"

@@ -8,7 +8,6 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
-import torch
 from torch.utils.data import Dataset
 
 from ..conversations import read_conversations
@@ -77,5 +76,5 @@ class Collator:
         self.tokens += int(batch["attention_mask"].sum())
         names = [name for sample in samples for name in sample.images]
         if names:
-            batch["pixel_values"] = torch.stack([self.store.features(name) for name in names])
+            batch["pixel_values"] = self.store.batch(names)
         return batch

@@ -29,10 +29,10 @@ from .. import artefact
 from ..errors import ArtefactError, TrainingError
 from ..model import Phi3WithProjector
 from ..model.calibrate import calibrate
-from ..model.device import compute_dtype, training_attention
+from ..model.device import compute_dtype, pick_device, training_attention
 from ..model.lora import add_lora, check_targets, expected_trainable
 from ..recipe import DataSet, Recipe, Stage
-from ..vision.encoders import encoder_fingerprint
+from ..vision.encoders import Encoder, encoder_facts
 from ..vision.store import FeatureStore
 from . import checkpoints
 from .data import Collator, Samples
@@ -62,7 +62,7 @@ class Training:
             shutil.rmtree(folder, ignore_errors=True)
         elif not folder.is_dir():
             raise ArtefactError(f"there is no run {folder} to resume", do="Train without --resume")
-        store = FeatureStore(recipe.store, encoder=encoder_fingerprint(recipe.vision.part, recipe.vision.encoder, recipe.vision.layer))
+        store = self._open_store()
         set_seed(recipe.seed)
         built = Phi3WithProjector.from_recipe(recipe, quantise=recipe.train.quantise, stored_features=True, device=self.device)
         built.model.set_attn_implementation(training_attention(built.device))
@@ -93,6 +93,14 @@ class Training:
         self.facts["seconds"] = time.monotonic() - started
         self._finish(folder, adapted)
         return self.facts
+
+    def _open_store(self) -> FeatureStore:
+        vision, dtype = self.recipe.vision, self.recipe.features.dtype
+        live = None
+        if dtype == "pixels":
+            device = pick_device(self.device)
+            live = Encoder(vision.part, vision.encoder, vision.layer, device=str(device), dtype=compute_dtype(device))
+        return FeatureStore(self.recipe.store, facts=encoder_facts(vision.part, vision.encoder, vision.layer), dtype=dtype, live=live)
 
     def _calibrate(self, built: Phi3WithProjector, store: FeatureStore) -> None:
         """Fits the fresh projector to the parts, by the features of some training pictures."""

@@ -9,7 +9,9 @@ from pathlib import Path
 from typing import Any, Literal
 
 import orjson
+import PIL
 import torch
+import transformers
 from PIL import Image
 from transformers import (
     AutoConfig,
@@ -21,7 +23,7 @@ from transformers import (
     SiglipVisionModel,
 )
 
-from ..errors import PartError
+from ..errors import ArtefactError, PartError
 from ..parts import fingerprint, load_weights, resolve_part
 
 
@@ -80,11 +82,33 @@ def image_processor(part: Path, encoder: str) -> LlavaImageProcessorPil:
     )
 
 
-def encoder_fingerprint(part: str, encoder: str, layer: int) -> str:
-    """Changes with anything that changes an encoder's features: its weights, the layer read, how pictures are prepared."""
+def encoder_facts(part: str, encoder: str, layer: int) -> dict[str, Any]:
+    """Everything that changes an encoder's features: its weights, the layer read, how pictures are prepared and by which libraries."""
     folder = resolve_part(part)
-    recipe = {"layer": layer, "processor": image_processor(folder, encoder).to_dict(), "part": fingerprint(folder)}
-    return hashlib.sha256(orjson.dumps(recipe, option=orjson.OPT_SORT_KEYS)).hexdigest()
+    processor = orjson.dumps(image_processor(folder, encoder).to_dict(), option=orjson.OPT_SORT_KEYS)
+    return {
+        "weights": fingerprint(folder)[:16],
+        "layer": layer,
+        "processor": hashlib.sha256(processor).hexdigest()[:16],
+        # Resizing is Pillow's, the model's arithmetic transformers': a major version may change either.
+        "libraries": f"pillow {PIL.__version__.split('.')[0]}, transformers {transformers.__version__.split('.')[0]}",
+    }
+
+
+def facts_fingerprint(facts: dict[str, Any]) -> str:
+    return hashlib.sha256(orjson.dumps(facts, option=orjson.OPT_SORT_KEYS)).hexdigest()
+
+
+def check_same_encoder(store: Path, *, got: dict[str, Any], wanted: dict[str, Any], do: str) -> None:
+    """Raises ArtefactError, with both fingerprints and what differs, unless the facts are equal."""
+    if got == wanted:
+        return
+    differing = [key for key in wanted if got.get(key) != wanted[key]]
+
+    def told(facts: dict[str, Any]) -> str:
+        return f"encoder {facts_fingerprint(facts)[:12]} ({', '.join(f'{key} {facts.get(key)}' for key in differing)})"
+
+    raise ArtefactError(f"the feature store {store} was made by another encoder", got=told(got), wanted=told(wanted), do=do)
 
 
 class Encoder:
@@ -101,12 +125,26 @@ class Encoder:
         self.processor = image_processor(folder, encoder)
         self.model: Any = load_weights(self.kind.model, folder, dtype=dtype).to(device).eval()
         self.device = device
-        self.fingerprint = encoder_fingerprint(part, encoder, layer)
+        self.facts = encoder_facts(part, encoder, layer)
+        self.fingerprint = facts_fingerprint(self.facts)
 
     @torch.inference_mode()
     def encode(self, pictures: Sequence[Image.Image]) -> torch.Tensor:
         """Features `(B, P, D)`: the patches of hidden layer `layer`, without a class row."""
-        pixels = self.processor(list(pictures), return_tensors="pt")["pixel_values"]
+        return self._read(self.processor(list(pictures), return_tensors="pt")["pixel_values"])
+
+    def prepare(self, pictures: Sequence[Image.Image]) -> torch.Tensor:
+        """`(B, 3, S, S)` uint8: padded and resized, not yet normalised; what `encode_prepared` takes."""
+        prepared: torch.Tensor = self.processor(list(pictures), do_rescale=False, do_normalize=False, return_tensors="pt")["pixel_values"]
+        return prepared.to(torch.uint8)
+
+    @torch.inference_mode()
+    def encode_prepared(self, pixels: torch.Tensor) -> torch.Tensor:
+        """As `encode`, from prepared pictures."""
+        mean, std = (torch.tensor(values).view(3, 1, 1) for values in (self.processor.image_mean, self.processor.image_std))
+        return self._read((pixels.float() / 255 - mean) / std)
+
+    def _read(self, pixels: torch.Tensor) -> torch.Tensor:
         pixels = pixels.to(self.device, self.model.dtype)
         hidden: torch.Tensor = self.model(pixels, output_hidden_states=True).hidden_states[self.layer]
         return hidden[:, self.kind.extra_rows :]

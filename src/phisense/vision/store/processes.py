@@ -1,0 +1,16 @@
+"""Which of several processes this is, where `accelerate launch` or `torchrun` started it."""
+
+from __future__ import annotations
+
+import os
+
+from .writing import Processes
+
+
+def this_process() -> Processes:
+    if int(os.environ.get("WORLD_SIZE", "1")) < 2:
+        return Processes()
+    from accelerate import PartialState
+
+    state = PartialState()
+    return Processes(state.process_index, state.num_processes, state.wait_for_everyone)
