@@ -74,7 +74,7 @@ class Features(_Section):
         "float16", description="how they are stored; pixels: not at all, resized pictures are kept and encoded in training"
     )
     batch: int = Field(32, ge=1)
-    shard: int = Field(4096, ge=1, description="pictures in a shard")
+    shard: int = Field(512, ge=1, description="pictures in a shard")
 
 
 class Lora(_Section):

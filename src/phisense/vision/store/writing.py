@@ -67,14 +67,14 @@ def encode_pictures(
     count = len(held)
     progress("encoding pictures", count, len(firsts))
     for path, members in todo[processes.rank :: processes.count]:
-        rows = []
+        packed = []  # batch by batch: a shard of float32 rows would take gigabytes
         for some in _encode(encoder, [firsts[digest] for digest in members], images, batch, dtype):
-            rows.append(some)
+            packed.append(pack(some, dtype))
             count += len(some)
             progress("encoding pictures", count, len(firsts))
         # One key: safetensors writes several in no fixed order, and equal shards should be equal bytes.
         facts = {"phisense": orjson.dumps({"encoder": encoder.facts, "format": dtype, "digests": members}).decode()}
-        artefact.write_bytes(path, save(pack(torch.cat(rows), dtype), metadata=facts))
+        artefact.write_bytes(path, save({key: torch.cat([rows[key] for rows in packed]) for key in packed[0]}, metadata=facts))
     processes.wait()
     about = {
         "encoder": encoder.fingerprint, "facts": encoder.facts, "pictures": len(digests), "distinct": len(firsts),
