@@ -30,7 +30,7 @@ def test_slots_become_as_large_as_embeddings(parts: tuple[str, str], lopsided: t
     with torch.inference_mode():
         slots = built.projector(lopsided)
     assert found["before"] > 3 * float(table.detach().std()), "the control: a fresh projector misses the scale"
-    assert float(slots.std()) == pytest.approx(float(table.std()), rel=1e-3)
+    assert float(slots.std()) == pytest.approx(float(table.detach().std()), rel=1e-3)
     assert found["after"] == pytest.approx(found["embeddings"], rel=1e-3)
 
 
@@ -48,6 +48,21 @@ def test_every_channel_counts_alike(parts: tuple[str, str], lopsided: torch.Tens
     assert moved_by(large) > 20 * moved_by(small)
     calibrate(built.projector, lopsided, built.model.get_input_embeddings().weight)
     assert 0.5 < moved_by(large) / moved_by(small) < 2
+
+
+def test_a_slot_is_a_mixture_of_words(parts: tuple[str, str], lopsided: torch.Tensor) -> None:
+    """Every column of the last layer points where some word embedding does; a fresh projector's points nowhere near one."""
+    built = Phi3WithProjector.assemble(*parts, dtype=torch.float32)
+    table = built.model.get_input_embeddings().weight.detach()
+    words = table[table.norm(dim=1) > 0]
+    words = torch.nn.functional.normalize(words - words.mean(0), dim=1)
+
+    def nearest() -> torch.Tensor:
+        return (words @ torch.nn.functional.normalize(built.projector.linear_2.weight.detach(), dim=0)).amax(0)
+
+    assert float(nearest().mean()) < 0.99
+    calibrate(built.projector, lopsided, table)
+    assert float(nearest().min()) > 0.999
 
 
 def test_the_same_pictures_calibrate_the_same(parts: tuple[str, str], lopsided: torch.Tensor) -> None:

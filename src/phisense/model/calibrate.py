@@ -5,6 +5,9 @@ and word embeddings are small (here a standard deviation of 0.03, where the fres
 the language part computes, and the projector learns little from them. So the first layer's weights are divided by what its
 inputs' channels spread, its bias takes off their means, and the last layer is scaled until slots spread as embeddings do.
 This is the data-dependent initialisation of Krähenbühl et al. 2016 (arXiv:1511.06856), aimed at the embeddings' scale.
+
+The last layer starts as word embeddings drawn from the table, a word for each hidden unit, so that a slot is a mixture of words
+from the first step on: what Lester et al. 2021 (arXiv:2104.08691) found to be the better start for learned prompts.
 """
 
 from __future__ import annotations
@@ -28,7 +31,11 @@ def calibrate(projector: Any, features: torch.Tensor, embeddings: torch.Tensor) 
     # A channel that never changes carries nothing; dividing by its spread would only blow up noise.
     first.weight /= spread.clamp(min=0.01 * float(spread.mean()) or 1.0)
     first.bias -= first.weight @ mean
-    wanted = embeddings.detach().float().std().to(before.device)
+    words = embeddings.detach().float()
+    words = words[words.norm(dim=1) > 0].to(before.device)  # rows of no word are zero
+    drawn = torch.cat([torch.randperm(len(words)) for _ in range(-(-last.in_features // len(words)))])[: last.in_features]
+    last.weight.copy_((words[drawn] - words.mean(0)).T)
+    wanted = words.std()
     last.weight *= wanted / projector(features).std()
     return {"embeddings": float(wanted), "before": float(before), "after": float(projector(features).std())}
 
