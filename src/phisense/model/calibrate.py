@@ -6,8 +6,9 @@ the language part computes, and the projector learns little from them. So the fi
 inputs' channels spread, its bias takes off their means, and the last layer is scaled until slots spread as embeddings do.
 This is the data-dependent initialisation of Krähenbühl et al. 2016 (arXiv:1511.06856), aimed at the embeddings' scale.
 
-The last layer starts as word embeddings drawn from the table, a word for each hidden unit, so that a slot is a mixture of words
-from the first step on: what Lester et al. 2021 (arXiv:2104.08691) found to be the better start for learned prompts.
+The last layer's columns start as the principal directions of the embedding table, each as long as the table spreads that way.
+Slots then vary as embeddings do from the first step on, as Lester et al. 2021 (arXiv:2104.08691) found it better to start learned
+prompts from the vocabulary. Columns that are words drawn from the table do as well or worse, by the luck of the draw (docs/log.md).
 """
 
 from __future__ import annotations
@@ -32,12 +33,21 @@ def calibrate(projector: Any, features: torch.Tensor, embeddings: torch.Tensor) 
     first.weight /= spread.clamp(min=0.01 * float(spread.mean()) or 1.0)
     first.bias -= first.weight @ mean
     words = embeddings.detach().float()
-    words = words[words.norm(dim=1) > 0].to(before.device)  # rows of no word are zero
-    drawn = torch.cat([torch.randperm(len(words)) for _ in range(-(-last.in_features // len(words)))])[: last.in_features]
-    last.weight.copy_((words[drawn] - words.mean(0)).T)
-    wanted = words.std()
+    words = words[words.norm(dim=1) > 0]  # rows of no word are zero
+    last.weight.copy_(_principal_directions(words, last.in_features).T)
+    wanted = words.std().to(before.device)
     last.weight *= wanted / projector(features).std()
     return {"embeddings": float(wanted), "before": float(before), "after": float(projector(features).std())}
+
+
+def _principal_directions(table: torch.Tensor, count: int) -> torch.Tensor:
+    """`(count, H)`: the eigenvectors of the covariance of `table` `(V, H)`, times their standard deviations, longest first.
+
+    More than there are begin again from the longest.
+    """
+    variances, directions = torch.linalg.eigh(torch.cov(table.T))
+    longest = (directions * variances.clamp(min=0).sqrt()).T.flip(0)
+    return longest.repeat(-(-count // len(longest)), 1)[:count]
 
 
 def _first_inputs(projector: Any, features: torch.Tensor) -> torch.Tensor:
