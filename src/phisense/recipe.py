@@ -94,6 +94,9 @@ class Stage(_Section):
     micro_batch: int = Field(8, ge=1, description="conversations at once; the rest of a batch is accumulated")
     learning_rate: float = Field(2e-4, gt=0)
     projector_learning_rate: float | None = Field(None, gt=0, description="if not the same")
+    projector_optimizer: Literal["adamw", "muon"] = Field(
+        "adamw", description="muon for its matrices: steps equally long in all directions, at some ten times AdamW's rate"
+    )
     warm_up: float = Field(0.03, ge=0, lt=1, description="share of the steps")
     weight_decay: float = Field(0.0, ge=0)
     clip: float = Field(1.0, gt=0, description="largest gradient norm")

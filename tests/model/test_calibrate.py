@@ -30,7 +30,7 @@ def test_slots_become_as_large_as_embeddings(parts: tuple[str, str], lopsided: t
     with torch.inference_mode():
         slots = built.projector(lopsided)
     assert found["before"] > 3 * float(table.detach().std()), "the control: a fresh projector misses the scale"
-    assert float(slots.std()) == pytest.approx(float(table.std()), rel=1e-3)
+    assert float(slots.std()) == pytest.approx(float(table.detach().std()), rel=1e-3)
     assert found["after"] == pytest.approx(found["embeddings"], rel=1e-3)
 
 
@@ -48,6 +48,22 @@ def test_every_channel_counts_alike(parts: tuple[str, str], lopsided: torch.Tens
     assert moved_by(large) > 20 * moved_by(small)
     calibrate(built.projector, lopsided, built.model.get_input_embeddings().weight)
     assert 0.5 < moved_by(large) / moved_by(small) < 2
+
+
+def test_slots_vary_as_words_do(parts: tuple[str, str], lopsided: torch.Tensor) -> None:
+    """The last layer's columns span what the embeddings span, and as far; a fresh projector's are unlike them."""
+    built = Phi3WithProjector.assemble(*parts, dtype=torch.float32)
+    table = built.model.get_input_embeddings().weight.detach()
+    words = torch.cov(table[table.norm(dim=1) > 0].T)
+
+    def likeness() -> float:
+        weight = built.projector.linear_2.weight.detach()
+        mine = weight @ weight.T
+        return float((mine * words).sum() / mine.norm() / words.norm())
+
+    assert likeness() < 0.95
+    calibrate(built.projector, lopsided, table)
+    assert likeness() > 0.999
 
 
 def test_the_same_pictures_calibrate_the_same(parts: tuple[str, str], lopsided: torch.Tensor) -> None:

@@ -5,6 +5,10 @@ and word embeddings are small (here a standard deviation of 0.03, where the fres
 the language part computes, and the projector learns little from them. So the first layer's weights are divided by what its
 inputs' channels spread, its bias takes off their means, and the last layer is scaled until slots spread as embeddings do.
 This is the data-dependent initialisation of Krähenbühl et al. 2016 (arXiv:1511.06856), aimed at the embeddings' scale.
+
+The last layer's columns start as the principal directions of the embedding table, each as long as the table spreads that way.
+Slots then vary as embeddings do from the first step on, as Lester et al. 2021 (arXiv:2104.08691) found it better to start learned
+prompts from the vocabulary. Columns that are words drawn from the table do as well or worse, by the luck of the draw (docs/log.md).
 """
 
 from __future__ import annotations
@@ -28,9 +32,22 @@ def calibrate(projector: Any, features: torch.Tensor, embeddings: torch.Tensor) 
     # A channel that never changes carries nothing; dividing by its spread would only blow up noise.
     first.weight /= spread.clamp(min=0.01 * float(spread.mean()) or 1.0)
     first.bias -= first.weight @ mean
-    wanted = embeddings.detach().float().std().to(before.device)
+    words = embeddings.detach().float()
+    words = words[words.norm(dim=1) > 0]  # rows of no word are zero
+    last.weight.copy_(_principal_directions(words, last.in_features).T)
+    wanted = words.std().to(before.device)
     last.weight *= wanted / projector(features).std()
     return {"embeddings": float(wanted), "before": float(before), "after": float(projector(features).std())}
+
+
+def _principal_directions(table: torch.Tensor, count: int) -> torch.Tensor:
+    """`(count, H)`: the eigenvectors of the covariance of `table` `(V, H)`, times their standard deviations, longest first.
+
+    More than there are begin again from the longest.
+    """
+    variances, directions = torch.linalg.eigh(torch.cov(table.T))
+    longest = (directions * variances.clamp(min=0).sqrt()).T.flip(0)
+    return longest.repeat(-(-count // len(longest)), 1)[:count]
 
 
 def _first_inputs(projector: Any, features: torch.Tensor) -> torch.Tensor:

@@ -14,6 +14,7 @@ from ..recipe import Stage
 from . import checkpoints
 from .batches import LikeLengths
 from .data import Samples
+from .optimizer import stage_optimizer
 
 Progress = Callable[[dict[str, Any]], None]
 
@@ -77,14 +78,8 @@ class StageTrainer(Trainer):
         self.about = about
 
     def create_optimizer(self, model: Any = None) -> torch.optim.Optimizer:
-        """AdamW with a learning rate of the projector's own."""
         if self.optimizer is None:
-            trained = [(name, p) for name, p in (model or self.model).named_parameters() if p.requires_grad]
-            projector = [p for name, p in trained if "multi_modal_projector" in name]
-            others = [p for name, p in trained if "multi_modal_projector" not in name]
-            rate = self.stage.projector_learning_rate or self.stage.learning_rate
-            groups = [{"params": projector, "lr": rate}, {"params": others, "lr": self.stage.learning_rate}]
-            self.optimizer = torch.optim.AdamW([g for g in groups if g["params"]], weight_decay=self.stage.weight_decay)
+            self.optimizer = stage_optimizer((model or self.model).named_parameters(), self.stage)
         return self.optimizer
 
     def _get_train_sampler(self, train_dataset: Any = None) -> torch.utils.data.Sampler[int]:
