@@ -30,7 +30,7 @@ from .world import Scene, Split, sample_scene
 Progress = Callable[[int, int], None]
 REASONING = ("relation", "comparison", "count")
 #: Of the things in training scenes; elsewhere it is `sample_scene`'s. Handwriting takes the most examples to learn.
-TRAIN_DIGIT_SHARE = 0.5
+TRAIN_DIGIT_SHARE = 0.45
 CAPTION_REQUESTS = ("Write a caption for the picture.", "Give a caption.", "Caption the picture.")
 
 
@@ -38,7 +38,7 @@ CAPTION_REQUESTS = ("Write a caption for the picture.", "Give a caption.", "Capt
 class Sizes:
     """Scenes in each split."""
 
-    train: int = 3_000
+    train: int = 4_000
     heldout: int = 300
     combinations: int = 150
     digits: int = 200
