@@ -219,3 +219,19 @@ def test_folders_of_no_known_kind_and_missing_files_are_refused(tmp_path: Path) 
         open_source(tmp_path)
     with pytest.raises(ConversationError, match="there is no data file"):
         open_source(tmp_path / "nothing.json")
+
+
+@pytest.mark.parametrize(
+    ("file", "rows", "notes"),
+    [("instruct/qa.jsonl", 45, set()), ("instruct/captions.jsonl", 40, {"more-captions"}), ("pope/coco_pope_random.json", 3000, set())],
+)
+def test_real_sets_are_read_without_a_defect(fixtures: Path, file: str, rows: int, notes: set[str]) -> None:
+    found = check(fixtures / file)
+    assert (found.rows, found.good, dict(found.shapes), found.rejects) == (rows, rows, {"pairs": rows}, [])
+    assert {finding.code for finding in found.findings} - {"duplicate-id"} == notes
+    assert len(read_conversations(fixtures / file)) == rows
+
+
+def test_real_photographs_are_named_for_what_they_are(fixtures: Path) -> None:
+    seen = {name: [code for code, _ in LOOK(fixtures / "images" / name, name)] for name in ("cmyk.jpg", "landscape_exif6.jpg", "truck.jpg")}
+    assert seen == {"cmyk.jpg": ["cmyk"], "landscape_exif6.jpg": ["exif-rotation"], "truck.jpg": []}

@@ -257,3 +257,11 @@ def test_the_plan_counts_bytes_as_the_store_writes_them(tmp_path: Path, images: 
         encode(tmp_path / one["format"], encoder, images, dtype=one["format"])
         stored = sum(len(data) for name, data in shards(tmp_path / one["format"]).items() if name.endswith(".safetensors"))
         assert one["bytes"] <= stored < one["bytes"] + 3 * 1500, "and a header for each shard"
+
+
+def test_a_photograph_turned_by_its_tag_has_the_features_of_the_upright_one(fixtures: Path, encoder: Encoder) -> None:
+    upright, turned = (open_picture(fixtures / "images" / f"landscape_exif{tag}.jpg") for tag in (1, 6))
+    one, other = encoder.encode([upright, turned])
+    assert float((one - other).abs().max() / one.abs().max()) < 1e-3
+    lying = upright.rotate(90, expand=True)
+    assert float((encoder.encode([lying])[0] - one).abs().max() / one.abs().max()) > 1e-2, "the control: turned, it has others"

@@ -49,7 +49,7 @@ KINDS: dict[str, Kind] = {
         "Shorten the first exchange, or raise train.<stage>.length; phisense never cuts through a picture",
     ),
     # the set
-    "duplicate-row": Kind("an exact duplicate of an earlier row", "Drop one of them"),
+    "duplicate-row": Kind("an exact duplicate of an earlier row", "It is used twice; drop one of them", rejects=False),
     "leak": Kind("a picture that is also held out", "Drop the row, or take the picture out of the held-out set"),
     "near-leak": Kind("a picture that all but equals one held out", "Compare the two; drop the row if they show the same"),
     # its pictures

@@ -37,7 +37,7 @@ class Source:
         if self.kind in ("JSON list", "JSON lines"):
             with self.files[0].open("rb") as self._file:
                 yield from document_rows(self._file, listed=self.kind == "JSON list")
-            self._file = None
+            self._file, self._done = None, self.files[0].stat().st_size
             return
         reader: Any = {"CSV": tables.csv_rows, "Parquet": tables.parquet_rows, "Arrow": tables.arrow_rows}[self.kind]
         for raw in reader(self.files[0] if self.kind == "CSV" else self.files):
@@ -48,7 +48,7 @@ class Source:
         """How much was read and how much there is: bytes of a document, rows of a table (whose total is not known)."""
         if self._file is not None:
             return self._file.tell(), self.files[0].stat().st_size
-        return self._done, None
+        return self._done, self._done if self.kind in ("JSON list", "JSON lines") else None
 
 
 def open_source(path: Path) -> Source:
