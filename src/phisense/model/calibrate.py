@@ -46,7 +46,7 @@ def _principal_directions(table: torch.Tensor, count: int) -> torch.Tensor:
     More than there are begin again from the longest.
     """
     variances, directions = torch.linalg.eigh(torch.cov(table.T))
-    longest = (directions * variances.clamp(min=0).sqrt()).T.flip(0)
+    longest: torch.Tensor = (directions * variances.clamp(min=0).sqrt()).T.flip(0)
     return longest.repeat(-(-count // len(longest)), 1)[:count]
 
 

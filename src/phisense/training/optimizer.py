@@ -60,7 +60,7 @@ class Muon(torch.optim.Optimizer):
 
 def orthogonal(matrix: torch.Tensor, iterations: int = 5) -> torch.Tensor:
     """`matrix` with its singular values brought near 1 (to within 0.7 and 1.2), by Jordan's Newton-Schulz iteration."""
-    x = matrix.float().T if matrix.shape[0] > matrix.shape[1] else matrix.float()
+    x: torch.Tensor = matrix.float().T if matrix.shape[0] > matrix.shape[1] else matrix.float()
     x = x / x.norm().clamp(min=1e-7)
     for _ in range(iterations):
         gram = x @ x.T
