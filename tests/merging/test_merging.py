@@ -26,10 +26,10 @@ def test_the_merge_loses_nothing(merged: dict[str, Any]) -> None:
 
 
 def test_the_naive_merge_and_the_shuffled_one_lose(merged: dict[str, Any]) -> None:
-    """Each by far more than the gate lets pass: what they lose depends on how much the short training taught."""
+    """More than the gate lets pass. How much more depends on how much of what was learned is in the adapter, not in the projector."""
     gate = merged["gate"]
-    assert merged["shuffled"]["delta_loss"] > 10 * gate["most_delta_loss"]
-    assert merged["shuffled"]["same_answers"] < 0.95
+    assert merged["shuffled"]["delta_loss"] > 3 * gate["most_delta_loss"]
+    assert merged["shuffled"]["same_answers"] < gate["least_same_answers"]
     assert merged["back_to_nf4"]["same_answers"] < gate["least_same_answers"]
 
 

@@ -38,7 +38,7 @@ CAPTION_REQUESTS = ("Write a caption for the picture.", "Give a caption.", "Capt
 class Sizes:
     """Scenes in each split."""
 
-    train: int = 4_000
+    train: int = 2_600
     heldout: int = 300
     combinations: int = 150
     digits: int = 200
