@@ -12,7 +12,7 @@ import torch
 import yaml
 from safetensors.torch import load_file, save_file
 
-from phisense import artefact
+from phisense import artefact, merging
 from phisense.errors import ArtefactError, MergeError
 from phisense.merging import Measured, check_gate, dequantise
 from phisense.recipe import load_recipe
@@ -54,9 +54,17 @@ def test_half_precision_merges_are_measured_too(trained: dict[str, Any], verb: A
     assert {str(w.dtype) for w in load_file(Path(report["model"]) / "model.safetensors").values()} == {f"torch.{dtype}"}
 
 
-def test_a_refused_merge_writes_nothing(trained: dict[str, Any], verb: Any, tmp_path: Path) -> None:
-    """Rounding to bfloat16 under a gate that lets nothing pass."""
-    run = copy_of_run(Path(trained["run"]), tmp_path, dtype="bfloat16", most_delta_loss=0.0, least_same_answers=1.0)
+def test_a_refused_merge_writes_nothing(trained: dict[str, Any], verb: Any, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """A merge that loses one matrix on its way."""
+    whole = merging._merge_lora
+
+    def lossy(adapted: Any, recipe: Any) -> Any:
+        built = whole(adapted, recipe)
+        next(p for name, p in built.model.named_parameters() if "down_proj" in name).data.zero_()
+        return built
+
+    monkeypatch.setattr(merging, "_merge_lora", lossy)
+    run = copy_of_run(Path(trained["run"]), tmp_path)
     with pytest.raises(MergeError, match="not what was trained, so it was not written"):
         verb("merge", run)
     assert not (tmp_path / "models").exists() or not list((tmp_path / "models").iterdir())

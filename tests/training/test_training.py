@@ -142,7 +142,7 @@ def test_resuming_ends_where_an_uninterrupted_run_ends(root: Path, verb: Any, mo
         ("name=other", ArtefactError, "is not a finished feature store; got no such folder"),
         ("vision.layer=-1", ArtefactError, "was made by another encoder"),
         ("data.instruct=[data/none.json]", Exception, "there is no data file"),
-        ("train.align.learning_rate=1.0e+30", TrainingError, "the loss is not finite at step"),
+        ("train.align.projector_learning_rate=1.0e+30", TrainingError, "the loss is not finite at step"),
     ],
 )
 def test_what_must_not_start_does_not(root: Path, verb: Any, change: str, error: type[Exception], words: str) -> None:
