@@ -94,11 +94,15 @@ def read_manifest(folder: Path, *, kind: str, verify: bool = True) -> dict[str, 
     if manifest.get("kind") != kind:
         raise ArtefactError(f"{folder} is something else", got=f"a {manifest.get('kind')}", wanted=f"a {kind}")
     for name, facts in manifest["files"].items() if verify else ():
-        file = folder / name
-        if not file.is_file() or file.stat().st_size != facts["bytes"] or sha256(file) != facts["sha256"]:
-            raise ArtefactError(f"{file} is damaged", got="other content than its manifest names", do=f"Make the {kind} again")
+        verify_file(folder / name, facts, do=f"Make the {kind} again")
     about: dict[str, Any] = manifest["about"]
     return about
+
+
+def verify_file(path: Path, facts: dict[str, Any] | None, *, do: str) -> None:
+    """Raises ArtefactError unless the file is the one that `facts`, its entry in a manifest, names."""
+    if facts is None or not path.is_file() or path.stat().st_size != facts["bytes"] or sha256(path) != facts["sha256"]:
+        raise ArtefactError(f"{path} is damaged", got="other content than its manifest names", do=do)
 
 
 def sha256(path: Path) -> str:

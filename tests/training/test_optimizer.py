@@ -17,6 +17,7 @@ STAGE = Stage(learning_rate=1e-3, projector_learning_rate=4e-2, projector_optimi
 class Small(nn.Module):
     def __init__(self) -> None:
         super().__init__()
+        torch.manual_seed(0)
         self.multi_modal_projector = nn.Linear(4, 3)
         self.lora = nn.Linear(3, 3, bias=False)
         self.frozen = nn.Linear(3, 3).requires_grad_(False)

@@ -238,6 +238,18 @@ def test_killed_at_random_moments_it_ends_the_same(tmp_path: Path, images: Path,
     assert shards(tmp_path / "killed") == shards(tmp_path / "whole")
 
 
+def test_torchrun_with_two_processes_writes_what_one_does(tmp_path: Path, images: Path, parts: tuple[str, str]) -> None:
+    """With as many threads each: sums in another order differ in their last bit."""
+    (tmp_path / "write.py").write_text(WRITE)
+    words = [str(tmp_path / "write.py"), str(images), parts[1]]
+    env = {**os.environ, "OMP_NUM_THREADS": "1"}
+    subprocess.run([sys.executable, *words, str(tmp_path / "one")], check=True, capture_output=True, env=env)
+    torchrun = [sys.executable, "-m", "torch.distributed.run", "--standalone", "--nproc-per-node", "2", *words, str(tmp_path / "two")]
+    ran = subprocess.run(torchrun, capture_output=True, text=True, timeout=300, check=False, env=env)
+    assert ran.returncode == 0, ran.stderr
+    assert shards(tmp_path / "two") == shards(tmp_path / "one")
+
+
 def test_the_plan_counts_bytes_as_the_store_writes_them(tmp_path: Path, images: Path, encoder: Encoder) -> None:
     planned = plan(encoder, NAMES, Pictures([images]), tmp_path, batch=4)
     assert planned["recommended"] == "float16"
@@ -245,3 +257,23 @@ def test_the_plan_counts_bytes_as_the_store_writes_them(tmp_path: Path, images: 
         encode(tmp_path / one["format"], encoder, images, dtype=one["format"])
         stored = sum(len(data) for name, data in shards(tmp_path / one["format"]).items() if name.endswith(".safetensors"))
         assert one["bytes"] <= stored < one["bytes"] + 3 * 1500, "and a header for each shard"
+
+
+def test_a_photograph_turned_by_its_tag_has_the_features_of_the_upright_one(tmp_path: Path, fixtures: Path, encoder: Encoder) -> None:
+    """The same pixels lying on their side with a tag that says so; without the tag they have other features."""
+    upright = open_picture(fixtures / "images" / "landscape_exif1.jpg")
+    exif = Image.Exif()
+    exif[0x0112] = 6
+    lying = upright.transpose(Image.Transpose.ROTATE_90)
+    lying.save(tmp_path / "tagged.png", exif=exif)
+    lying.save(tmp_path / "plain.png")
+    one, tagged, plain = encoder.encode([upright, open_picture(tmp_path / "tagged.png"), open_picture(tmp_path / "plain.png")])
+    assert float((tagged - one).abs().max() / one.abs().max()) < 1e-3
+    assert float((plain - one).abs().max() / one.abs().max()) > 1e-2
+
+
+def test_the_real_pair_is_far_nearer_with_its_tag_applied(fixtures: Path, encoder: Encoder) -> None:
+    """The two files were compressed apart (their pixels differ by 3.7 of 255), so equal features are not to be had from them."""
+    upright, turned = (open_picture(fixtures / "images" / f"landscape_exif{tag}.jpg") for tag in (1, 6))
+    one, other, lying = encoder.encode([upright, turned, upright.transpose(Image.Transpose.ROTATE_90)])
+    assert float((other - one).norm()) < 0.2 * float((lying - one).norm())

@@ -26,7 +26,7 @@ from .defects import Finding
 from .roots import Pictures
 from .rows import Row, examine
 from .sources import open_source
-from .types import IMAGE, Conversation
+from .types import IMAGE
 
 KIND = "data set"
 _CHUNK = 512
@@ -99,4 +99,4 @@ def _link(source: Path, target: Path) -> None:
         shutil.copyfile(source, target)
 
 
-__all__ = ["Conversation", "convert", "write_rejects"]
+__all__ = ["convert", "write_rejects"]

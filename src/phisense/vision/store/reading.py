@@ -72,11 +72,7 @@ class FeatureStore:
         """Slices of the shard's tensors, opened and verified once."""
         if number not in self._open:
             path = self._paths[number]
-            expected = self._files.get(path.name)
-            if expected is None or path.stat().st_size != expected["bytes"] or artefact.sha256(path) != expected["sha256"]:
-                raise ArtefactError(
-                    f"{path} is damaged", got="other content than the manifest names", do="Remove it and run phisense features again"
-                )
+            artefact.verify_file(path, self._files.get(path.name), do="Remove it and run phisense features again")
             file = safe_open(path, "pt")
             self._open[number] = {key: file.get_slice(key) for key in file.keys()}  # noqa: SIM118, it is no mapping
         return self._open[number]
