@@ -109,6 +109,7 @@ class Train(_Section):
     lora: Lora = Lora()
     quantise: bool = Field(True, description="the frozen language part in NF4 with double quantisation (QLoRA)")
     checkpointing: bool = Field(True, description="recompute activations in the backward pass to save memory")
+    share_pictures: bool = Field(True, description="a picture goes through the model once for all its conversations; the loss is the same")
     log_every: int = Field(10, ge=1)
     report_to: tuple[str, ...] = Field((), description="Trainer integrations, e.g. tensorboard")
 

@@ -1,37 +1,36 @@
-"""Conversations -> rendered samples -> padded batches with stored features."""
+"""Conversations -> rendered samples -> rows -> padded batches with stored features."""
 
 from __future__ import annotations
 
 import random
 from collections.abc import Sequence
-from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
+import torch
 from torch.utils.data import Dataset
 
 from ..conversations import read_conversations
 from ..errors import ConversationError
 from ..model import pad_rows
-from ..prompt import Prompt, Rendered
+from ..prompt import Prompt
 from ..vision.store import FeatureStore
+from .packing import Packed, Sample, alone, pack, positions_and_mask
 
 
-@dataclass(frozen=True, slots=True)
-class Sample:
-    id: str
-    rendered: Rendered
-    images: tuple[str, ...]
+class Samples(Dataset[Packed]):
+    """Every conversation of some data sets, rendered once, in rows. `shortened` counts those that lost turns to the length limit."""
 
+    def __init__(
+        self, sets: Sequence[tuple[Path, float]], prompt: Prompt, slots: int, length: int, *, share: bool = False, seed: int = 0
+    ) -> None:
+        """`sets` are paths with their weights; `share` puts conversations about the same pictures into one row.
 
-class Samples(Dataset[Sample]):
-    """Every conversation of some data sets, rendered once. `shortened` counts those that lost turns to the length limit."""
-
-    def __init__(self, sets: Sequence[tuple[Path, float]], prompt: Prompt, slots: int, length: int, *, seed: int = 0) -> None:
-        """`sets` are paths with their weights. Raises ConversationError, naming the conversation, for one that cannot be trained on."""
+        Raises ConversationError, naming the conversation, for one that cannot be trained on.
+        """
         rng = random.Random(f"mix {seed}")
         self.shortened = 0
-        self.samples: list[Sample] = []
+        samples: list[Sample] = []
         for path, weight in sets:
             for conversation in read_conversations(path):
                 times = int(weight) + (rng.random() < weight % 1)
@@ -39,42 +38,53 @@ class Samples(Dataset[Sample]):
                     continue
                 rendered, left_out = prompt.fit(conversation, slots, length)
                 self.shortened += left_out > 0
-                self.samples += [Sample(conversation.id, rendered, conversation.images)] * times
-        if not self.samples:
+                samples += [Sample(conversation.id, rendered, conversation.images)] * times
+        if not samples:
             raise ConversationError(
                 "there is nothing to train on", got=f"no conversation in {', '.join(str(path) for path, _ in sets) or 'no data set'}"
             )
+        self.conversations = len(samples)
+        self.rows = pack(samples, prompt.image_id, length) if share else [alone(sample) for sample in samples]
 
     @property
     def pictures(self) -> set[str]:
-        return {name for sample in self.samples for name in sample.images}
+        return {name for row in self.rows for name in row.images}
 
     @property
     def lengths(self) -> list[int]:
-        return [len(sample.rendered.ids) for sample in self.samples]
+        return [len(row.rendered.ids) for row in self.rows]
+
+    def rows_for(self, conversations: int) -> int:
+        """How many rows hold that many conversations, on average."""
+        return max(1, round(conversations * len(self.rows) / self.conversations))
 
     def __len__(self) -> int:
-        return len(self.samples)
+        return len(self.rows)
 
-    def __getitem__(self, index: int) -> Sample:
-        return self.samples[index]
+    def __getitem__(self, index: int) -> Packed:
+        return self.rows[index]
 
 
 class Collator:
-    """Samples -> `input_ids`, `attention_mask`, `labels` `(B, T)` and, if there are pictures, `pixel_values` `(N, P, D)`.
+    """Rows -> `input_ids`, `labels` `(B, T)`, `attention_mask`, `position_ids` and, if there are pictures, `pixel_values` `(N, P, D)`.
 
-    The pixel values are stored features: in training a stand-in takes the vision tower's place.
+    The pixel values are stored features: in training a stand-in takes the vision tower's place. The mask is `(B, T)` unless rows
+    hold several conversations, then `(B, 1, T, T)`: booleans, or for `eager` attention the numbers that it adds.
     """
 
-    def __init__(self, store: FeatureStore, pad: int) -> None:
+    def __init__(self, store: FeatureStore, pad: int, *, eager: bool = False) -> None:
         self.store = store
         self.pad = pad
-        self.tokens = 0  # handed out so far, padding not counted
+        self.eager = eager
+        self.tokens = 0  # handed out so far: each conversation's own, padding not counted
 
-    def __call__(self, samples: list[Sample]) -> dict[str, Any]:
-        batch: dict[str, Any] = pad_rows([sample.rendered for sample in samples], self.pad)
-        self.tokens += int(batch["attention_mask"].sum())
-        names = [name for sample in samples for name in sample.images]
+    def __call__(self, rows: list[Packed]) -> dict[str, Any]:
+        batch: dict[str, Any] = pad_rows([row.rendered for row in rows], self.pad)
+        self.tokens += sum(row.tokens for row in rows)
+        if any(len(row.ends) > 1 for row in rows):
+            batch["position_ids"], seen = positions_and_mask(rows, batch["input_ids"].shape[1])
+            batch["attention_mask"] = torch.zeros(seen.shape).masked_fill_(~seen, torch.finfo(torch.float32).min) if self.eager else seen
+        names = [name for row in rows for name in row.images]
         if names:
             batch["pixel_values"] = self.store.batch(names)
         return batch

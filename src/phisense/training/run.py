@@ -125,7 +125,12 @@ class Training:
         """Trains one stage, or takes its weights if a resumed run had finished it."""
         folder = self.recipe.run / "stages" / name
         samples = Samples(
-            [(self.recipe.path(one.path), one.weight) for one in sets], built.prompt, built.slots, stage.length, seed=self.recipe.seed
+            [(self.recipe.path(one.path), one.weight) for one in sets],
+            built.prompt,
+            built.slots,
+            stage.length,
+            share=self.recipe.train.share_pictures,
+            seed=self.recipe.seed,
         )
         missing = sorted(picture for picture in samples.pictures if picture not in store)
         if missing:
@@ -137,7 +142,7 @@ class Training:
         about = {
             "recipe": self.recipe.model_dump(mode="json", exclude={"root"}),
             "stage": name,
-            "samples": len(samples),
+            "samples": samples.conversations,
             "encoder": store.encoder,
         }
         if self.resume and (folder / artefact.MANIFEST).is_file():
@@ -161,13 +166,14 @@ class Training:
         about: dict[str, Any],
     ) -> dict[str, Any]:
         recipe = self.recipe
-        collate = Collator(store, built.prompt.end_of_text_id)
         cpu = built.device.type == "cpu"
-        steps = stage.max_steps if stage.max_steps > 0 else round(stage.epochs * len(samples) / stage.batch)
+        collate = Collator(store, built.prompt.end_of_text_id, eager=training_attention(built.device) == "eager")
+        steps = stage.max_steps if stage.max_steps > 0 else round(stage.epochs * samples.conversations / stage.batch)
         args = arguments(
             stage,
             folder,
             seed=recipe.seed,
+            rows=samples.rows_for(stage.micro_batch),
             log_every=recipe.train.log_every,
             save_every=max(20, min(500, steps // 4)),
             bf16=compute_dtype(built.device) is torch.bfloat16,
@@ -186,7 +192,8 @@ class Training:
         result = trainer.train(resume_from_checkpoint=str(last) if last else None)
         seconds = time.monotonic() - started
         return {
-            "samples": len(samples),
+            "samples": samples.conversations,
+            "rows": len(samples),
             "shortened": samples.shortened,
             "steps": result.global_step,
             "loss": result.training_loss,
@@ -236,7 +243,7 @@ class _Log:
 def trainer_steps(trainer: StageTrainer, samples: Samples) -> int:
     if trainer.args.max_steps > 0:
         return int(trainer.args.max_steps)
-    per_epoch = max(1, -(-len(samples) // trainer.stage.batch))
+    per_epoch = max(1, -(-len(samples) // (trainer.args.train_batch_size * trainer.args.gradient_accumulation_steps)))
     return int(per_epoch * trainer.args.num_train_epochs)
 
 

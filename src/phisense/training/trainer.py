@@ -1,4 +1,5 @@
-"""HF Trainer with what it lacks here: two learning rates, batches of like length, checkpoints that are verified."""
+"""HF Trainer with what it lacks here: two learning rates, batches of like length, logits only where they are needed, checkpoints
+that are verified."""
 
 from __future__ import annotations
 
@@ -7,9 +8,11 @@ from pathlib import Path
 from typing import Any
 
 import torch
+from torch import nn
 from transformers import Trainer, TrainerCallback, TrainerControl, TrainerState, TrainingArguments
 
 from ..errors import TrainingError
+from ..prompt import IGNORED
 from ..recipe import Stage
 from . import checkpoints
 from .batches import LikeLengths
@@ -24,6 +27,7 @@ def arguments(
     folder: Path,
     *,
     seed: int,
+    rows: int,
     log_every: int,
     save_every: int,
     bf16: bool,
@@ -31,6 +35,7 @@ def arguments(
     checkpointing: bool,
     report_to: tuple[str, ...],
 ) -> TrainingArguments:
+    """`rows` go through the model at once, and as many times as micro-batches make a batch."""
     if stage.batch % stage.micro_batch:
         raise TrainingError(
             "a batch must be whole micro-batches",
@@ -42,7 +47,7 @@ def arguments(
         output_dir=str(folder),
         num_train_epochs=stage.epochs,
         max_steps=stage.max_steps,
-        per_device_train_batch_size=stage.micro_batch,
+        per_device_train_batch_size=rows,
         gradient_accumulation_steps=stage.batch // stage.micro_batch,
         learning_rate=stage.learning_rate,
         lr_scheduler_type="cosine",
@@ -73,7 +78,7 @@ class StageTrainer(Trainer):
     optimizer: torch.optim.Optimizer | None
 
     def __init__(self, *args: Any, stage: Stage, about: dict[str, Any], **kwargs: Any) -> None:
-        super().__init__(*args, **kwargs)
+        super().__init__(*args, compute_loss_func=supervised_loss, **kwargs)
         self.stage = stage
         self.about = about
 
@@ -87,6 +92,15 @@ class StageTrainer(Trainer):
         assert isinstance(dataset, Samples)
         size = self.args.train_batch_size * self.args.gradient_accumulation_steps
         return LikeLengths(dataset.lengths, size, seed=self.args.data_seed or 0)
+
+    def compute_loss(self, model: Any, inputs: dict[str, Any], *args: Any, **kwargs: Any) -> Any:
+        """The logits of supervised positions only: most positions have none to learn, and Phi-3's vocabulary has 32,064 rows."""
+        supervised = nn.functional.pad(inputs["labels"][:, 1:] != IGNORED, (0, 1))
+        hook = self.model.get_output_embeddings().register_forward_pre_hook(lambda _, hidden: hidden[0][supervised])
+        try:
+            return super().compute_loss(model, inputs, *args, **kwargs)
+        finally:
+            hook.remove()
 
     def training_step(self, *args: Any, **kwargs: Any) -> torch.Tensor:
         """Raises TrainingError on the first loss that is not finite, before any optimizer step uses it."""
@@ -110,6 +124,13 @@ class StageTrainer(Trainer):
 
     def _load_from_checkpoint(self, resume_from_checkpoint: str, model: Any = None) -> None:
         checkpoints.load_trainable(model or self.model, Path(resume_from_checkpoint))
+
+
+def supervised_loss(outputs: Any, labels: torch.Tensor, num_items_in_batch: torch.Tensor | int) -> torch.Tensor:
+    """Loss of the logits `(N, V)` at the N supervised positions, summed, over the number of them in the whole step."""
+    shifted = labels[:, 1:]
+    loss = nn.functional.cross_entropy(outputs.logits.float(), shifted[shifted != IGNORED], reduction="sum")
+    return loss / num_items_in_batch
 
 
 class Reporter(TrainerCallback):

@@ -1,0 +1,122 @@
+"""Conversations that share a picture learn what they would learn apart: same loss, same gradients, to 1e-5 in float32."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from typing import Any
+
+import pytest
+import torch
+
+from phisense import Phi3WithProjector
+from phisense.conversations import IMAGE, Conversation, Message
+from phisense.prompt import IGNORED
+from phisense.training import packing
+from phisense.training.data import Collator
+from phisense.training.packing import Packed, Sample, alone, pack
+from phisense.training.trainer import supervised_loss
+
+
+def talk(about: str, *turns: str, images: tuple[str, ...] = ("a.jpg",)) -> Conversation:
+    return Conversation(about, tuple(Message("user" if i % 2 == 0 else "assistant", turn) for i, turn in enumerate(turns)), images)
+
+
+TALKS = (
+    talk("first", f"{IMAGE}\nWhat colour is the circle?", "Red.", "And the square?", "Blue. The square is blue."),
+    talk("second", f"{IMAGE}\nHow many things are there?", "2."),
+    talk("third", f"{IMAGE}\nWhat is at the top left?", "A large red circle is there."),
+    talk("another picture", f"{IMAGE}\nWhat is it?", "A cross.", images=("b.jpg",)),
+    talk("picture last", f"What is it?\n{IMAGE}", "A star."),
+    talk("no picture", "Hello.", "Hello! Show me a picture.", images=()),
+)
+
+
+class Store:
+    """Two pictures' features, as a store hands them out."""
+
+    def __init__(self, patches: int, width: int) -> None:
+        generator = torch.Generator().manual_seed(0)
+        self.kept = {name: torch.randn(patches, width, generator=generator) for name in ("a.jpg", "b.jpg")}
+
+    def batch(self, names: Sequence[str]) -> torch.Tensor:
+        return torch.stack([self.kept[name] for name in names])
+
+
+@pytest.fixture
+def built(parts: tuple[str, str]) -> Phi3WithProjector:
+    made = Phi3WithProjector.assemble(*parts, stored_features=True, device="cpu", dtype=torch.float32)
+    made.model.requires_grad_(True)
+    return made
+
+
+def samples_of(built: Phi3WithProjector) -> list[Sample]:
+    rendered = [built.prompt.render(one.messages, [built.slots] * len(one.images)) for one in TALKS]
+    return [Sample(one.id, row, one.images) for one, row in zip(TALKS, rendered, strict=True)]
+
+
+def learnt(built: Phi3WithProjector, rows: list[Packed], attention: str) -> tuple[float, dict[str, torch.Tensor]]:
+    """The loss over all supervised tokens, and every parameter's gradient."""
+    built.model.set_attn_implementation(attention)
+    store: Any = Store(built.slots, built.model.config.vision_config.hidden_size)
+    batch = Collator(store, built.prompt.end_of_text_id, eager=attention == "eager")(rows)
+    built.model.zero_grad()
+    loss = built.model(**batch).loss
+    loss.backward()
+    return float(loss), {name: p.grad.clone() for name, p in built.model.named_parameters() if p.grad is not None}
+
+
+@pytest.mark.parametrize("attention", ["eager", "sdpa"])
+def test_the_same_loss_and_gradients_as_apart(built: Phi3WithProjector, attention: str) -> None:
+    samples = samples_of(built)
+    rows = pack(samples, built.prompt.image_id, 512)
+    assert [len(row.ends) for row in rows] == [1, 3, 1, 1]  # without a picture; three about a.jpg; its picture last; b.jpg
+    apart, by_itself = learnt(built, [alone(sample) for sample in samples], attention)
+    together, shared = learnt(built, rows, attention)
+    assert together == pytest.approx(apart, abs=1e-5)
+    assert by_itself.keys() == shared.keys()
+    assert max(float((by_itself[name] - shared[name]).abs().max()) for name in shared) < 1e-5
+
+
+def test_a_conversation_that_sees_its_neighbour_is_noticed(built: Phi3WithProjector, monkeypatch: pytest.MonkeyPatch) -> None:
+    """The control: with a plain causal mask the comparison above fails."""
+    samples = samples_of(built)
+    apart, _ = learnt(built, [alone(sample) for sample in samples], "sdpa")
+    right = packing.positions_and_mask
+
+    def leaky(rows: Sequence[Packed], width: int) -> tuple[torch.Tensor, torch.Tensor]:
+        positions, seen = right(rows, width)
+        return positions, torch.ones_like(seen).tril()
+
+    monkeypatch.setattr("phisense.training.data.positions_and_mask", leaky)
+    together, _ = learnt(built, pack(samples, built.prompt.image_id, 512), "sdpa")
+    assert abs(together - apart) > 1e-4
+
+
+def test_every_token_is_there_once_and_rows_are_not_overfull(built: Phi3WithProjector) -> None:
+    samples = samples_of(built)
+    longest = max(len(sample.rendered.ids) for sample in samples)
+    for length in (longest, longest + 20, 512):
+        rows = pack(samples, built.prompt.image_id, length)
+        assert all(len(row.rendered.ids) <= length for row in rows)
+        assert sum(len(row.ends) for row in rows) == len(samples)
+        assert sum(row.tokens for row in rows) == sum(len(sample.rendered.ids) for sample in samples)
+        supervised = [sum(label != IGNORED for label in one.rendered.labels) for one in (*rows, *samples)]
+        assert sum(supervised[: len(rows)]) == sum(supervised[len(rows) :])
+
+
+def test_an_answer_between_two_pictures_is_not_shared(built: Phi3WithProjector) -> None:
+    two = talk("two", f"{IMAGE}\nWhat is it?", "A cross.", f"{IMAGE}\nAnd this?", "A star.", images=("a.jpg", "b.jpg"))
+    row = built.prompt.render(two.messages, [built.slots] * 2)
+    rows = pack([Sample("one", row, two.images), Sample("same", row, two.images)], built.prompt.image_id, 512)
+    assert [len(one.ends) for one in rows] == [1, 1]
+
+
+def test_logits_of_supervised_positions_give_the_models_own_loss(built: Phi3WithProjector) -> None:
+    rows = pack(samples_of(built), built.prompt.image_id, 512)
+    store: Any = Store(built.slots, built.model.config.vision_config.hidden_size)
+    batch = Collator(store, built.prompt.end_of_text_id)(rows)
+    labels = batch["labels"]
+    whole = built.model(**batch)
+    supervised = torch.nn.functional.pad(labels[:, 1:] != IGNORED, (0, 1))
+    whole.logits = whole.logits[supervised]
+    assert float(supervised_loss(whole, labels, int(supervised.sum()))) == pytest.approx(float(whole.loss), abs=1e-6)
