@@ -26,6 +26,7 @@ from . import artefact
 from .conversations import IMAGE, Message, Pictures, Question, read_questions
 from .errors import MergeError
 from .model import Phi3WithProjector, save_model
+from .model.asking import Answered, Asked, ask
 from .model.device import DTYPES
 from .model.folder import KIND
 from .recipe import Recipe, load_recipe
@@ -120,20 +121,25 @@ def check_gate(measured: Measured, projector_change: float, recipe: Recipe) -> N
 
 
 def _probes(recipe: Recipe, device: str) -> list[Probe]:
-    """Held-out questions, evenly spaced over the files, their pictures encoded once."""
+    """All the held-out questions about some pictures, evenly spaced over the files: a picture is read once for all its questions."""
     questions: list[Question] = [q for file in recipe.data.held_out for q in read_questions(recipe.path(file))]
     if not questions:
         raise MergeError("there is nothing to compare on", got="no held-out question", wanted="some", do="Set data.held_out in the recipe")
     step = max(1, len(questions) // recipe.merge.samples)
-    chosen = questions[::step][: recipe.merge.samples]
+    about: dict[str, list[Question]] = {}
+    for i, question in enumerate(questions):
+        about.setdefault(question.image or f"question {i}", []).append(question)
+    chosen = [q for name in list(about)[::step] for q in about[name]][: recipe.merge.samples]
     encoder = Encoder(recipe.vision.part, recipe.vision.encoder, recipe.vision.layer)
     pictures = Pictures(recipe.image_folders)
+    names = sorted({question.image for question in chosen if question.image is not None})
+    features: dict[str, torch.Tensor] = {}
+    for start in range(0, len(names), recipe.features.batch):
+        some = names[start : start + recipe.features.batch]
+        features.update(zip(some, encoder.encode([open_picture(pictures.path(name), name=name) for name in some]), strict=True))
     probes = []
     for question in chosen:
-        seen: tuple[torch.Tensor, ...] = ()
-        if question.image is not None:
-            picture = open_picture(pictures.path(question.image), name=question.image)
-            seen = (encoder.encode([picture])[0],)
+        seen = (features[question.image],) if question.image is not None else ()
         text = f"{IMAGE}\n{question.text}" if seen else question.text
         probes.append(Probe(Message("user", text), Message("assistant", question.answers[0]), seen))
     return probes
@@ -225,19 +231,14 @@ def _requantised(merged: Phi3WithProjector, recipe: Recipe, device: str) -> Phi3
 @torch.inference_mode()
 def _measure(built: Phi3WithProjector, recipe: Recipe, probes: Sequence[Probe]) -> tuple[float, list[tuple[int, ...]]]:
     """Loss per supervised token over all probes, and each probe's greedy answer as token ids."""
-    total, tokens = 0.0, 0
-    answers: list[tuple[int, ...]] = []
-    size = recipe.evaluate.batch
-    for start in range(0, len(probes), size):
-        some = probes[start : start + size]
-        batch = built.inputs([(p.question, p.answer) for p in some], [p.features for p in some])
-        supervised = int((batch["labels"][:, 1:] != -100).sum())
-        total += float(built.model(**batch).loss) * supervised
-        tokens += supervised
-        asked = built.inputs([(p.question,) for p in some], [p.features for p in some], supervised=False)
-        made = built.model.generate(**asked, max_new_tokens=recipe.evaluate.max_new_tokens, do_sample=False)
-        answers += [tuple(row.tolist()) for row in made[:, asked["input_ids"].shape[1] :]]
-    return total / tokens, [tuple(built.prompt.until_stop(answer)) for answer in answers]
+    answered: list[Answered] = []
+    for start in range(0, len(probes), recipe.evaluate.batch):
+        some = probes[start : start + recipe.evaluate.batch]
+        seen = {id(features): features for probe in some for features in probe.features}
+        slots = dict(zip(seen, built.project(list(seen.values())), strict=True)) if seen else {}
+        asked = [Asked((p.question,), p.answer, tuple(slots[id(features)] for features in p.features)) for p in some]
+        answered += ask(built, asked, max_new_tokens=recipe.evaluate.max_new_tokens)
+    return sum(one.loss for one in answered) / sum(one.tokens for one in answered), [one.ids for one in answered]
 
 
 def _projector(adapted: Phi3WithProjector) -> torch.nn.Module:

@@ -19,6 +19,7 @@ from .. import artefact
 from ..conversations import IMAGE, Message, Pictures, Question
 from ..errors import DataError, UsageError
 from ..model import Phi3WithProjector
+from ..model.asking import Asked, ask
 from ..vision.pictures import open_picture
 from .answers import is_right
 from .report import render
@@ -112,19 +113,24 @@ def _ask(
     max_new_tokens: int,
     progress: Progress,
 ) -> list[Prediction]:
-    """Questions of like length together; predictions in the order of the questions."""
-    order = sorted(range(len(questions)), key=lambda i: len(questions[i].text) + (1000 if shown[i] else 0))
+    """Questions about one picture together; predictions in the order of the questions."""
+    order = sorted(range(len(questions)), key=lambda i: (shown[i] or "", len(questions[i].text)))
     made: dict[int, Prediction] = {}
     for start in range(0, len(order), size):
         rows = order[start : start + size]
-        asked = [Message("user", f"{IMAGE}\n{questions[i].text}" if shown[i] else questions[i].text) for i in rows]
-        told = [Message("assistant", questions[i].answers[0]) for i in rows]
-        slots = [(seen[str(shown[i])],) if shown[i] else () for i in rows]
-        answers = built.answer([(m,) for m in asked], slots, max_new_tokens=max_new_tokens)
-        losses = built.losses(list(zip(asked, told, strict=True)), slots)
-        for i, answer, (loss, tokens) in zip(rows, answers, losses, strict=True):
+        asked = [
+            Asked(
+                (Message("user", f"{IMAGE}\n{questions[i].text}" if shown[i] else questions[i].text),),
+                Message("assistant", questions[i].answers[0]),
+                (seen[str(shown[i])],) if shown[i] else (),
+            )
+            for i in rows
+        ]
+        for i, answered in zip(rows, ask(built, asked, max_new_tokens=max_new_tokens), strict=True):
             q = questions[i]
-            right = is_right(answer, q.answers)
-            made[i] = Prediction(q.id, q.kind, q.image, shown[i], q.text, q.answers, condition, answer, right, loss, tokens)
+            right = is_right(answered.text, q.answers)
+            made[i] = Prediction(
+                q.id, q.kind, q.image, shown[i], q.text, q.answers, condition, answered.text, right, answered.loss, answered.tokens
+            )
         progress(condition, len(made), len(questions))
     return [made[i] for i in range(len(questions))]

@@ -197,16 +197,6 @@ class Phi3WithProjector:
         made = self.model.generate(**batch, max_new_tokens=max_new_tokens, do_sample=False)
         return [self.prompt.decode(self.prompt.until_stop(row.tolist())) for row in made[:, batch["input_ids"].shape[1] :]]
 
-    @torch.inference_mode()
-    def losses(self, conversations: Sequence[Sequence[Message]], slots: Sequence[Sequence[torch.Tensor]]) -> list[tuple[float, int]]:
-        """For each conversation the summed loss over its supervised tokens, and their number."""
-        batch = self.slotted(conversations, slots, supervised=True)
-        labels = batch.pop("labels")[:, 1:]
-        logits = self.model(**batch).logits[:, :-1].float()
-        per_token = nn.functional.cross_entropy(logits.transpose(1, 2), labels, ignore_index=IGNORED, reduction="none")
-        counts = (labels != IGNORED).sum(1).tolist()
-        return list(zip(per_token.sum(1).tolist(), counts, strict=True))
-
     def look(self, visuals: Sequence[Visual]) -> dict[str, Any]:
         """The keyword arguments that carry `visuals` into the model: none, pixels, stored features, or projected slots."""
         if not visuals:

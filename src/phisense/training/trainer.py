@@ -12,6 +12,7 @@ from torch import nn
 from transformers import Trainer, TrainerCallback, TrainerControl, TrainerState, TrainingArguments
 
 from ..errors import TrainingError
+from ..model.asking import logits_at
 from ..prompt import IGNORED
 from ..recipe import Stage
 from . import checkpoints
@@ -94,13 +95,9 @@ class StageTrainer(Trainer):
         return LikeLengths(dataset.lengths, size, seed=self.args.data_seed or 0)
 
     def compute_loss(self, model: Any, inputs: dict[str, Any], *args: Any, **kwargs: Any) -> Any:
-        """The logits of supervised positions only: most positions have none to learn, and Phi-3's vocabulary has 32,064 rows."""
-        supervised = nn.functional.pad(inputs["labels"][:, 1:] != IGNORED, (0, 1))
-        hook = self.model.get_output_embeddings().register_forward_pre_hook(lambda _, hidden: hidden[0][supervised])
-        try:
+        """With the logits of supervised positions only."""
+        with logits_at(self.model, nn.functional.pad(inputs["labels"][:, 1:] != IGNORED, (0, 1))):
             return super().compute_loss(model, inputs, *args, **kwargs)
-        finally:
-            hook.remove()
 
     def training_step(self, *args: Any, **kwargs: Any) -> torch.Tensor:
         """Raises TrainingError on the first loss that is not finite, before any optimizer step uses it."""

@@ -1,0 +1,78 @@
+"""Questions in a batch get what each would get by itself, though a picture is read once for all of them."""
+
+from __future__ import annotations
+
+import pytest
+import torch
+from PIL import Image
+
+from phisense import Phi3WithProjector
+from phisense.conversations import IMAGE, Message
+from phisense.model import asking
+from phisense.model.asking import Asked, ask
+
+
+@pytest.fixture
+def built(parts: tuple[str, str]) -> Phi3WithProjector:
+    return Phi3WithProjector.assemble(*parts, device="cpu", dtype=torch.float32)
+
+
+def slots_of(built: Phi3WithProjector, seed: int) -> torch.Tensor:
+    generator = torch.Generator().manual_seed(seed)
+    pixels = torch.randint(0, 255, (32, 32, 3), generator=generator, dtype=torch.uint8)
+    return built.project([Image.fromarray(pixels.numpy())])[0]
+
+
+def some_questions(built: Phi3WithProjector) -> list[Asked]:
+    """Two about one picture, one about another, one with two pictures, one whose picture comes last, and one without."""
+    one, other = slots_of(built, 1), slots_of(built, 2)
+    asked = [
+        (f"{IMAGE}\nWhat colour is the circle?", "Red.", (one,)),
+        (f"{IMAGE}\nHow many things are there in the picture?", "There are 2 things.", (one,)),
+        (f"{IMAGE}\nWhat colour is the circle?", "Blue.", (other,)),
+        (f"{IMAGE}\n{IMAGE}\nAre they alike?", "No.", (one, other)),
+        (f"What is it?\n{IMAGE}", "A star.", (other,)),
+        ("Hello.", "Hello! Show me a picture.", ()),
+    ]
+    return [Asked((Message("user", text),), Message("assistant", right), slots) for text, right, slots in asked]
+
+
+def by_itself(built: Phi3WithProjector, one: Asked) -> tuple[list[int], float]:
+    """The plain way: no cache but generate's own, no padding, the model's own loss."""
+    batch = built.slotted([one.messages], [one.slots], supervised=False)
+    del batch["labels"]
+    with torch.inference_mode():
+        made = built.model.generate(**batch, max_new_tokens=8, do_sample=False)
+        whole = built.slotted([(*one.messages, one.right)], [one.slots], supervised=True)
+        tokens = int((whole["labels"][:, 1:] != -100).sum())
+        return built.prompt.until_stop(made[0, batch["input_ids"].shape[1] :].tolist()), float(built.model(**whole).loss) * tokens
+
+
+def test_together_as_alone(built: Phi3WithProjector) -> None:
+    asked = some_questions(built)
+    for one, answered in zip(asked, ask(built, asked, max_new_tokens=8), strict=True):
+        ids, loss = by_itself(built, one)
+        assert list(answered.ids) == ids
+        assert answered.loss == pytest.approx(loss, abs=1e-4)
+        assert answered.text == built.prompt.decode(ids)
+
+
+def test_a_picture_is_read_once(built: Phi3WithProjector, monkeypatch: pytest.MonkeyPatch) -> None:
+    read: list[int] = []
+    real = asking._Heads._read
+
+    def counted(self: asking._Heads, heads: list[list[int]], slots: list[torch.Tensor]) -> object:
+        read.append(len(heads))
+        return real(self, heads, slots)
+
+    monkeypatch.setattr(asking._Heads, "_read", counted)
+    ask(built, some_questions(built)[:3], max_new_tokens=2)
+    assert read == [2]
+
+
+def test_the_picture_matters(built: Phi3WithProjector) -> None:
+    """The control: behind another picture's cache the loss is another."""
+    first, second, other, *_ = some_questions(built)
+    swapped = Asked(second.messages, second.right, other.slots)
+    before, after = (ask(built, [first, one], max_new_tokens=2)[1].loss for one in (second, swapped))
+    assert abs(before - after) > 1e-4
