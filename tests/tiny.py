@@ -6,7 +6,18 @@ import shutil
 from pathlib import Path
 
 import torch
-from transformers import CLIPImageProcessorPil, CLIPVisionConfig, CLIPVisionModel, Phi3Config, Phi3ForCausalLM
+from transformers import (
+    CLIPImageProcessorPil,
+    CLIPVisionConfig,
+    CLIPVisionModel,
+    Dinov2Config,
+    Dinov2Model,
+    Phi3Config,
+    Phi3ForCausalLM,
+    PreTrainedModel,
+    SiglipVisionConfig,
+    SiglipVisionModel,
+)
 
 PRACTICE = Path(__file__).parent.parent / "src" / "phisense" / "practice" / "parts"
 
@@ -25,12 +36,17 @@ def make_language(folder: Path, *, tokenizer: Path | None = None, rows: int = 76
     return folder
 
 
-def make_vision(folder: Path, *, side: int = 32, patch: int = 8) -> Path:
-    """A CLIP vision tower of 3 layers and width 16: (side / patch)^2 patches a picture."""
+def make_vision(folder: Path, *, encoder: str = "clip", side: int = 32, patch: int = 8) -> Path:
+    """A vision tower of 3 layers and width 16: (side / patch)^2 patches a picture."""
     torch.manual_seed(1)
-    config = CLIPVisionConfig(
-        hidden_size=16, intermediate_size=32, num_hidden_layers=3, num_attention_heads=2, image_size=side, patch_size=patch
-    )
-    CLIPVisionModel(config).save_pretrained(folder)
+    shape = {"hidden_size": 16, "num_hidden_layers": 3, "num_attention_heads": 2, "image_size": side, "patch_size": patch}
+    model: PreTrainedModel
+    if encoder == "clip":
+        model = CLIPVisionModel(CLIPVisionConfig(intermediate_size=32, **shape))
+    elif encoder == "siglip":
+        model = SiglipVisionModel(SiglipVisionConfig(intermediate_size=32, **shape))
+    else:
+        model = Dinov2Model(Dinov2Config(mlp_ratio=2, **shape))
+    model.save_pretrained(folder)
     CLIPImageProcessorPil(size={"shortest_edge": side}, crop_size={"height": side, "width": side}).save_pretrained(folder)
     return folder

@@ -181,7 +181,7 @@ def _merge_lora(adapted: Phi3WithProjector, recipe: Recipe) -> Phi3WithProjector
             plain.set_submodule(name, _linear(module.get_base_layer().weight.detach().float() + module.get_delta_weight("default").float()))
     plain.model.multi_modal_projector = plain.model.multi_modal_projector.modules_to_save["default"]
     plain.to(DTYPES[recipe.merge.dtype])
-    return Phi3WithProjector(plain.eval(), adapted.processor, adapted.prompt, adapted.slots, adapted.window)
+    return Phi3WithProjector(plain.eval(), adapted.processor, adapted.prompt, adapted.window)
 
 
 def dequantise(model: torch.nn.Module) -> None:

@@ -11,7 +11,7 @@ from pathlib import Path
 from typing import Annotated, Any, Literal
 
 import yaml
-from pydantic import BaseModel, BeforeValidator, ConfigDict, Field, ValidationError
+from pydantic import BaseModel, BeforeValidator, ConfigDict, Field, ValidationError, model_validator
 
 from .errors import RecipeError
 
@@ -38,8 +38,23 @@ class Speech(_Section):
 
 
 class Projector(_Section):
-    kind: Literal["linear", "mlp"] = "mlp"
-    pool: Literal[1, 2] = Field(1, description="2: four neighbouring patches become one slot")
+    kind: Literal["linear", "mlp", "pixel_shuffle"] = Field(
+        "mlp", description="pixel_shuffle joins patches as pool says and, unlike mlp with a pool, does not begin as their average"
+    )
+    pool: Literal[1, 2, 3] = Field(1, description="2: four neighbouring patches become one slot; 3: nine")
+    nested: tuple[Literal[1, 2, 3, 4, 6], ...] = Field(
+        (), description="[1, 2, 4]: train at all these sides of averaged squares, so that one model serves every number of tokens"
+    )
+
+    @model_validator(mode="after")
+    def _fits(self) -> Projector:
+        if self.kind == "linear" and self.pool > 1:
+            raise ValueError("a linear projector cannot pool: take kind mlp or pixel_shuffle")
+        if self.kind == "pixel_shuffle" and self.pool == 1:
+            raise ValueError("pixel_shuffle needs pool 2 or 3")
+        if self.nested and (self.pool > 1 or 1 not in self.nested):
+            raise ValueError("nested goes with pool 1 and must hold 1, since that is what native consumers read")
+        return self
 
 
 class DataSet(_Section):
@@ -229,7 +244,8 @@ def _explain(error: ValidationError, name: str) -> RecipeError:
         )
     if first["type"] == "missing":
         return RecipeError(f"{name} lacks the key {where}")
-    return RecipeError(f"{name}: {where} is wrong: {first['msg'][0].lower()}{first['msg'][1:]}", got=repr(first["input"]))
+    said = first["msg"].removeprefix("Value error, ")
+    return RecipeError(f"{name}: {where} is wrong: {said[0].lower()}{said[1:]}", got=repr(first["input"]))
 
 
 def _keys_at(loc: tuple[int | str, ...]) -> list[str]:

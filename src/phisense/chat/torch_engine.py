@@ -27,8 +27,8 @@ class TorchEngine:
         self._one_at_a_time = threading.Lock()
 
     @classmethod
-    def open(cls, folder: Path, device: str = "auto") -> TorchEngine:
-        return cls(load_model(folder, device), folder.name)
+    def open(cls, folder: Path, device: str = "auto", picture_tokens: int | None = None) -> TorchEngine:
+        return cls(load_model(folder, device, picture_tokens=picture_tokens), folder.name)
 
     @property
     def window(self) -> int:

@@ -26,6 +26,7 @@ Set = Annotated[
 ]
 Json = Annotated[bool, typer.Option("--json", help="Print the result as JSON on the standard output.")]
 Device = Annotated[str, typer.Option(help="auto, cpu, cuda or cuda:0.")]
+PictureTokens = Annotated[int | None, typer.Option(help="Tokens a picture takes, of those that a model of nested training serves.")]
 Model = Annotated[Path, typer.Argument(help="A model folder, as phisense merge writes it.")]
 
 

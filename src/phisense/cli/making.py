@@ -8,7 +8,7 @@ from typing import Annotated, Any
 import typer
 
 from ..errors import UsageError
-from .common import Device, Json, Model, Recipe, Set, app
+from .common import Device, Json, Model, PictureTokens, Recipe, Set, app
 
 
 @app.command()
@@ -83,6 +83,7 @@ def evaluate(
     batch: Annotated[int, typer.Option(min=1)] = 64,
     max_new_tokens: Annotated[int, typer.Option(min=1)] = 64,
     seed: Annotated[int, typer.Option(help="Of the shuffling.")] = 0,
+    picture_tokens: PictureTokens = None,
     device: Device = "auto",
     json: Json = False,
 ) -> dict[str, Any]:
@@ -101,7 +102,8 @@ def evaluate(
     folder = out or Path("reports") / f"{model.resolve().name}-{data[0].stem}"
     with console.bars() as bar:
         scores = run_evaluation(
-            load_model(model, device), questions, Pictures(images), out=folder, conditions=CONDITIONS if image == "all" else (image,),
+            load_model(model, device, picture_tokens=picture_tokens), questions, Pictures(images), out=folder,
+            conditions=CONDITIONS if image == "all" else (image,),
             batch=batch, max_new_tokens=max_new_tokens, seed=seed, title=f"{model.resolve().name} on {data[0].stem}", progress=bar,
         )  # fmt: skip
     result = {"report": str(folder / "report.html"), **scores}

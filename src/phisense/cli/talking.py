@@ -8,7 +8,7 @@ from typing import Annotated, Any
 import typer
 
 from ..errors import ChatError, UsageError
-from .common import Device, Json, Model, app
+from .common import Device, Json, Model, PictureTokens, app
 
 
 @app.command()
@@ -19,6 +19,7 @@ def ask(
     sound: Annotated[Path | None, typer.Option(help="A recorded question instead of a typed one.")] = None,
     speech: Annotated[str | None, typer.Option(help="The speech part for --sound; otherwise the one of the recipe.")] = None,
     max_new_tokens: Annotated[int, typer.Option(min=1)] = 256,
+    picture_tokens: PictureTokens = None,
     device: Device = "auto",
     json: Json = False,
 ) -> dict[str, Any]:
@@ -41,7 +42,7 @@ def ask(
         if part is None:
             raise UsageError(f"{model} names no speech part", do="Name one with --speech, for example --speech openai/whisper-small")
         heard = question = Transcriber(part).transcribe(sound).text
-    session = Session(TorchEngine.open(model, device), Sampling(max_new_tokens))
+    session = Session(TorchEngine.open(model, device, picture_tokens), Sampling(max_new_tokens))
     session.show(picture)
     answer = "".join(session.ask(str(question))).strip()
     result = {"question": question, "answer": answer, "image": None if image is None else str(image), "heard": heard}
@@ -60,6 +61,7 @@ def chat(
     image: Annotated[Path | None, typer.Option(help="The picture to talk about.")] = None,
     temperature: Annotated[float, typer.Option(min=0.0, help="0 always gives the likeliest answer.")] = 0.0,
     max_new_tokens: Annotated[int, typer.Option(min=1)] = 256,
+    picture_tokens: PictureTokens = None,
     device: Device = "auto",
 ) -> None:
     """Talk in the terminal; answers appear as they are made."""
@@ -70,7 +72,7 @@ def chat(
     from ..vision.pictures import open_picture
 
     picture = None if image is None else open_picture(image)
-    session = Session(TorchEngine.open(model, device), Sampling(max_new_tokens, temperature))
+    session = Session(TorchEngine.open(model, device, picture_tokens), Sampling(max_new_tokens, temperature))
     session.show(picture)
     talk(session, console.out)
 
@@ -85,6 +87,7 @@ def app_(
     images: Annotated[Path | None, typer.Option(help="The folder of the examples' pictures.")] = None,
     host: Annotated[str, typer.Option(help="0.0.0.0 lets others in.")] = "127.0.0.1",
     port: Annotated[int, typer.Option(min=0, max=65535, help="0 takes a free one.")] = 7860,
+    picture_tokens: PictureTokens = None,
     device: Device = "auto",
 ) -> None:
     """Open the page: a picture, questions by keyboard or by voice, answers as they are made."""
@@ -96,7 +99,7 @@ def app_(
         raise UsageError("examples need both their questions and their pictures", wanted="--examples FILE --images DIR")
     found = find_examples(examples, images) if examples is not None and images is not None else []
     part = speech or _speech_part(model)
-    page = build(TorchEngine.open(model, device), Transcriber(part) if part else None, found)
+    page = build(TorchEngine.open(model, device, picture_tokens), Transcriber(part) if part else None, found)
     launch(page, host=host, port=port, allowed=[example.picture for example in found])
 
 

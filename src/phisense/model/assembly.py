@@ -22,13 +22,8 @@ from torch import nn
 from transformers import (
     AutoConfig,
     AutoTokenizer,
-    AyaVisionConfig,
-    AyaVisionForConditionalGeneration,
     BitsAndBytesConfig,
     GenerationConfig,
-    LlavaConfig,
-    LlavaForConditionalGeneration,
-    LlavaProcessor,
     Phi3ForCausalLM,
     PreTrainedConfig,
 )
@@ -39,8 +34,9 @@ from ..errors import PartError
 from ..parts import load_weights, resolve_part
 from ..prompt import IGNORED, Prompt, Rendered, prepare_tokenizer
 from ..recipe import Projector, Recipe
-from ..vision.encoders import ENCODERS, image_processor, patches, vision_config
+from ..vision.encoders import ENCODERS, image_processor, vision_config
 from .device import compute_dtype, pick_device
+from .projectors import average_patches, configure, fresh_projector, make_processor, native_class, picture_slots
 
 Visual = Image | torch.Tensor
 """A picture, or its stored features `(P, D)`."""
@@ -70,13 +66,16 @@ class StoredFeatures(nn.Module):
 
 @dataclass
 class Phi3WithProjector:
-    """`model` is a plain transformers model, `processor` a plain LlavaProcessor; `slots` is a picture's positions in a prompt."""
+    """`model` is a plain transformers model, `processor` a plain LlavaProcessor.
+
+    `pool` is the side over which patches are averaged before the projector, other than 1 for a model of nested training only.
+    """
 
     model: Any
     processor: Any
     prompt: Prompt
-    slots: int
     window: int
+    pool: int = 1
 
     @classmethod
     def assemble(
@@ -107,25 +106,24 @@ class Phi3WithProjector:
         phi = _load_language(language_folder, where, dtype, quantise)
         tokenizer = AutoTokenizer.from_pretrained(language_folder)
         image_id = prepare_tokenizer(tokenizer, phi.config.vocab_size)
-        config = _configure(projector or Projector(), phi.config, seen, image_id, layer, kind.strategy)
+        projector = projector or Projector()
+        config = configure(projector, phi.config, seen, image_id, layer, kind.strategy)
         torch.manual_seed(seed)
         with torch.device("meta"):
-            model: Any = (AyaVisionForConditionalGeneration if isinstance(config, AyaVisionConfig) else LlavaForConditionalGeneration)(
-                config
-            )
+            model: Any = native_class(config)(config)
         # Whole modules are put into the empty frame, so no weight is renamed, copied or quantised a second time.
         model.model.language_model = phi.model
         model.lm_head = phi.lm_head
         model.model.vision_tower = (
             StoredFeatures(seen, kind.extra_rows, dtype) if stored_features else load_weights(kind.model, vision_folder, dtype=dtype)
         ).to(where)
-        model.model.multi_modal_projector = _fresh_projector(model, config, seed).to(where, dtype)
+        model.model.multi_modal_projector = fresh_projector(model, config, projector.kind, seed).to(where, dtype)
         prompt = Prompt(tokenizer)
         model.generation_config = GenerationConfig(
             do_sample=False, eos_token_id=prompt.stop_ids, pad_token_id=prompt.end_of_text_id, max_new_tokens=256
         )
-        processor = _processor(vision_folder, encoder, tokenizer, config)
-        return cls(model.eval(), processor, prompt, picture_slots(config), _window(config, window))
+        processor = make_processor(image_processor(vision_folder, encoder), tokenizer, config, kind.extra_rows)
+        return cls(model.eval(), processor, prompt, _window(config, window))
 
     @classmethod
     def from_recipe(cls, recipe: Recipe, **overrides: Any) -> Phi3WithProjector:
@@ -144,6 +142,11 @@ class Phi3WithProjector:
     def device(self) -> torch.device:
         found: torch.device = self.model.lm_head.weight.device
         return found
+
+    @property
+    def slots(self) -> int:
+        """A picture's positions in a prompt."""
+        return picture_slots(self.model.config, self.pool)
 
     @property
     def projector(self) -> nn.Module:
@@ -209,7 +212,7 @@ class Phi3WithProjector:
 
     def projected(self, slots: Sequence[torch.Tensor]) -> dict[str, Any]:
         """Slots of pictures, each `(P', H)`, as the model's `mm_encoder_outputs`."""
-        whole: Any = torch.stack(list(slots)) if isinstance(self.model.config, AyaVisionConfig) else list(slots)
+        whole: Any = torch.stack(list(slots)) if self.model.config.model_type == "aya_vision" else list(slots)
         return {"image": BaseModelOutputWithPooling(pooler_output=whole)}
 
     def project(self, visuals: Sequence[Visual]) -> list[torch.Tensor]:
@@ -219,16 +222,28 @@ class Phi3WithProjector:
         stored = {i: visual for i, visual in enumerate(visuals) if isinstance(visual, torch.Tensor)}
         if pictures:
             pixels = self.processor.image_processor(list(pictures.values()), return_tensors="pt")["pixel_values"]
-            found.update(zip(pictures, self._image_features(pixels.to(self.model.lm_head.weight.dtype)), strict=True))
+            pixels = pixels.to(self.device, self.model.lm_head.weight.dtype)
+            if self.pool == 1:
+                found.update(zip(pictures, self._image_features(pixels), strict=True))
+            else:
+                stored |= dict(zip(pictures, self._patches(pixels), strict=True))
         if stored:
+            features = average_patches(torch.stack([one.to(self.device) for one in stored.values()]), self.pool)
             tower = self.model.model.vision_tower
             stand_in = StoredFeatures(self.model.config.vision_config, _extra_rows(self.model.config), self.model.lm_head.weight.dtype)
             self.model.model.vision_tower = stand_in.to(self.device)
             try:
-                found.update(zip(stored, self._image_features(torch.stack(list(stored.values()))), strict=True))
+                found.update(zip(stored, self._image_features(features), strict=True))
             finally:
                 self.model.model.vision_tower = tower
         return [found[i] for i in range(len(visuals))]
+
+    def _patches(self, pixels: torch.Tensor) -> torch.Tensor:
+        """What the tower makes of pictures, `(N, P, D)`, before the projector."""
+        config = self.model.config
+        hidden = self.model.model.vision_tower(pixels, output_hidden_states=True).hidden_states[config.vision_feature_layer]
+        found: torch.Tensor = hidden[:, _extra_rows(config) :]
+        return found
 
     def _image_features(self, pixels: torch.Tensor) -> Any:
         return self.model.get_image_features(pixel_values=pixels.to(self.device), return_dict=True).pooler_output
@@ -248,12 +263,6 @@ def pad_rows(rows: Sequence[Rendered], pad: int, *, left: bool = False) -> dict[
     return {"input_ids": ids, "attention_mask": mask, "labels": labels}
 
 
-def picture_slots(config: PreTrainedConfig) -> int:
-    """The positions that one picture takes in a prompt."""
-    count = patches(config.vision_config)
-    return count // 4 if isinstance(config, AyaVisionConfig) else count
-
-
 def _extra_rows(config: PreTrainedConfig) -> int:
     return 1 if config.vision_feature_select_strategy == "default" else 0
 
@@ -271,61 +280,6 @@ def _load_language(folder: Path, device: torch.device, dtype: torch.dtype, quant
     if quantise:  # how it is held in memory here is no property of the model: a merged folder must not claim it
         del phi.config.quantization_config
     return phi
-
-
-def _configure(projector: Projector, text: Any, seen: Any, image_id: int, layer: int, strategy: str) -> PreTrainedConfig:
-    text.architectures = ["Phi3ForCausalLM"]  # what converters and servers look the language half up by
-    act = "linear" if projector.kind == "linear" else "gelu"
-    shared = {
-        "text_config": text,
-        "vision_config": seen,
-        "vision_feature_layer": layer,
-        "projector_hidden_act": act,
-        "tie_word_embeddings": False,
-    }
-    if projector.pool == 1:
-        return LlavaConfig(**shared, image_token_index=image_id, image_seq_length=patches(seen), vision_feature_select_strategy=strategy)
-    side = seen.image_size // seen.patch_size
-    if side % 2:
-        raise PartError(
-            "2x2 pooling needs an even number of patches a side", got=f"{side}", do="Set projector.pool to 1 or take another vision part"
-        )
-    return AyaVisionConfig(
-        **shared,
-        image_token_index=image_id,
-        downsample_factor=2,
-        alignment_intermediate_size=2 * text.hidden_size,
-        vision_feature_select_strategy=strategy,
-    )
-
-
-def _fresh_projector(model: Any, config: PreTrainedConfig, seed: int) -> nn.Module:
-    """The frame's own projector class with new weights."""
-    torch.manual_seed(seed)
-    projector: Any = type(model.model.multi_modal_projector)(config).float()
-    for linear in (projector.linear_1, projector.linear_2):
-        nn.init.xavier_uniform_(linear.weight)
-        if linear.bias is not None:
-            nn.init.zeros_(linear.bias)
-    if isinstance(config, AyaVisionConfig):
-        quarter = projector.linear_1.weight.data.unflatten(1, (4, -1)).mean(1) * 2
-        projector.linear_1.weight.data = (quarter / 4).repeat(1, 4)
-    made: nn.Module = projector
-    return made
-
-
-def _processor(vision: Path, encoder: str, tokenizer: Any, config: PreTrainedConfig) -> LlavaProcessor:
-    """Counts slots as the model does: a pooled slot is as wide as two patches."""
-    pool = 2 if isinstance(config, AyaVisionConfig) else 1
-    extra = ENCODERS[encoder].extra_rows
-    return LlavaProcessor(
-        image_processor(vision, encoder),
-        tokenizer,
-        patch_size=config.vision_config.patch_size * pool,
-        vision_feature_select_strategy=config.vision_feature_select_strategy,
-        num_additional_image_tokens=extra,
-        chat_template=tokenizer.chat_template,
-    )
 
 
 def _window(config: PreTrainedConfig, asked: int) -> int:

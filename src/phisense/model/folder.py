@@ -17,15 +17,19 @@ from transformers import AutoConfig, AutoModelForImageTextToText, AutoProcessor
 
 from ..errors import ArtefactError
 from ..prompt import Prompt
-from .assembly import Phi3WithProjector, _window, picture_slots
+from .assembly import Phi3WithProjector, _window
 from .device import compute_dtype, pick_device
+from .projectors import nested_pool
 
 KIND = "model folder"
 
 
-def load_model(folder: Path, device: str = "auto", dtype: torch.dtype | None = None) -> Phi3WithProjector:
+def load_model(
+    folder: Path, device: str = "auto", dtype: torch.dtype | None = None, *, picture_tokens: int | None = None
+) -> Phi3WithProjector:
     """Opens a model folder for inference. `dtype` defaults to float32 on CPU for models stored so, else to what the device computes in.
 
+    `picture_tokens` chooses among those that a model of nested training serves.
     Raises ArtefactError if the folder is missing, unfinished, or holds another kind of model.
     """
     if not (folder / "config.json").is_file():
@@ -38,13 +42,14 @@ def load_model(folder: Path, device: str = "auto", dtype: torch.dtype | None = N
             raise ArtefactError(
                 f"{folder} holds another kind of model", got=config.model_type, wanted="a merged model folder", do="Run phisense merge RUN"
             )
+        pool = nested_pool(config, picture_tokens)
         stored = getattr(torch, str(config.dtype).removeprefix("torch.")) if config.dtype else torch.float32
         dtype = dtype or (torch.float32 if stored == torch.float32 else compute_dtype(where))
         model: Any = AutoModelForImageTextToText.from_pretrained(folder, dtype=dtype, device_map={"": where})
         processor: Any = AutoProcessor.from_pretrained(folder)
     except (SafetensorError, OSError, ValueError) as error:
         raise ArtefactError(f"{folder} cannot be opened", got=str(error).splitlines()[0], do="Run phisense merge again") from error
-    return Phi3WithProjector(model.eval(), processor, Prompt(processor.tokenizer), picture_slots(config), _window(config, 4096))
+    return Phi3WithProjector(model.eval(), processor, Prompt(processor.tokenizer), _window(config, 4096), pool)
 
 
 def save_model(loaded: Phi3WithProjector, folder: Path) -> None:

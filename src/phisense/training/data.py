@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import random
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -13,6 +13,7 @@ from torch.utils.data import Dataset
 from ..conversations import read_conversations
 from ..errors import ConversationError
 from ..model import pad_rows
+from ..model.projectors import average_patches
 from ..prompt import Prompt
 from ..vision.store import FeatureStore
 from .packing import Packed, Sample, alone, pack, positions_and_mask
@@ -22,9 +23,19 @@ class Samples(Dataset[Packed]):
     """Every conversation of some data sets, rendered once, in rows. `shortened` counts those that lost turns to the length limit."""
 
     def __init__(
-        self, sets: Sequence[tuple[Path, float]], prompt: Prompt, slots: int, length: int, *, share: bool = False, seed: int = 0
+        self,
+        sets: Sequence[tuple[Path, float]],
+        prompt: Prompt,
+        slots: Mapping[int, int],
+        length: int,
+        *,
+        share: bool = False,
+        seed: int = 0,
     ) -> None:
         """`sets` are paths with their weights; `share` puts conversations about the same pictures into one row.
+
+        `slots` are a picture's slots by the side over which its patches are averaged: {1: 576}, or several for nested training, of
+        which each picture is given one.
 
         Raises ConversationError, naming the conversation, for one that cannot be trained on.
         """
@@ -36,9 +47,10 @@ class Samples(Dataset[Packed]):
                 times = int(weight) + (rng.random() < weight % 1)
                 if not times:
                     continue
-                rendered, left_out = prompt.fit(conversation, slots, length)
+                pool = random.Random(f"pool {seed} {conversation.images}").choice(list(slots))
+                rendered, left_out = prompt.fit(conversation, slots[pool], length)
                 self.shortened += left_out > 0
-                samples += [Sample(conversation.id, rendered, conversation.images)] * times
+                samples += [Sample(conversation.id, rendered, conversation.images, pool)] * times
         if not samples:
             raise ConversationError(
                 "there is nothing to train on", got=f"no conversation in {', '.join(str(path) for path, _ in sets) or 'no data set'}"
@@ -86,5 +98,10 @@ class Collator:
             batch["attention_mask"] = torch.zeros(seen.shape).masked_fill_(~seen, torch.finfo(torch.float32).min) if self.eager else seen
         names = [name for row in rows for name in row.images]
         if names:
-            batch["pixel_values"] = self.store.batch(names)
+            features = self.store.batch(names)
+            pools = [row.pool for row in rows for _ in row.images]
+            if any(pool > 1 for pool in pools):  # of unlike lengths, so as one long picture: the projector reads patch by patch
+                pooled = [average_patches(one, pool) for one, pool in zip(features, pools, strict=True)]
+                features = torch.cat(pooled).unsqueeze(0)
+            batch["pixel_values"] = features
         return batch

@@ -25,16 +25,21 @@ class Sample:
     id: str
     rendered: Rendered
     images: tuple[str, ...]
+    pool: int = 1
 
 
 @dataclass(frozen=True, slots=True)
 class Packed:
-    """One row of a batch. The first `shared` tokens belong to each of its conversations, which end at `ends`."""
+    """One row of a batch. The first `shared` tokens belong to each of its conversations, which end at `ends`.
+
+    Its pictures' patches are averaged over `pool` x `pool` before the projector.
+    """
 
     rendered: Rendered
     images: tuple[str, ...]
     shared: int
     ends: tuple[int, ...]
+    pool: int = 1
 
     @property
     def tokens(self) -> int:
@@ -43,7 +48,7 @@ class Packed:
 
 
 def alone(sample: Sample) -> Packed:
-    return Packed(sample.rendered, sample.images, 0, (len(sample.rendered.ids),))
+    return Packed(sample.rendered, sample.images, 0, (len(sample.rendered.ids),), sample.pool)
 
 
 def pack(samples: Sequence[Sample], image_id: int, length: int) -> list[Packed]:
@@ -91,7 +96,7 @@ class _Row:
             ids += sample.rendered.ids[self.shared :]
             labels += sample.rendered.labels[self.shared :]
             ends.append(len(ids))
-        return Packed(Rendered(ids, labels), first.images, self.shared, tuple(ends))
+        return Packed(Rendered(ids, labels), first.images, self.shared, tuple(ends), first.pool)
 
 
 def positions_and_mask(rows: Sequence[Packed], width: int) -> tuple[torch.Tensor, torch.Tensor]:

@@ -27,7 +27,7 @@ from transformers import PrinterCallback, set_seed
 
 from .. import artefact
 from ..errors import ArtefactError, TrainingError
-from ..model import Phi3WithProjector
+from ..model import Phi3WithProjector, picture_slots
 from ..model.calibrate import calibrate
 from ..model.device import compute_dtype, pick_device, training_attention
 from ..model.lora import add_lora, check_targets, expected_trainable
@@ -127,7 +127,7 @@ class Training:
         samples = Samples(
             [(self.recipe.path(one.path), one.weight) for one in sets],
             built.prompt,
-            built.slots,
+            {side: picture_slots(built.model.config, side) for side in self.recipe.projector.nested or (1,)},
             stage.length,
             share=self.recipe.train.share_pictures,
             seed=self.recipe.seed,

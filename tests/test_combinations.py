@@ -1,0 +1,142 @@
+"""Every encoder with every projector, from pictures to a merged folder that plain transformers opens: random weights, real classes."""
+
+from __future__ import annotations
+
+import itertools
+import json
+from pathlib import Path
+from typing import Any
+
+import pytest
+import torch
+import yaml
+from PIL import Image
+
+from phisense.conversations import IMAGE, Message
+from phisense.errors import PartError, RecipeError, UsageError
+from phisense.model import load_model
+from phisense.model.projectors import average_patches
+from phisense.recipe import load_recipe
+
+from .tiny import make_language, make_vision
+
+SIDE = 6  # patches
+ENCODERS = ("clip", "siglip", "dinov2")
+#: Recipe section, slots of a picture, native class.
+PROJECTORS: dict[str, tuple[dict[str, Any], int, str]] = {
+    "linear": ({"kind": "linear"}, 36, "LlavaForConditionalGeneration"),
+    "mlp": ({"kind": "mlp"}, 36, "LlavaForConditionalGeneration"),
+    "pooled 2x2": ({"kind": "mlp", "pool": 2}, 9, "AyaVisionForConditionalGeneration"),
+    "pooled 3x3": ({"kind": "mlp", "pool": 3}, 4, "AyaVisionForConditionalGeneration"),
+    "pixel shuffle 2x2": ({"kind": "pixel_shuffle", "pool": 2}, 9, "AyaVisionForConditionalGeneration"),
+    "pixel shuffle 3x3": ({"kind": "pixel_shuffle", "pool": 3}, 4, "AyaVisionForConditionalGeneration"),
+    "nested": ({"kind": "mlp", "nested": [1, 2, 3]}, 36, "LlavaForConditionalGeneration"),
+}
+COLOURS = {"red": (220, 20, 20), "green": (20, 200, 20), "blue": (20, 20, 220), "white": (240, 240, 240)}
+
+
+@pytest.fixture(scope="module", params=ENCODERS)
+def seen(request: pytest.FixtureRequest, tmp_path_factory: pytest.TempPathFactory, verb: Any) -> tuple[Path, dict[str, Any]]:
+    """A root with parts, four pictures, three conversations about each, and the features of one encoder."""
+    root = tmp_path_factory.mktemp(request.param)
+    make_language(root / "parts" / "language")
+    make_vision(root / "parts" / "vision", encoder=request.param, side=8 * SIDE, patch=8)
+    (root / "images").mkdir()
+    rows = []
+    for colour, pixel in COLOURS.items():
+        Image.new("RGB", (60, 40), pixel).save(root / "images" / f"{colour}.png")
+        for i, question in enumerate(("What colour is it?", "Which colour?", "Name the colour.")):
+            turns = [{"from": "human", "value": f"<image>\n{question}"}, {"from": "gpt", "value": f"{colour.title()}."}]
+            rows.append({"id": f"{colour}-{i}", "image": f"{colour}.png", "conversations": turns})
+    (root / "rows.json").write_text(json.dumps(rows))
+    stage = {"batch": 6, "micro_batch": 3, "max_steps": 2, "learning_rate": 0.001, "length": 256}
+    recipe: dict[str, Any] = {
+        "name": "tiny",
+        "root": str(root),
+        "language": {"part": "./parts/language"},
+        "vision": {"part": "./parts/vision", "encoder": request.param},
+        "data": {"images": "images", "align": ["rows.json"], "instruct": ["rows.json"], "held_out": ["rows.json"]},
+        "train": {"lora": {"rank": 4, "alpha": 8}, "align": stage, "instruct": stage},
+        "merge": {"dtype": "float32", "samples": 4},
+        "evaluate": {"max_new_tokens": 4},
+    }
+    (root / "tiny.yaml").write_text(yaml.safe_dump(recipe))
+    assert verb("features", root / "tiny.yaml")["tokens"] == SIDE * SIDE
+    return root, recipe
+
+
+@pytest.mark.parametrize("projector", PROJECTORS)
+def test_from_features_to_a_native_folder(seen: tuple[Path, dict[str, Any]], projector: str, verb: Any) -> None:
+    from transformers import AutoModelForImageTextToText, AutoProcessor
+
+    root, recipe = seen
+    section, slots, native_class = PROJECTORS[projector]
+    file = root / f"{projector}.yaml"
+    file.write_text(yaml.safe_dump({**recipe, "projector": section}))
+    facts = verb("train", file)
+    assert facts["projector_change"] > 0
+    assert facts["stages"]["align"]["projector_change"] > 0
+    report = verb("merge", facts["run"])
+    assert abs(report["merged"]["delta_loss"]) <= 0.002
+
+    ours = load_model(Path(report["model"]), "cpu", torch.float32)
+    assert ours.slots == slots
+    picture = Image.open(root / "images" / "red.png").convert("RGB")
+    native: Any = AutoModelForImageTextToText.from_pretrained(report["model"], dtype=torch.float32)
+    assert type(native).__name__ == native_class
+    processor: Any = AutoProcessor.from_pretrained(report["model"])
+    text = processor.apply_chat_template(
+        [{"role": "user", "content": [{"type": "image"}, {"type": "text", "text": "What colour is it?"}]}], add_generation_prompt=True
+    )
+    batch = processor(images=[picture], text=text, return_tensors="pt")
+    mine = ours.slotted([[Message("user", f"{IMAGE}\nWhat colour is it?")]], [ours.project([picture])], supervised=False)
+    del mine["labels"]
+    assert batch["input_ids"].tolist() == mine["input_ids"].tolist()
+    with torch.inference_mode():
+        torch.testing.assert_close(ours.model(**mine).logits, native(**batch).logits, rtol=1e-4, atol=1e-4)
+
+
+def test_a_nested_model_serves_every_side(seen: tuple[Path, dict[str, Any]], verb: Any) -> None:
+    root, recipe = seen
+    file = root / "served.yaml"
+    file.write_text(yaml.safe_dump({**recipe, "projector": {"nested": [1, 2, 3]}}))
+    model = Path(verb("merge", verb("train", file)["run"])["model"])
+    picture = Image.open(root / "images" / "blue.png").convert("RGB")
+    whole = load_model(model, "cpu").project([picture])[0]
+    for tokens, pool in ((36, 1), (9, 2), (4, 3)):
+        built = load_model(model, "cpu", picture_tokens=tokens)
+        slots = built.project([picture])[0]
+        assert (len(slots), built.slots, built.pool) == (tokens, tokens, pool)
+        answer = verb("ask", model, "--image", root / "images" / "blue.png", "-q", "What colour?", "--picture-tokens", tokens)
+        assert isinstance(answer["answer"], str)
+        assert tokens == 36 or not torch.allclose(slots[0], whole[0])
+    with pytest.raises(UsageError, match="got 10; wanted 36 or 9 or 4"):
+        load_model(model, "cpu", picture_tokens=10)
+
+
+def test_averaging_is_of_squares() -> None:
+    rows = torch.arange(36.0).view(1, 36, 1)
+    by_hand = [[(12 * i + 2 * j) + (0 + 1 + 6 + 7) / 4 for j in range(3)] for i in range(3)]
+    assert average_patches(rows, 2).flatten().tolist() == list(itertools.chain(*by_hand))
+
+
+@pytest.mark.parametrize(
+    ("changes", "words"),
+    [
+        (("projector.kind=linear", "projector.pool=2"), "a linear projector cannot pool"),
+        (("projector.kind=pixel_shuffle",), "pixel_shuffle needs pool 2 or 3"),
+        (("projector.nested=[2, 4]",), "must hold 1"),
+        (("projector.nested=[1, 2]", "projector.pool=2"), "nested goes with pool 1"),
+    ],
+)
+def test_projectors_that_cannot_be_are_refused(changes: tuple[str, ...], words: str) -> None:
+    with pytest.raises(RecipeError, match=words):
+        load_recipe("practice", changes)
+
+
+def test_patches_that_do_not_divide_are_refused(parts: tuple[str, str]) -> None:
+    from phisense import Phi3WithProjector
+    from phisense.recipe import Projector
+
+    with pytest.raises(PartError, match="3x3 pooling needs a number of patches a side that 3 divides; got 4"):
+        Phi3WithProjector.assemble(*parts, Projector(pool=3))
