@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import itertools
-import json
 from pathlib import Path
 from typing import Any
 
@@ -18,7 +17,7 @@ from phisense.model import load_model
 from phisense.model.projectors import average_patches
 from phisense.recipe import load_recipe
 
-from .tiny import make_language, make_vision
+from .tiny import make_root
 
 SIDE = 6  # patches
 ENCODERS = ("clip", "siglip", "dinov2")
@@ -32,35 +31,13 @@ PROJECTORS: dict[str, tuple[dict[str, Any], int, str]] = {
     "pixel shuffle 3x3": ({"kind": "pixel_shuffle", "pool": 3}, 4, "AyaVisionForConditionalGeneration"),
     "nested": ({"kind": "mlp", "nested": [1, 2, 3]}, 36, "LlavaForConditionalGeneration"),
 }
-COLOURS = {"red": (220, 20, 20), "green": (20, 200, 20), "blue": (20, 20, 220), "white": (240, 240, 240)}
 
 
 @pytest.fixture(scope="module", params=ENCODERS)
 def seen(request: pytest.FixtureRequest, tmp_path_factory: pytest.TempPathFactory, verb: Any) -> tuple[Path, dict[str, Any]]:
-    """A root with parts, four pictures, three conversations about each, and the features of one encoder."""
+    """A tiny root, with the features of one encoder."""
     root = tmp_path_factory.mktemp(request.param)
-    make_language(root / "parts" / "language")
-    make_vision(root / "parts" / "vision", encoder=request.param, side=8 * SIDE, patch=8)
-    (root / "images").mkdir()
-    rows = []
-    for colour, pixel in COLOURS.items():
-        Image.new("RGB", (60, 40), pixel).save(root / "images" / f"{colour}.png")
-        for i, question in enumerate(("What colour is it?", "Which colour?", "Name the colour.")):
-            turns = [{"from": "human", "value": f"<image>\n{question}"}, {"from": "gpt", "value": f"{colour.title()}."}]
-            rows.append({"id": f"{colour}-{i}", "image": f"{colour}.png", "conversations": turns})
-    (root / "rows.json").write_text(json.dumps(rows))
-    stage = {"batch": 6, "micro_batch": 3, "max_steps": 2, "learning_rate": 0.001, "length": 256}
-    recipe: dict[str, Any] = {
-        "name": "tiny",
-        "root": str(root),
-        "language": {"part": "./parts/language"},
-        "vision": {"part": "./parts/vision", "encoder": request.param},
-        "data": {"images": "images", "align": ["rows.json"], "instruct": ["rows.json"], "held_out": ["rows.json"]},
-        "train": {"lora": {"rank": 4, "alpha": 8}, "align": stage, "instruct": stage},
-        "merge": {"dtype": "float32", "samples": 4},
-        "evaluate": {"max_new_tokens": 4},
-    }
-    (root / "tiny.yaml").write_text(yaml.safe_dump(recipe))
+    recipe = make_root(root, encoder=request.param, side=8 * SIDE)
     assert verb("features", root / "tiny.yaml")["tokens"] == SIDE * SIDE
     return root, recipe
 

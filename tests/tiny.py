@@ -2,10 +2,14 @@
 
 from __future__ import annotations
 
+import json
 import shutil
 from pathlib import Path
+from typing import Any
 
 import torch
+import yaml
+from PIL import Image
 from transformers import (
     CLIPImageProcessorPil,
     CLIPVisionConfig,
@@ -50,3 +54,30 @@ def make_vision(folder: Path, *, encoder: str = "clip", side: int = 32, patch: i
     model.save_pretrained(folder)
     CLIPImageProcessorPil(size={"shortest_edge": side}, crop_size={"height": side, "width": side}).save_pretrained(folder)
     return folder
+
+
+def make_root(root: Path, *, encoder: str = "clip", side: int = 32) -> dict[str, Any]:
+    """Parts, four pictures of one colour, three conversations about each, and `tiny.yaml`, whose contents are returned."""
+    make_language(root / "parts" / "language")
+    make_vision(root / "parts" / "vision", encoder=encoder, side=side)
+    (root / "images").mkdir()
+    rows = []
+    for colour, pixel in {"red": (220, 20, 20), "green": (20, 200, 20), "blue": (20, 20, 220), "white": (240, 240, 240)}.items():
+        Image.new("RGB", (60, 40), pixel).save(root / "images" / f"{colour}.png")
+        for i, question in enumerate(("What colour is it?", "Which colour?", "Name the colour.")):
+            turns = [{"from": "human", "value": f"<image>\n{question}"}, {"from": "gpt", "value": f"{colour.title()}."}]
+            rows.append({"id": f"{colour}-{i}", "image": f"{colour}.png", "conversations": turns})
+    (root / "rows.json").write_text(json.dumps(rows))
+    stage = {"batch": 6, "micro_batch": 3, "max_steps": 2, "learning_rate": 0.001, "length": 256}
+    recipe: dict[str, Any] = {
+        "name": "tiny",
+        "root": str(root),
+        "language": {"part": "./parts/language"},
+        "vision": {"part": "./parts/vision", "encoder": encoder},
+        "data": {"images": "images", "align": ["rows.json"], "instruct": ["rows.json"], "held_out": ["rows.json"]},
+        "train": {"lora": {"rank": 4, "alpha": 8}, "align": stage, "instruct": stage},
+        "merge": {"dtype": "float32", "samples": 4},
+        "evaluate": {"max_new_tokens": 4},
+    }
+    (root / "tiny.yaml").write_text(yaml.safe_dump(recipe))
+    return recipe

@@ -88,6 +88,7 @@ class Features(_Section):
     dtype: Literal["float32", "float16", "int8", "pixels"] = Field(
         "float16", description="how they are stored; pixels: not at all, resized pictures are kept and encoded in training"
     )
+    folder: Path | None = Field(None, description="where they are stored, if not in features/<name>")
     batch: int = Field(32, ge=1)
     shard: int = Field(512, ge=1, description="pictures in a shard")
 
@@ -166,7 +167,7 @@ class Recipe(_Section):
     @property
     def store(self) -> Path:
         """Where this recipe's features are."""
-        return self.root / "features" / self.name
+        return self.root / (self.features.folder or Path("features") / self.name)
 
     @property
     def run(self) -> Path:

@@ -8,7 +8,7 @@ from typing import Annotated, Any
 import typer
 
 from ..errors import UsageError
-from .common import Device, Json, Model, PictureTokens, Recipe, Set, app
+from .common import Device, Json, Model, PictureTokens, Recipe, Set, app, run_verb
 
 
 @app.command()
@@ -122,4 +122,41 @@ def evaluate(
                 style="green" if looks else "red",
             )
         console.out.print(f"report -> {folder / 'report.html'}")
+    return result
+
+
+@app.command()
+def compare(
+    recipe: Recipe,
+    try_: Annotated[
+        list[str], typer.Option("--try", metavar="CHANGES", help='A variant, e.g. "projector.kind=mlp projector.pool=2". Repeatable.')
+    ],
+    set_: Set = None,
+    limit: Annotated[int | None, typer.Option(min=1, help="Only so many held-out questions, evenly spaced.")] = None,
+    device: Device = "auto",
+    json: Json = False,
+) -> dict[str, Any]:
+    """Walk a recipe and variants of it from features to held-out accuracy: one table and one plot.
+
+    What is there already is not made again, so more variants can be added later.
+    """
+    from .. import console
+    from ..comparing import compare as run_comparison
+
+    result = run_comparison(recipe, set_ or (), try_, limit=limit, device=device, verb=run_verb)
+    if json:
+        console.print_json(result)
+    else:
+        rows = [
+            [
+                row["variant"],
+                f"{row['tokens']}",
+                f"{row['accuracy']['value']:.3f} [{row['accuracy']['low']:.3f}, {row['accuracy']['high']:.3f}]",
+                f"{row['trainable']:,}",
+                f"{row['train_seconds']:.0f}",
+            ]
+            for row in result["rows"]
+        ]
+        console.table("held-out accuracy", ["variant", "tokens", "accuracy [95 %]", "trained parameters", "training s"], rows)
+        console.out.print(f"plot -> {result['plot']}")
     return result
