@@ -8,7 +8,7 @@ drawn pictures, and trains a few steps for each setting in a process of its own.
 VmHWM of /proc/self/status on a CPU, `torch.cuda.max_memory_allocated` on a GPU. Nothing is taken off the measured figure. On a CPU the
 prediction is the plan's whole peak, on a GPU the peak without the framework's share, which lies outside PyTorch's allocator.
 
-`fit` marks the settings that the plan's two fitted constants were chosen on; the others were only ever predicted.
+`fit` marks the settings that the plan's two constants (`CPU_BASELINE`, `FRAGMENTS`) may be chosen on; the others are only predicted.
 """
 
 from __future__ import annotations

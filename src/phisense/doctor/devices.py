@@ -14,11 +14,11 @@ from ..errors import UsageError
 from ..model.device import compute_dtype, pick_device, training_attention
 
 GB = 1e9
-#: Resident memory of a process with torch, transformers, PEFT and bitsandbytes loaded, measured with `bench/memory.py`.
+#: Resident memory of a process with torch, transformers, PEFT and bitsandbytes loaded. A first guess: `bench/memory.py` has yet to fit it.
 CPU_BASELINE = 0.75 * GB
 #: CUDA's context and kernels, outside PyTorch's allocator. An assumption: nothing here was measured on a GPU.
 CUDA_BASELINE = 0.6 * GB
-#: Which share of the rate of one large product a whole training step reaches. The CPU's is measured, the GPU's assumed.
+#: Which share of the rate of one large product a whole training step reaches. Both are assumed.
 CPU_UTILISATION, CUDA_UTILISATION = 0.6, 0.35
 
 #: name -> (memory in GB, dense peak in teraflops of what phisense computes in there: bfloat16, or float32 where there is none, which).

@@ -26,7 +26,7 @@ from .shapes import Shapes
 PICTURES_TO_CALIBRATE = 64
 LOOKED_AT_ONCE = 32  # pictures, in an evaluation
 QUESTION = 64  # tokens of a question, assumed
-#: What allocators hold beyond what is asked of them, as a share of what comes and goes. The CPU's is fitted (docs/memory.md).
+#: What allocators hold beyond what is asked of them, as a share of what comes and goes. First guesses, yet to be fitted (docs/memory.md).
 FRAGMENTS = {"cpu": 0.06, "cuda": 0.05}
 
 
