@@ -39,6 +39,7 @@ SETTINGS: dict[str, tuple[bool, dict[str, Any]]] = {
     "align-8-plain": (False, {"align": 8, "instruct": 1}),
     "align-8-nf4-checkpointing": (False, {"align": 8, "instruct": 1, "quantise": True, "checkpointing": True}),
     "instruct-4-dropout-accumulated": (False, {"instruct": 4, "dropout": 0.05, "accumulate": 2}),
+    "instruct-8-shared": (False, {"instruct": 8, "share": True}),
     "instruct-4-pooled-rank-64": (False, {"instruct": 4, "pool": 2, "rank": 64}),
 }
 
@@ -112,6 +113,7 @@ def recipe_of(root: Path, changes: dict[str, Any]) -> Path:
         "train": {
             "quantise": changes.get("quantise", False),
             "checkpointing": changes.get("checkpointing", False),
+            "share_pictures": changes.get("share", False),
             "lora": {"rank": changes.get("rank", 16), "dropout": changes.get("dropout", 0.0)},
             "align": stage(changes["align"]) if changes.get("align") else None,
             "instruct": stage(changes["instruct"]),
@@ -163,7 +165,7 @@ def main() -> None:
         root.mkdir(parents=True, exist_ok=True)
         if not (root / "features").is_dir():
             make_parts(root)
-            make_data(root, rows=64, pictures=64)
+            make_data(root, rows=96, pictures=48)
             subprocess.run([sys.executable, "-m", "phisense", "features", str(recipe_of(root, {"instruct": 1}))], check=True)
         rows = []
         for name, (fit, changes) in SETTINGS.items():

@@ -122,27 +122,34 @@ def test_an_unknown_gpu_lists_the_known() -> None:
 def test_time_is_operations_over_rate() -> None:
     """Four passes of the frozen weights cost 8 operations a weight and token, less what is not a matrix; within a tenth of that rule."""
     from phisense.doctor.duration import training_flops
+    from phisense.doctor.lengths import Lengths
 
     recipe = load_recipe(REAL, ("train.checkpointing=false",))
     s = shapes_of(recipe)
-    flops = training_flops(s, recipe, "align", devices("A100-80")[0], 1000)
+    flops = training_flops(s, recipe, "align", devices("A100-80")[0], Lengths(1000, 1000, 1000, None, None, ""))
     assert flops == pytest.approx(4 * (s.matrix_weights + s.output) * 1000, rel=0.1)
 
 
 def test_data_at_hand_is_counted(tmp_path: Path, parts: tuple[str, str]) -> None:
     rows = [
-        {"id": str(i), "image": "a.jpg", "conversations": [
-            {"from": "human", "value": "<image>\nWhat?"}, {"from": "gpt", "value": "Red. " * (40 if i == 3 else 1)}]}
+        {"id": str(i), "image": f"{i // 2}.jpg", "conversations": [
+            {"from": "human", "value": "<image>\nWhat?"}, {"from": "gpt", "value": "Red. " * (80 if i == 3 else 1)}]}
         for i in range(6)
     ]  # fmt: skip
     (tmp_path / "rows.json").write_text(json.dumps(rows))
     recipe = load_recipe(
         "practice", (f"root={tmp_path}", f"language.part={parts[0]}", f"vision.part={parts[1]}", "data.instruct=[rows.json]")
     )
+    by_themselves = recipe.model_copy(update={"train": recipe.train.model_copy(update={"share_pictures": False})})
     step = next(step for step in plan(recipe, devices("T4")[0]).steps if step.peak.step == "instruct")
     assert step.lengths is not None
-    assert step.lengths.rows == 6
+    assert (step.lengths.rows, step.lengths.conversations) == (3, 6)
+    assert (step.lengths.rows_of(4), step.lengths.rows_of(1)) == (2, 1)
     assert step.lengths.longest > 2 * step.lengths.mean > 32
+    assert step.lengths.longest > step.lengths.supervised > 80
+    apart = next(made for made in plan(by_themselves, devices("T4")[0]).steps if made.peak.step == "instruct")
+    assert apart.lengths is not None
+    assert apart.lengths.rows == apart.lengths.conversations == 6
     assert step.seconds is not None
 
 

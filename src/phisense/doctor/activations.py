@@ -28,6 +28,7 @@ class Setting:
 
     rows: int
     tokens: int
+    supervised: int  # tokens of a row that have a loss
     rank: int | None  # None: no LoRA (alignment)
     dropout: float
     checkpointing: bool
@@ -46,7 +47,7 @@ def layer(s: Shapes, x: Setting) -> float:
     """What autograd keeps of one decoder layer."""
     n, c = x.positions, x.number
     attended, keys = s.heads * s.head, s.key_heads * s.head
-    kept = 2 * n * (4 * s.hidden + 4)
+    kept = 2.0 * n * (4 * s.hidden + 4)
     kept += c * n * attended + _keys_and_values(x, attended, keys)
     if x.eager:
         kept += x.rows * s.heads * x.tokens**2 * (4 if c == 4 else 6)
@@ -54,13 +55,11 @@ def layer(s: Shapes, x: Setting) -> float:
         kept += x.rows * s.heads * x.tokens * 4
     kept += c * n * 3 * s.mlp
     for inputs, _ in s.matrices if x.rank is not None else ():
-        shared = not x.eager and not x.dropout and inputs == attended and inputs != s.hidden
-        kept += 0 if shared else c * n * inputs * 1.0
-        kept += c * n * (x.rank or 0)
+        kept += c * n * inputs + c * n * (x.rank or 0)
         if x.dropout:
             kept += n * inputs * (1 if x.cuda else c)
-    if not x.eager and (x.rank is None or x.dropout):
-        kept += c * n * attended  # the fused kernel's output; otherwise it is the output matrix's input, counted above
+    if not x.eager:
+        kept += c * n * attended  # the fused kernel's output; the output matrix reads a copy in another order
     return kept
 
 
@@ -78,13 +77,13 @@ def _keys_and_values(x: Setting, attended: int, keys: int) -> float:
 def saved(s: Shapes, x: Setting) -> float:
     """Everything that autograd holds when the loss is known, the loss's own tensors not counted."""
     layers = s.layers * (x.number * x.positions * s.hidden if x.checkpointing else layer(s, x))
-    return layers + projector(s, x) + x.positions * (4 * s.hidden + 4) + _around(s, x)
+    return layers + projector(s, x) + x.positions * (4 * s.hidden + 4) + around(s, x)
 
 
-def _around(s: Shapes, x: Setting) -> float:
+def around(s: Shapes, x: Setting) -> float:
     """The attention mask, the rotation's angles, and which positions are a picture's."""
-    mask = x.rows * x.tokens**2 * (x.number if x.eager else 1)
-    return mask + 2 * x.tokens * s.head * x.number + x.positions * s.hidden
+    mask = x.rows * x.tokens**2 * (4 if x.eager else 1)
+    return mask + 2 * x.tokens * s.head * x.number + x.positions
 
 
 def projector(s: Shapes, x: Setting) -> float:
@@ -100,13 +99,13 @@ def projector(s: Shapes, x: Setting) -> float:
 
 
 def loss(s: Shapes, x: Setting) -> float:
-    """Logits are made at every position. At the peak three float32 copies live: log-probabilities, and two gradients of them."""
-    return 12.0 * x.positions * s.vocabulary
+    """Logits are made where there is a loss. At the peak three float32 copies live: log-probabilities, and two gradients of them."""
+    return 12.0 * x.rows * x.supervised * s.vocabulary
 
 
 def kept_by_loss(s: Shapes, x: Setting) -> float:
     """What autograd keeps of the loss: the log-probabilities and the labels."""
-    return x.positions * (4.0 * s.vocabulary + 8)
+    return x.rows * x.supervised * (4.0 * s.vocabulary + 8)
 
 
 def momentary(s: Shapes, x: Setting) -> float:

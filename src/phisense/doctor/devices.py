@@ -122,9 +122,7 @@ def _named(gpu: str, size: float | None, called: str | None = None) -> Device:
         raise UsageError("unknown --gpu", got=gpu, wanted=", ".join(GPUS), do="Or say --device-memory 16GB")
     memory, peak, dtype = GPUS[names[key]]
     basis = f"{peak:g} TFLOP/s in {dtype} by the data sheet{' of an RTX-4090' if called else ''}, {CUDA_UTILISATION:.0%} of it assumed"
-    return Device(
-        called or names[key], True, size or memory * GB, dtype, "sdpa", CUDA_BASELINE, peak * 1e12 * CUDA_UTILISATION, basis
-    )
+    return Device(called or names[key], True, size or memory * GB, dtype, "sdpa", CUDA_BASELINE, peak * 1e12 * CUDA_UTILISATION, basis)
 
 
 @torch.inference_mode()

@@ -21,6 +21,7 @@ from ..recipe import Recipe
 from . import activations
 from .activations import Setting
 from .devices import Device
+from .lengths import Lengths
 from .shapes import Shapes
 
 PICTURES_TO_CALIBRATE = 64
@@ -63,14 +64,16 @@ def trainable(s: Shapes, rank: int | None) -> int:
     return s.projector + (s.lora(rank) if rank is not None else 0)
 
 
-def setting(recipe: Recipe, stage: str, s: Shapes, device: Device, tokens: int) -> Setting:
+def setting(recipe: Recipe, stage: str, device: Device, found: Lengths) -> Setting:
     """The largest micro-batch of a stage: every row as long as the longest, with a picture."""
     asked = recipe.train.align if stage == "align" else recipe.train.instruct
     assert asked is not None
     lora = recipe.train.lora if stage == "instruct" else None
+    rows = found.rows_of(asked.micro_batch)
     return Setting(
-        rows=asked.micro_batch,
-        tokens=tokens,
+        rows=rows,
+        tokens=found.longest,
+        supervised=found.supervised,
         rank=lora.rank if lora else None,
         dropout=lora.dropout if lora else 0.0,
         checkpointing=recipe.train.checkpointing,
@@ -78,17 +81,17 @@ def setting(recipe: Recipe, stage: str, s: Shapes, device: Device, tokens: int) 
         number=device.number,
         eager=device.eager,
         cuda=device.cuda,
-        pictures=asked.micro_batch,
+        pictures=rows,
     )
 
 
-def training(recipe: Recipe, stage: str, s: Shapes, device: Device, tokens: int) -> Peak:
-    """The peak of one stage whose longest row has `tokens`."""
-    return max(_training_moments(recipe, stage, s, device, tokens), key=lambda peak: peak.total)
+def training(recipe: Recipe, stage: str, s: Shapes, device: Device, found: Lengths) -> Peak:
+    """The peak of one stage over data of such lengths."""
+    return max(_training_moments(recipe, stage, s, device, found), key=lambda peak: peak.total)
 
 
-def _training_moments(recipe: Recipe, stage: str, s: Shapes, device: Device, tokens: int) -> list[Peak]:
-    x = setting(recipe, stage, s, device, tokens)
+def _training_moments(recipe: Recipe, stage: str, s: Shapes, device: Device, found: Lengths) -> list[Peak]:
+    x = setting(recipe, stage, device, found)
     asked = recipe.train.align if stage == "align" else recipe.train.instruct
     assert asked is not None
     weights = float(language_bytes(s, device.number, recipe.train.quantise))

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from dataclasses import dataclass, replace
+from dataclasses import asdict, dataclass, replace
 from typing import Any
 
 from ..recipe import Recipe
@@ -30,7 +30,7 @@ class Step:
         rest = {"fits": self.fits, "step_seconds": self.step_seconds, "seconds": self.seconds, "advice": self.advice}
         data = None
         if self.lengths is not None:
-            data = {"longest": self.lengths.longest, "mean": self.lengths.mean, "rows": self.lengths.rows, "basis": self.lengths.basis}
+            data = asdict(self.lengths)
         return {**self.peak.as_dict(), **rest, "tokens": data, "tried": [change.as_dict() for change in self.tried]}
 
 
@@ -56,8 +56,8 @@ def plan(recipe: Recipe, device: Device) -> Plan:
     steps = [_stage(recipe, name, s, device) for name in (*names, "instruct")]
     merge = memory.merging(recipe, s, device)
     steps.append(Step(merge, merge.total <= device.memory, advice=_merge_elsewhere(recipe, s, merge, device)))
-    for peak in (memory.evaluating(recipe, s, device), memory.chatting(recipe, s, device)):
-        steps.append(Step(peak, peak.total <= device.memory, advice=_smaller(recipe, s, peak, device)))
+    using = (memory.evaluating(recipe, s, device), memory.chatting(recipe, s, device))
+    steps += [Step(peak, peak.total <= device.memory, advice=_smaller(recipe, s, peak, device)) for peak in using]
     return Plan(device, tuple(steps), s.notes)
 
 
@@ -65,8 +65,8 @@ def _stage(recipe: Recipe, name: str, s: Shapes, device: Device) -> Step:
     asked = recipe.train.align if name == "align" else recipe.train.instruct
     assert asked is not None
     found = lengths(recipe, name, s)
-    peak = memory.training(recipe, name, s, device, found.longest)
-    each = duration.step_seconds(s, recipe, name, asked, device, found.mean)
+    peak = memory.training(recipe, name, s, device, found)
+    each = duration.step_seconds(s, recipe, name, asked, device, found)
     count = duration.steps(asked, found)
     step = Step(peak, peak.total <= device.memory, found, each, None if count is None else count * each)
     if step.fits:
@@ -78,7 +78,10 @@ def _stage(recipe: Recipe, name: str, s: Shapes, device: Device) -> Step:
         stage = changed.train.align if name == "align" else changed.train.instruct
         assert stage is not None
         whole = found.longest if found.rows is None else found.longest - s.slots + other.slots
-        return memory.training(changed, name, other, device, min(whole, stage.length)).total
+        longest = min(whole, stage.length)
+        return memory.training(
+            changed, name, other, device, replace(found, longest=longest, supervised=min(found.supervised, longest))
+        ).total
 
     best, tried = advise(recipe, name, device.memory, predict)
     told = f"--set {best.keys} ({best.cost}): {best.peak / 1e9:.1f} GB" if best else "no single change makes it fit"

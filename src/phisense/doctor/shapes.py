@@ -15,7 +15,7 @@ from torch import nn
 from transformers import AutoConfig, Phi3ForCausalLM
 
 from ..errors import PartError
-from ..model.assembly import _configure, picture_slots
+from ..model.projectors import configure, native_class, picture_slots
 from ..recipe import Projector, Recipe
 from ..vision.encoders import ENCODERS, patches
 
@@ -135,10 +135,8 @@ def _config(part: str) -> tuple[Any, str]:
 
 def _projector(projector: Projector, text: Any, seen: Any, layer: int, strategy: str) -> tuple[nn.Module, int]:
     """The native projector of these parts, and how many slots it makes of a picture."""
-    from transformers import AyaVisionConfig, AyaVisionForConditionalGeneration, LlavaForConditionalGeneration
-
-    config = _configure(projector, text, seen, 0, layer, strategy)
-    whole: Any = (AyaVisionForConditionalGeneration if isinstance(config, AyaVisionConfig) else LlavaForConditionalGeneration)(config)
+    config = configure(projector, text, seen, 0, layer, strategy)
+    whole: Any = native_class(config)(config)
     made: nn.Module = whole.model.multi_modal_projector
     return made, picture_slots(config)
 
