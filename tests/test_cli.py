@@ -60,7 +60,7 @@ def test_help_names_every_verb_and_every_verb_has_help() -> None:
         (["check", "nope.json"], 1, "there is no data file nope.json"),
         (["check", "nope.json", "--images", "nowhere"], 2, "there is no folder nowhere"),
         (["evaluate", "nope", "--data", "x", "--images", "y", "--image", "z"], 2, "unknown --image; got z"),
-        (["doctor", "practice", "--set"], 2, "No such option"),
+        (["doctor", "practice", "--sett"], 2, "No such option"),
         (["nonsense"], 2, "No such command"),
     ],
 )
@@ -147,9 +147,10 @@ def test_ask_and_doctor_speak_json(model: Path, world: Path) -> None:
     ran = phisense("ask", model, "--image", world / "data" / "images" / "heldout-00001.jpg", "-q", "How many things are there?", "--json")
     assert ran.returncode == 0, ran.stderr
     assert json.loads(ran.stdout)["answer"].rstrip(".").isdigit()
-    findings = json.loads(phisense("doctor", "practice", "--json", cwd=world).stdout)
-    named = {finding["what"]: finding for finding in findings}
-    assert {"torch", "device", "attention", "training memory", "language part"} <= named.keys()
+    said = json.loads(phisense("doctor", "practice", "--json", cwd=world).stdout)
+    named = {finding["what"]: finding for finding in said["findings"]}
+    assert {"torch", "device", "attention", "language part"} <= named.keys()
+    assert [step["step"] for step in said["plans"][0]["steps"]] == ["align", "instruct", "merge", "evaluate", "chat"]
     assert named["language part"]["state"] == "ok"
 
 

@@ -2,37 +2,100 @@
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from pathlib import Path
-from typing import Annotated, Any
+from typing import TYPE_CHECKING, Annotated, Any
 
 import typer
 
-from ..errors import PhisenseError
-from .common import Json, app, run_verb
+from ..errors import PartError, PhisenseError, UsageError
+from .common import Json, Set, app, run_verb
+
+if TYPE_CHECKING:
+    from ..doctor import Finding, Plan
 
 
 @app.command()
 def doctor(
-    recipe: Annotated[str | None, typer.Argument(help="A recipe, to look for its parts and plan its memory.")] = None, json: Json = False
+    recipe: Annotated[str | None, typer.Argument(help="A recipe, to look for its parts and plan its memory and time.")] = None,
+    set_: Set = None,
+    gpu: Annotated[str | None, typer.Option(help="Plan for another GPU, e.g. RTX-4090; an unknown name lists them.")] = None,
+    device_memory: Annotated[str | None, typer.Option(help="Plan for so much memory, e.g. 16GB; alone, on a GPU that size.")] = None,
+    json: Json = False,
 ) -> dict[str, Any]:
-    """What this machine has: versions, device, attention, memory; and whether a recipe's parts and data can be found."""
+    """What this machine has, whether a recipe's parts and data are there, and what memory and time each step will take."""
     from .. import console
-    from ..doctor import examine
+    from ..doctor import devices, examine, plan
     from ..recipe import load_recipe
 
-    findings = examine(load_recipe(recipe) if recipe else None)
+    if recipe is None and (gpu or device_memory or set_):
+        raise UsageError("there is nothing to plan", got="no recipe", wanted="a recipe", do="For example phisense doctor phi3.5-clip-l336")
+    asked = load_recipe(recipe, tuple(set_ or ())) if recipe else None
+    planned_for = devices(gpu, device_memory) if asked else []
+    findings = examine(asked)
+    unknown = None
+    plans = []
+    try:
+        plans = [plan(asked, device) for device in planned_for] if asked else []
+    except PartError as error:  # said after what was found
+        unknown = str(error)
+    result = {"findings": [finding.as_dict() for finding in findings], "plans": [made.as_dict() for made in plans], "no_plan": unknown}
     if json:
-        console.print_json([finding.as_dict() for finding in findings])
+        console.print_json(result)
     else:
-        for finding in findings:
-            mark, style = {"ok": ("✓", "green"), "note": ("·", "dim"), "missing": ("✗", "red")}[finding.state]
-            console.out.print(f"[{style}]{mark}[/{style}] {finding.what:<22}", end=" ")
-            console.out.print(finding.found, markup=False)
+        _show_findings(findings)
+        for made in plans:
+            _show_plan(made)
+        if unknown:
+            console.out.print(f"No plan: {unknown}", markup=False)
     if any(finding.state == "missing" for finding in findings):
         raise PhisenseError(
             "something is missing", got=", ".join(f.what for f in findings if f.state == "missing"), do="See the lines marked ✗"
         )
-    return {"findings": [finding.as_dict() for finding in findings]}
+    return result
+
+
+def _show_findings(findings: Sequence[Finding]) -> None:
+    from .. import console
+
+    for finding in findings:
+        mark, style = {"ok": ("✓", "green"), "note": ("·", "dim"), "missing": ("✗", "red")}[finding.state]
+        console.out.print(f"[{style}]{mark}[/{style}] {finding.what:<22}", end=" ")
+        console.out.print(finding.found, markup=False)
+
+
+def _show_plan(made: Plan) -> None:
+    """A row for each step, then what its largest moment is made of, and what would make it fit."""
+    from .. import console
+
+    rows = []
+    for step in made.steps:
+        largest = sorted(step.peak.terms.items(), key=lambda term: -term[1])[:3]
+        rows.append(
+            [
+                step.peak.step,
+                f"{step.peak.total / 1e9:.2f}",
+                "yes" if step.fits else "NO",
+                _span(step.seconds) if step.seconds is not None else f"{_span(step.step_seconds)} a step" if step.step_seconds else "",
+                step.peak.moment,
+                ", ".join(f"{name} {size / 1e9:.2f}" for name, size in largest),
+            ]
+        )
+    title = f"Plan for {made.device.name}: {made.device.memory / 1e9:.0f} GB, {made.device.dtype}, {made.device.attention} attention"
+    console.table(title, ["step", "peak GB", "fits", "time", "when", "most of it"], rows)
+    for note in (*made.notes, f"time: {made.device.basis}", *(f"{s.peak.step}: {s.lengths.basis}" for s in made.steps if s.lengths)):
+        console.out.print(f"· {note}", markup=False, style="dim")
+    for step in made.steps:
+        if step.advice:
+            console.out.print(f"{step.peak.step} does not fit: {step.advice}", markup=False, style="yellow")
+
+
+def _span(seconds: float | None) -> str:
+    if seconds is None:
+        return ""
+    if seconds < 120:
+        return f"{seconds:.1f} s" if seconds < 10 else f"{seconds:.0f} s"
+    return f"{seconds / 60:.0f} min" if seconds < 7200 else f"{seconds / 3600:.1f} h"
 
 
 @app.command()

@@ -1,4 +1,4 @@
-"""`phisense doctor`: what this machine has, which attention will be used, and whether a recipe's parts, data and memory are there."""
+"""What this machine has, which attention will be used, and whether a recipe's parts and data are there."""
 
 from __future__ import annotations
 
@@ -13,10 +13,10 @@ from typing import Any, Literal
 
 import torch
 
-from .errors import PhisenseError
-from .model.device import compute_dtype, pick_device, training_attention
-from .parts import resolve_part
-from .recipe import Recipe
+from ..errors import PhisenseError
+from ..model.device import compute_dtype, pick_device, training_attention
+from ..parts import resolve_part
+from ..recipe import Recipe
 
 _NEEDED = ("torch", "transformers", "peft", "accelerate", "bitsandbytes", "safetensors")
 _OPTIONAL = {"gradio": "the app", "faster-whisper": "speech"}
@@ -37,7 +37,7 @@ def examine(recipe: Recipe | None) -> list[Finding]:
     """Everything about the machine, then about the recipe if there is one."""
     found = [Finding("python", platform.python_version()), *_packages(), *_machine()]
     if recipe is not None:
-        found += [*_parts(recipe), *_data(recipe), *_memory(recipe)]
+        found += [*_parts(recipe), *_data(recipe)]
     return found
 
 
@@ -97,40 +97,3 @@ def _path(path: Path) -> Finding:
     if not path.exists():
         return Finding(path.name, f"not found: {path}", "missing")
     return Finding(path.name, str(path))
-
-
-def _memory(recipe: Recipe) -> list[Finding]:
-    """A plan, from shapes: the base, what is trained with its optimizer state, and the activations of one micro-batch."""
-    try:
-        from transformers import AutoConfig
-
-        text: Any = AutoConfig.from_pretrained(resolve_part(recipe.language.part, download=False))
-    except PhisenseError:
-        return []
-    plan = memory_plan(recipe, text)
-    words = ", ".join(f"{name} {value / _GB:.2f} GB" for name, value in plan.items())
-    return [Finding("training memory", f"about {sum(plan.values()) / _GB:.1f} GB: {words}")]
-
-
-def memory_plan(recipe: Recipe, text: Any) -> dict[str, float]:
-    """Bytes. Per layer of width H and MLP width M: 4 H^2 + 3 H M weights (no grouped queries).
-
-    NF4 with double quantisation takes 4.127 bits a weight (Dettmers et al., 2023), trained weights 16 bytes each (float32 weight,
-    gradient and two moments). With checkpointing a layer keeps its input, and one layer is recomputed at a time.
-    """
-    hidden, mlp, layers = text.hidden_size, text.intermediate_size, text.num_hidden_layers
-    head = hidden // text.num_attention_heads
-    qkv = head * (text.num_attention_heads + 2 * text.num_key_value_heads)
-    weights = layers * (hidden * qkv + hidden * hidden + 3 * hidden * mlp)
-    unquantised = 2 * text.vocab_size * hidden
-    rank, stage = recipe.train.lora.rank, recipe.train.instruct
-    lora = layers * rank * ((hidden + qkv) + 2 * hidden + (hidden + 2 * mlp) + (mlp + hidden))
-    projector = 2 * hidden * hidden
-    tokens = stage.micro_batch * stage.length
-    one_layer = tokens * (qkv + 4 * hidden + 6 * mlp) * 2
-    kept = tokens * hidden * 2 * layers + one_layer if recipe.train.checkpointing else one_layer * layers
-    return {
-        "base": weights * (4.127 / 8 if recipe.train.quantise else 2) + unquantised * 2,
-        "trained": 16.0 * (lora + projector),
-        "activations": kept + tokens * text.vocab_size * 6,
-    }

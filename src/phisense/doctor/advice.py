@@ -1,0 +1,71 @@
+"""Which single change makes a stage fit: tried in the order of what they cost, each predicted."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Iterator
+from dataclasses import dataclass
+from typing import Any
+
+from ..recipe import Recipe, Stage
+
+Predict = Callable[[Recipe], float]
+
+
+@dataclass(frozen=True, slots=True)
+class Change:
+    """`keys` is what `--set` takes; `cost` says what is given up; `peak` is predicted in bytes."""
+
+    keys: str
+    cost: str
+    peak: float
+    fits: bool
+
+    def as_dict(self) -> dict[str, Any]:
+        return {"set": self.keys, "cost": self.cost, "bytes": round(self.peak), "fits": self.fits}
+
+
+def advise(recipe: Recipe, stage: str, memory: float, predict: Predict) -> tuple[Change | None, list[Change]]:
+    """The cheapest change after which `stage` fits into `memory`, or None; and every change that was tried."""
+    tried = []
+    for keys, cost, changed in changes(recipe, stage):
+        peak = predict(changed)
+        tried.append(Change(keys, cost, peak, peak <= memory))
+        if tried[-1].fits:
+            return tried[-1], tried
+    return None, tried
+
+
+def changes(recipe: Recipe, stage: str) -> Iterator[tuple[str, str, Recipe]]:
+    """Single changes, cheapest first: what costs nothing but time, then what may cost quality."""
+    train = recipe.train
+    asked = train.align if stage == "align" else train.instruct
+    assert asked is not None
+    for rows in sorted((n for n in range(1, asked.micro_batch) if asked.batch % n == 0 and _halves(asked.micro_batch, n)), reverse=True):
+        yield f"train.{stage}.micro_batch={rows}", "the same result, somewhat slower", _staged(recipe, stage, micro_batch=rows)
+    if not train.checkpointing:
+        changed = recipe.model_copy(update={"train": train.model_copy(update={"checkpointing": True})})
+        yield "train.checkpointing=true", "the same result, a third slower", changed
+    if not train.quantise:
+        changed = recipe.model_copy(update={"train": train.model_copy(update={"quantise": True})})
+        yield "train.quantise=true", "the frozen base in 4 bits", changed
+    if recipe.projector.pool == 1:
+        changed = recipe.model_copy(update={"projector": recipe.projector.model_copy(update={"pool": 2})})
+        yield "projector.pool=2", "a quarter of the slots: less fine detail; LLaVA's loaders do not read it", changed
+    for length in (n for n in (2048, 1024, 512, 256) if n < asked.length):
+        yield f"train.{stage}.length={length}", "longer conversations lose their last turns", _staged(recipe, stage, length=length)
+    if stage == "instruct":
+        for rank in (n for n in (64, 32, 16, 8) if n < train.lora.rank):
+            lora = train.lora.model_copy(update={"rank": rank})
+            changed = recipe.model_copy(update={"train": train.model_copy(update={"lora": lora})})
+            yield f"train.lora.rank={rank}", "a smaller adapter learns less", changed
+
+
+def _halves(most: int, rows: int) -> bool:
+    """Whether `rows` is `most` halved some times: enough of a search."""
+    return any(most >> times == rows for times in range(1, most.bit_length()))
+
+
+def _staged(recipe: Recipe, stage: str, **update: Any) -> Recipe:
+    asked: Stage | None = recipe.train.align if stage == "align" else recipe.train.instruct
+    assert asked is not None
+    return recipe.model_copy(update={"train": recipe.train.model_copy(update={stage: asked.model_copy(update=update)})})

@@ -1,0 +1,142 @@
+"""What a plan is made for: the device here, a named GPU, or so many gigabytes."""
+
+from __future__ import annotations
+
+import os
+import re
+import time
+from dataclasses import dataclass
+from pathlib import Path
+
+import torch
+
+from ..errors import UsageError
+from ..model.device import compute_dtype, pick_device, training_attention
+
+GB = 1e9
+#: Resident memory of a process with torch, transformers, PEFT and bitsandbytes loaded. A first guess: `bench/memory.py` has yet to fit it.
+CPU_BASELINE = 0.75 * GB
+#: CUDA's context and kernels, outside PyTorch's allocator. An assumption: nothing here was measured on a GPU.
+CUDA_BASELINE = 0.6 * GB
+#: Which share of the rate of one large product a whole training step reaches. Both are assumed.
+CPU_UTILISATION, CUDA_UTILISATION = 0.6, 0.35
+
+#: name -> (memory in GB, dense peak in teraflops of what phisense computes in there: bfloat16, or float32 where there is none, which).
+#: From NVIDIA's data sheets; consumer cards with float32 accumulation.
+GPUS: dict[str, tuple[int, float, str]] = {
+    "T4": (16, 8.1, "float32"),
+    "V100-16": (16, 15.7, "float32"),
+    "V100-32": (32, 15.7, "float32"),
+    "RTX-3060": (12, 25.5, "bfloat16"),
+    "RTX-3090": (24, 71.0, "bfloat16"),
+    "RTX-4060-Ti-16": (16, 44.0, "bfloat16"),
+    "RTX-4080": (16, 97.5, "bfloat16"),
+    "RTX-4090": (24, 165.2, "bfloat16"),
+    "RTX-5090": (32, 209.5, "bfloat16"),
+    "A10": (24, 125.0, "bfloat16"),
+    "A10G": (24, 70.0, "bfloat16"),
+    "L4": (24, 121.0, "bfloat16"),
+    "L40S": (48, 362.0, "bfloat16"),
+    "A100-40": (40, 312.0, "bfloat16"),
+    "A100-80": (80, 312.0, "bfloat16"),
+    "H100": (80, 989.0, "bfloat16"),
+    "H200": (141, 989.0, "bfloat16"),
+    "B200": (180, 2250.0, "bfloat16"),
+}
+
+
+@dataclass(frozen=True, slots=True)
+class Device:
+    """`memory` in bytes, `rate` in floating point operations a second that a training step reaches."""
+
+    name: str
+    cuda: bool
+    memory: float
+    dtype: str
+    attention: str
+    baseline: float
+    rate: float
+    basis: str
+
+    @property
+    def number(self) -> int:
+        return 2 if self.dtype == "bfloat16" else 4
+
+    @property
+    def eager(self) -> bool:
+        return self.attention == "eager"
+
+
+def devices(gpu: str | None = None, memory: str | None = None) -> list[Device]:
+    """The named GPU; else the devices here. `memory` such as 16GB says how much there is, and alone plans for a GPU of that size."""
+    size = parse_memory(memory) if memory is not None else None
+    if gpu is not None:
+        return [_named(gpu, size)]
+    if size is not None:
+        return [_named("RTX-4090", size, called=f"a GPU of {size / GB:g} GB")]
+    return here()
+
+
+def here() -> list[Device]:
+    """Every GPU of this machine, or its CPU."""
+    if not torch.cuda.is_available():
+        dtype = str(compute_dtype(torch.device("cpu"))).removeprefix("torch.")
+        rate, basis = _measured(torch.device("cpu"), CPU_UTILISATION)
+        attention = training_attention(torch.device("cpu"))
+        return [Device("the CPU here", False, cpu_memory(), dtype, attention, CPU_BASELINE, rate, basis)]
+    found = []
+    for number in range(torch.cuda.device_count()):
+        where = pick_device(f"cuda:{number}")
+        facts = torch.cuda.get_device_properties(where)
+        dtype = str(compute_dtype(where)).removeprefix("torch.")
+        rate, basis = _measured(where, CUDA_UTILISATION)
+        name = f"cuda:{number}, {facts.name}"
+        found.append(
+            Device(name, True, float(facts.total_memory), dtype, training_attention(where), CUDA_BASELINE, rate, basis),
+        )
+    return found
+
+
+def parse_memory(text: str) -> float:
+    """`16GB`, `16 GB`, `16GiB` or `16` in bytes. Raises UsageError."""
+    match = re.fullmatch(r"\s*(\d+(?:\.\d+)?)\s*(GB|GiB|G|MB|MiB)?\s*", text, re.IGNORECASE)
+    units = {"": GB, "g": GB, "gb": GB, "gib": 2.0**30, "mb": 1e6, "mib": 2.0**20}
+    size = float(match[1]) * units[(match[2] or "").lower()] if match else 0.0
+    if size <= 0:
+        raise UsageError("--device-memory is no amount of memory", got=repr(text), wanted="for example 16GB")
+    return size
+
+
+def cpu_memory() -> float:
+    """Bytes of the machine, or of the container if that has fewer."""
+    whole = float(os.sysconf("SC_PAGE_SIZE") * os.sysconf("SC_PHYS_PAGES"))
+    limit = Path("/sys/fs/cgroup/memory.max")
+    text = limit.read_text().strip() if limit.is_file() else "max"
+    return min(whole, float(text)) if text.isdigit() else whole
+
+
+def _named(gpu: str, size: float | None, called: str | None = None) -> Device:
+    names = {name.lower().replace("-", ""): name for name in GPUS}
+    key = gpu.lower().replace("-", "").replace(" ", "").removeprefix("nvidia")
+    if key not in names:
+        raise UsageError("unknown --gpu", got=gpu, wanted=", ".join(GPUS), do="Or say --device-memory 16GB")
+    memory, peak, dtype = GPUS[names[key]]
+    basis = f"{peak:g} TFLOP/s in {dtype} by the data sheet{' of an RTX-4090' if called else ''}, {CUDA_UTILISATION:.0%} of it assumed"
+    return Device(called or names[key], True, size or memory * GB, dtype, "sdpa", CUDA_BASELINE, peak * 1e12 * CUDA_UTILISATION, basis)
+
+
+@torch.inference_mode()
+def _measured(where: torch.device, utilisation: float) -> tuple[float, str]:
+    """The rate of a large product here, times what a training step reaches of it; well under a second."""
+    dtype = compute_dtype(where)
+    side = 4096 if where.type == "cuda" else 768
+    a, b = (torch.randn(side, side, device=where).to(dtype) for _ in range(2))
+    best = 0.0
+    for _ in range(6):
+        started = time.perf_counter()
+        made = a @ b
+        if where.type == "cuda":
+            torch.cuda.synchronize(where)
+        best = max(best, 2.0 * side**3 / (time.perf_counter() - started))
+        del made
+    return best * utilisation, f"{best / 1e9:,.0f} GFLOP/s measured in {str(dtype).removeprefix('torch.')}, {utilisation:.0%} of it reached"

@@ -1,0 +1,145 @@
+"""The shapes that a plan is made of, from the parts' configurations alone: no weights are read or made.
+
+The modules themselves are built on the meta device and counted, so that the count is theirs and not a second formula for it.
+A hub id that is not on this disk takes its configuration from `known/`, and `notes` says so.
+"""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import torch
+from torch import nn
+from transformers import AutoConfig, Phi3ForCausalLM
+
+from ..errors import PartError
+from ..model.projectors import configure, native_class, picture_slots
+from ..recipe import Projector, Recipe
+from ..vision.encoders import ENCODERS, patches
+
+_KNOWN = Path(__file__).parent / "known"
+KNOWN = {"microsoft/Phi-3.5-mini-instruct": "phi-3.5-mini", "openai/clip-vit-large-patch14-336": "clip-l-336"}
+
+
+@dataclass(frozen=True, slots=True)
+class Shapes:
+    """Widths and counts. A matrix is `(inputs, outputs)`; everything called a number of weights counts scalars."""
+
+    hidden: int
+    mlp: int
+    layers: int
+    heads: int
+    key_heads: int
+    head: int
+    vocabulary: int
+    matrices: tuple[tuple[int, int], ...]  # of one layer: what LoRA and NF4 apply to
+    embeddings: int
+    output: int
+    norms: int
+    projector: int
+    projector_linears: tuple[tuple[int, int], ...]
+    patches: int
+    slots: int
+    width: int
+    vision: int
+    vision_layers: int
+    vision_mlp: int
+    notes: tuple[str, ...] = ()
+
+    @property
+    def matrix_weights(self) -> int:
+        return self.layers * sum(a * b for a, b in self.matrices)
+
+    @property
+    def language(self) -> int:
+        return self.matrix_weights + self.embeddings + self.output + self.norms
+
+    def lora(self, rank: int) -> int:
+        """Weights of the adapter: `rank * (inputs + outputs)` for each matrix (Hu et al. 2021, arXiv:2106.09685)."""
+        return self.layers * sum(rank * (a + b) for a, b in self.matrices)
+
+
+def shapes_of(recipe: Recipe) -> Shapes:
+    """Raises PartError for a part whose configuration is neither on disk nor known, or that is of the wrong kind."""
+    text, text_note = _config(recipe.language.part)
+    seen, seen_note = _config(recipe.vision.part)
+    kind = ENCODERS[recipe.vision.encoder]
+    if text.model_type != "phi3":
+        raise PartError(f"the language part {recipe.language.part} is no Phi-3", got=text.model_type, wanted="phi3")
+    if seen.model_type not in kind.model_types:
+        raise PartError(
+            f"{recipe.vision.part} is no {recipe.vision.encoder} encoder", got=seen.model_type, wanted=" or ".join(kind.model_types)
+        )
+    seen = getattr(seen, "vision_config", seen)
+    with torch.device("meta"):
+        phi: Any = Phi3ForCausalLM(text)
+        tower: Any = kind.model(seen)
+        projector, slots = _projector(recipe.projector, text, seen, recipe.vision.layer, kind.strategy)
+    matrices = tuple((m.in_features, m.out_features) for m in phi.model.layers[0].modules() if isinstance(m, nn.Linear))
+    of_matrices = len(phi.model.layers) * sum(a * b for a, b in matrices)
+    embeddings, output = _count(phi.model.embed_tokens), _count(phi.lm_head)
+    return Shapes(
+        hidden=text.hidden_size,
+        mlp=text.intermediate_size,
+        layers=text.num_hidden_layers,
+        heads=text.num_attention_heads,
+        key_heads=text.num_key_value_heads,
+        head=phi.model.layers[0].self_attn.head_dim,
+        vocabulary=text.vocab_size,
+        matrices=matrices,
+        embeddings=embeddings,
+        output=output,
+        norms=_count(phi) - of_matrices - embeddings - output,
+        projector=_count(projector),
+        projector_linears=tuple((m.in_features, m.out_features) for m in projector.modules() if isinstance(m, nn.Linear)),
+        patches=patches(seen),
+        slots=slots,
+        width=seen.hidden_size,
+        vision=_count(tower),
+        vision_layers=seen.num_hidden_layers,
+        vision_mlp=getattr(seen, "intermediate_size", 4 * seen.hidden_size),
+        notes=tuple(note for note in (text_note, seen_note) if note),
+    )
+
+
+def config_folder(part: str) -> Path | None:
+    """Where a part's config.json is on this disk: its folder, or the hub's cache; None if nowhere."""
+    from huggingface_hub import try_to_load_from_cache
+    from huggingface_hub.errors import HFValidationError
+
+    folder = Path(part).expanduser()
+    if (folder / "config.json").is_file():
+        return folder
+    try:
+        cached = try_to_load_from_cache(part, "config.json")
+    except HFValidationError:
+        return None
+    return Path(cached).parent if isinstance(cached, str) else None
+
+
+def _config(part: str) -> tuple[Any, str]:
+    folder = config_folder(part)
+    if folder is not None:
+        return AutoConfig.from_pretrained(folder), ""
+    if part in KNOWN:
+        return AutoConfig.from_pretrained(_KNOWN / KNOWN[part]), f"{part} is not on this disk: planned from its known shapes"
+    raise PartError(
+        f"nothing can be planned for the part {part}",
+        got="no config.json on this disk",
+        wanted=f"a folder with a config.json, or one of {', '.join(KNOWN)}",
+        do="Download its config.json",
+    )
+
+
+def _projector(projector: Projector, text: Any, seen: Any, layer: int, strategy: str) -> tuple[nn.Module, int]:
+    """The native projector of these parts, and how many slots it makes of a picture."""
+    config = configure(projector, text, seen, 0, layer, strategy)
+    whole: Any = native_class(config)(config)
+    made: nn.Module = whole.model.multi_modal_projector
+    return made, picture_slots(config)
+
+
+def _count(module: nn.Module) -> int:
+    return sum(p.numel() for p in module.parameters())

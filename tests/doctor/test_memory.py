@@ -1,0 +1,193 @@
+"""The plan against models that are really built, and against what autograd really keeps. Tiny, with every kind of setting."""
+
+from __future__ import annotations
+
+from dataclasses import replace
+from pathlib import Path
+from typing import Any
+
+import pytest
+import torch
+
+from phisense import Phi3WithProjector
+from phisense.conversations import IMAGE, Message
+from phisense.doctor import activations, memory
+from phisense.doctor.activations import Setting
+from phisense.doctor.shapes import Shapes, shapes_of
+from phisense.model.asking import logits_at
+from phisense.model.lora import add_lora, expected_trainable
+from phisense.prompt import IGNORED
+from phisense.recipe import Lora, Recipe, parse_recipe
+from phisense.training.trainer import supervised_loss
+
+TOKENS = 60
+BOUND = 0.03
+
+
+def recipe_of(parts: tuple[str, str], *, pool: int = 1, kind: str = "mlp", **train: Any) -> Recipe:
+    stage = {"batch": 4, "micro_batch": 2, "length": TOKENS}
+    return parse_recipe(
+        {
+            "name": "tiny",
+            "language": {"part": parts[0]},
+            "vision": {"part": parts[1]},
+            "projector": {"kind": kind, "pool": pool},
+            "data": {"images": "none", "instruct": ["none.json"]},
+            "train": {"align": stage, "instruct": stage, "quantise": False, "checkpointing": False, **train},
+        }
+    )
+
+
+def build(recipe: Recipe, quantise: bool) -> Phi3WithProjector:
+    built = Phi3WithProjector.from_recipe(recipe, quantise=quantise, stored_features=True, device="cpu", dtype=torch.float32)
+    built.model.requires_grad_(False)
+    built.projector.float().requires_grad_(True)
+    return built
+
+
+@pytest.mark.parametrize("pool", [1, 2])
+@pytest.mark.parametrize("rank", [None, 4])
+def test_trainable_parameters_are_those_of_the_built_model(parts: tuple[str, str], pool: int, rank: int | None) -> None:
+    recipe = recipe_of(parts, pool=pool)
+    built = build(recipe, False)
+    model = built.model if rank is None else add_lora(built.model, Lora(rank=rank))
+    planned = memory.trainable(shapes_of(recipe), rank)
+    assert planned == sum(p.numel() for p in model.parameters() if p.requires_grad)
+    if rank is None:
+        assert planned == expected_trainable(built.model, None)
+
+
+@pytest.mark.parametrize("quantise", [False, True])
+def test_weight_bytes_are_those_of_the_built_model(parts: tuple[str, str], quantise: bool) -> None:
+    recipe = recipe_of(parts)
+    built = build(recipe, quantise)
+    held = 0
+    quantised = 0
+    for name, p in built.model.named_parameters():
+        if "multi_modal_projector" in name:
+            continue
+        held += p.numel() * p.element_size()
+        state = getattr(p, "quant_state", None)
+        if state is not None:  # the lookup tables (16 and 256 numbers) are not counted: they do not grow with the model
+            held += sum(t.numel() * t.element_size() for t in (state.absmax, state.state2.absmax, state.offset))
+            quantised += 1
+    assert quantised == (8 if quantise else 0)
+    assert memory.language_bytes(shapes_of(recipe), 4, quantise) == held
+
+
+def test_vision_weights_are_those_of_the_tower(parts: tuple[str, str]) -> None:
+    from transformers import CLIPVisionModel
+
+    tower = CLIPVisionModel.from_pretrained(parts[1])
+    assert shapes_of(recipe_of(parts)).vision == sum(p.numel() for p in tower.parameters())
+
+
+def setting_of(rows: int, tokens: int, rank: int | None, dropout: float, checkpointing: bool, quantise: bool, eager: bool) -> Setting:
+    return Setting(rows, tokens, 0, rank, dropout, checkpointing, quantise, 4, eager, False, rows)
+
+
+def kept_by_autograd(built: Phi3WithProjector, model: Any, rows: int, tokens: int) -> tuple[int, int]:
+    """Bytes of the storages that the forward pass hands to autograd, parameters and buffers not counted; tokens of a row with a loss."""
+    talk = [Message("user", f"{IMAGE}\nWhat?"), Message("assistant", "Red. " * 40)]
+    batch = built.inputs([talk] * rows, [[torch.rand(16, 16)]] * rows)
+    for key in ("input_ids", "attention_mask", "labels"):
+        batch[key] = batch[key][:, :tokens].contiguous()
+    assert batch["input_ids"].shape == (rows, tokens)
+    own = {t.untyped_storage().data_ptr() for t in (*model.parameters(), *model.buffers())}
+    kept: dict[int, int] = {}
+    alive = []
+
+    def pack(t: torch.Tensor) -> torch.Tensor:
+        storage = t.untyped_storage()
+        if storage.data_ptr() not in own:
+            kept[storage.data_ptr()] = storage.nbytes()
+            alive.append(t)  # so that no address is used twice
+        return t
+
+    labels = batch.pop("labels")
+    supervised = torch.nn.functional.pad(labels[:, 1:] != IGNORED, (0, 1))
+    with torch.autograd.graph.saved_tensors_hooks(pack, lambda t: t), logits_at(model, supervised):
+        supervised_loss(model(**batch), labels, int(supervised.sum()))
+    return sum(kept.values()), int(supervised.sum()) // rows
+
+
+CASES = [
+    pytest.param(None, 0.0, False, True, 2, id="align"),
+    pytest.param(None, 0.0, False, True, 1, id="align, one row"),
+    pytest.param(4, 0.0, False, True, 2, id="instruct"),
+    pytest.param(4, 0.0, True, True, 2, id="instruct, NF4"),
+    pytest.param(4, 0.1, False, True, 2, id="instruct, dropout"),
+    pytest.param(4, 0.0, False, False, 2, id="instruct, fused attention"),
+    pytest.param(None, 0.0, False, False, 2, id="align, fused attention"),
+]
+
+
+@pytest.fixture(scope="module")
+def wider(tmp_path_factory: pytest.TempPathFactory, parts: tuple[str, str]) -> tuple[str, str]:
+    """A language part whose layers outweigh the rest; fewer key heads than heads would go unnoticed with the tiny one."""
+    from transformers import Phi3Config, Phi3ForCausalLM
+
+    from ..tiny import PRACTICE
+
+    folder = tmp_path_factory.mktemp("wider") / "language"
+    config = Phi3Config(
+        vocab_size=768, hidden_size=64, intermediate_size=160, num_hidden_layers=3, num_attention_heads=4, num_key_value_heads=4,
+        max_position_embeddings=256, original_max_position_embeddings=256, sliding_window=None, bos_token_id=1, eos_token_id=None,
+        pad_token_id=None, tie_word_embeddings=False,
+    )  # fmt: skip
+    Phi3ForCausalLM(config).save_pretrained(folder)
+    for path in (PRACTICE / "language").glob("tokenizer*.json"):
+        (folder / path.name).write_bytes(path.read_bytes())
+    return str(folder), parts[1]
+
+
+def measure(parts: tuple[str, str], x: Setting) -> tuple[int, Shapes, Setting]:
+    """What autograd keeps; the shapes; and the setting with its supervised tokens counted."""
+    recipe = recipe_of(parts)
+    built = build(recipe, x.quantise)
+    built.model.set_attn_implementation("eager" if x.eager else "sdpa")
+    model = built.model if x.rank is None else add_lora(built.model, Lora(rank=x.rank, dropout=x.dropout))
+    built.model.config.use_cache = False  # as Trainer does
+    if x.checkpointing:
+        built.model.activation_checkpointing_enable(activation_checkpointing_kwargs={"use_reentrant": False})
+    model.train()
+    kept, supervised = kept_by_autograd(built, model, x.rows, x.tokens)
+    return kept, shapes_of(recipe), replace(x, supervised=supervised)
+
+
+@pytest.mark.parametrize("checkpointing", [False, True])
+@pytest.mark.parametrize(("rank", "dropout", "quantise", "eager", "rows"), CASES)
+def test_activations_are_what_autograd_keeps(
+    wider: tuple[str, str], rank: int | None, dropout: float, quantise: bool, eager: bool, rows: int, checkpointing: bool
+) -> None:
+    x = setting_of(rows, TOKENS, rank, dropout, checkpointing, quantise, eager)
+    kept, s, x = measure(wider, x)
+    planned = activations.saved(s, x) + activations.kept_by_loss(s, x)
+    if checkpointing:  # holds mask and angles for its second forward pass by itself, not through autograd
+        planned -= activations.around(s, x)
+    assert planned == pytest.approx(kept, rel=BOUND)
+    if not checkpointing:  # the control: the same plan with one thing forgotten is outside the bound
+        without_attention = planned - s.layers * rows * s.heads * TOKENS**2 * 4
+        assert without_attention != pytest.approx(kept, rel=BOUND) or not eager
+        assert planned - activations.layer(s, x) != pytest.approx(kept, rel=BOUND)
+
+
+def test_checkpointing_is_planned_as_a_saving(wider: tuple[str, str]) -> None:
+    x = setting_of(2, TOKENS, 4, 0.0, False, False, True)
+    s = shapes_of(recipe_of(wider))
+    assert activations.saved(s, replace(x, checkpointing=True)) < activations.saved(s, x) / 3
+
+
+def test_one_recomputed_layer_is_what_a_layer_keeps(wider: tuple[str, str], tmp_path: Path) -> None:
+    """Two models that differ in one layer differ by what a layer keeps."""
+    import json
+    import shutil
+
+    x = setting_of(2, TOKENS, 4, 0.0, False, False, True)
+    kept, s, x = measure(wider, x)
+    fewer = tmp_path / "language"
+    shutil.copytree(wider[0], fewer)
+    config = json.loads((fewer / "config.json").read_text())
+    (fewer / "config.json").write_text(json.dumps({**config, "num_hidden_layers": 2}))
+    kept_fewer, _, _ = measure((str(fewer), wider[1]), x)
+    assert activations.layer(s, x) == pytest.approx(kept - kept_fewer, rel=0.01)
