@@ -16,7 +16,6 @@ from __future__ import annotations
 import argparse
 import json
 import os
-import shutil
 import subprocess
 import sys
 import tempfile
@@ -25,6 +24,7 @@ from typing import Any
 
 import orjson
 import yaml
+from parts import make_parts
 
 #: name -> (chosen on it?, changes). `align=0`: no alignment.
 SETTINGS: dict[str, tuple[bool, dict[str, Any]]] = {
@@ -54,27 +54,6 @@ cuda = torch.cuda.max_memory_allocated() if torch.cuda.is_available() else None
 seconds = {name: stage["seconds"] for name, stage in facts["stages"].items()}
 json.dump({"rss": rss, "cuda": cuda, "trainable": facts["trainable"], "seconds": seconds}, open(sys.argv[2], "w"))
 """
-
-
-def make_parts(root: Path) -> None:
-    """The two parts, with random weights."""
-    import torch
-    from transformers import CLIPImageProcessorPil, CLIPVisionConfig, CLIPVisionModel, Phi3Config, Phi3ForCausalLM
-
-    import phisense
-
-    torch.manual_seed(0)
-    language = Phi3Config(
-        vocab_size=32064, hidden_size=768, intermediate_size=2048, num_hidden_layers=12, num_attention_heads=12, num_key_value_heads=12,
-        max_position_embeddings=2048, original_max_position_embeddings=2048, sliding_window=None, bos_token_id=1, eos_token_id=None,
-        pad_token_id=None, tie_word_embeddings=False,
-    )  # fmt: skip
-    Phi3ForCausalLM(language).save_pretrained(root / "language")
-    for path in (Path(phisense.__file__).parent / "practice" / "parts" / "language").glob("tokenizer*.json"):
-        shutil.copy(path, root / "language")
-    vision = CLIPVisionConfig(image_size=224, patch_size=16)
-    CLIPVisionModel(vision).save_pretrained(root / "vision")
-    CLIPImageProcessorPil(size={"shortest_edge": 224}, crop_size={"height": 224, "width": 224}).save_pretrained(root / "vision")
 
 
 def make_data(root: Path, rows: int, pictures: int) -> None:
@@ -164,7 +143,7 @@ def main() -> None:
         root = (asked.root or Path(spare)).resolve()
         root.mkdir(parents=True, exist_ok=True)
         if not (root / "features").is_dir():
-            make_parts(root)
+            make_parts(root, layers=12)
             make_data(root, rows=96, pictures=48)
             subprocess.run([sys.executable, "-m", "phisense", "features", str(recipe_of(root, {"instruct": 1}))], check=True)
         rows = []

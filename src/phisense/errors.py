@@ -10,6 +10,7 @@
     ├── PartError                 a pretrained part is missing or of the wrong kind
     ├── ArtefactError             something on disk is missing, unfinished, damaged, or made by another encoder or recipe
     ├── TrainingError             a training run that must not start or go on (wrong LoRA match, loss not finite)
+    │   └── TerminatedError       exit code 143: SIGTERM came, a checkpoint was written
     ├── MergeError                a merge that lost what was learned
     └── ChatError                 an empty question, a conversation longer than the model's window
 
@@ -70,6 +71,10 @@ class ArtefactError(PhisenseError):
 
 class TrainingError(PhisenseError):
     pass
+
+
+class TerminatedError(TrainingError):
+    exit_code = 143
 
 
 class MergeError(PhisenseError):

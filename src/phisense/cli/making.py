@@ -45,6 +45,28 @@ def train(
 
 
 @app.command()
+def runs(
+    root: Annotated[Path, typer.Argument(help="The folder that holds runs/.")] = Path("."),
+    json: Json = False,
+) -> list[dict[str, Any]]:
+    """The runs there are: finished, running, or stopped at a step; and whether train --resume can go on."""
+    from .. import console
+    from ..training.runs import runs as find_runs
+
+    found = [run.as_dict() for run in find_runs(root)]
+    if json:
+        console.print_json(found)
+    else:
+        rows = []
+        for run in found:
+            at = f"{run['stage']} {run['step']} of {run['steps']}" if run["stage"] else ""
+            state = f"{run['state']}, resumable" if run["resumable"] else str(run["state"])
+            rows.append([str(run["name"]), state, at, "" if run["loss"] is None else f"{run['loss']:.3f}"])
+        console.table(f"runs in {root}", ["run", "state", "last logged step", "loss"], rows)
+    return found
+
+
+@app.command()
 def merge(
     run: Annotated[Path, typer.Argument(help="A run folder, as phisense train writes it.")],
     out: Annotated[Path | None, typer.Option(help="The model folder to write; otherwise models/<name> beside runs.")] = None,

@@ -31,6 +31,9 @@ Progress = Callable[[int, int], None]
 REASONING = ("relation", "comparison", "count")
 #: Of the things in training scenes; elsewhere it is `sample_scene`'s. Handwriting takes the most examples to learn.
 TRAIN_DIGIT_SHARE = 0.45
+#: Of things in a training scene, each as likely: fuller than elsewhere, since a scene costs the same whatever is in it.
+TRAIN_COUNTS = (1, 2, 2, 3, 3, 3, 4, 4, 4, 4)
+DIGITS_ASKED = 2  # in each training conversation, if the scene has them
 CAPTION_REQUESTS = ("Write a caption for the picture.", "Give a caption.", "Caption the picture.")
 
 
@@ -38,10 +41,10 @@ CAPTION_REQUESTS = ("Write a caption for the picture.", "Give a caption.", "Capt
 class Sizes:
     """Scenes in each split."""
 
-    train: int = 2_600
+    train: int = 3_000
     heldout: int = 300
     combinations: int = 150
-    digits: int = 200
+    digits: int = 400
 
 
 def write_world(out: Path, *, seed: int = 0, sizes: Sizes | None = None, progress: Progress = lambda done, total: None) -> dict[str, int]:
@@ -49,7 +52,7 @@ def write_world(out: Path, *, seed: int = 0, sizes: Sizes | None = None, progres
     sizes = sizes or Sizes()
     rng = random.Random(f"practice {seed}")
     scenes = {
-        "train": [sample_scene(rng, digit_share=TRAIN_DIGIT_SHARE) for _ in range(sizes.train)],
+        "train": [sample_scene(rng, digit_share=TRAIN_DIGIT_SHARE, counts=TRAIN_COUNTS) for _ in range(sizes.train)],
         "heldout": [sample_scene(rng) for _ in range(sizes.heldout)],
         "combinations": [sample_scene(rng, "combinations") for _ in range(sizes.combinations)],
         "digits": [_scene_with_digit(rng) for _ in range(sizes.digits)],
@@ -130,11 +133,13 @@ def _write_training(folder: Path, scenes: Sequence[Scene], rng: random.Random) -
 
 
 def _conversation(scene: Scene, rng: random.Random) -> list[Question]:
-    """Questions of every kind, and one that reads a digit where there is one: handwriting is the hardest thing to learn to see."""
+    """Questions of every kind, and as many that read a digit as there are, up to `DIGITS_ASKED`: handwriting is the hardest to see."""
     asked = balanced_questions(scene, rng, rng.randint(5, 9))
-    reading = [q for q in questions(scene) if q.kind == "digit"]
-    if reading and not any(q.kind == "digit" for q in asked):
-        asked.insert(rng.randrange(len(asked) + 1), rng.choice(reading))
+    known = {q.text for q in asked}
+    reading = [q for q in questions(scene) if q.kind == "digit" and q.text not in known]
+    wanted = min(DIGITS_ASKED, sum(thing.is_digit for thing in scene.things)) - sum(q.kind == "digit" for q in asked)
+    for question in rng.sample(reading, min(len(reading), max(0, wanted))):
+        asked.insert(rng.randrange(len(asked) + 1), question)
     return asked
 
 

@@ -81,12 +81,12 @@ class Scene:
         return [thing for thing in self.things if matches(thing)]
 
 
-def sample_scene(rng: random.Random, split: Split = "train", *, digit_share: float = 0.4) -> Scene:
-    """One to four things, `digit_share` of them digits.
+def sample_scene(rng: random.Random, split: Split = "train", *, digit_share: float = 0.4, counts: tuple[int, ...] = (1, 2, 3, 4)) -> Scene:
+    """As many things as one of `counts` says, `digit_share` of them digits.
 
     Split `combinations` holds at least one held-out pair; `read`, for text only, any pairs; the others none.
     """
-    corners = sorted(rng.sample(range(4), rng.randint(1, 4)))
+    corners = sorted(rng.sample(range(4), rng.choice(counts)))
     things = [_sample_thing(rng, corner, digit_share, every_pair=split == "read") for corner in corners]
     if split == "combinations":
         at = rng.randrange(len(things))

@@ -37,9 +37,10 @@ from ..vision.store import FeatureStore
 from . import checkpoints
 from .data import Collator, Samples
 from .plot import plot_losses
+from .runs import KIND, held
+from .stopping import Termination
 from .trainer import Reporter, StageTrainer, arguments
 
-KIND = "run"
 PICTURES_TO_CALIBRATE = 64
 Report = Callable[[dict[str, Any]], None]
 
@@ -55,18 +56,26 @@ class Training:
     facts: dict[str, Any] = field(default_factory=dict)
 
     def __call__(self) -> dict[str, Any]:
-        """Trains, writes the run folder, returns the content of `train.json`."""
-        started = time.monotonic()
-        recipe, folder = self.recipe, self.recipe.run
-        if not self.resume:
-            shutil.rmtree(folder, ignore_errors=True)
-        elif not folder.is_dir():
+        """Trains, writes the run folder, returns the content of `train.json`.
+
+        Raises TrainingError if another process trains in it, TerminatedError, with a checkpoint written, on SIGTERM.
+        """
+        folder = self.recipe.run
+        if self.resume and not folder.is_dir():
             raise ArtefactError(f"there is no run {folder} to resume", do="Train without --resume")
+        with held(folder):
+            return self._run(folder)
+
+    def _run(self, folder: Path) -> dict[str, Any]:
+        started = time.monotonic()
+        recipe = self.recipe
         store = self._open_store()
         set_seed(recipe.seed)
         built = Phi3WithProjector.from_recipe(recipe, quantise=recipe.train.quantise, stored_features=True, device=self.device)
         built.model.set_attn_implementation(training_attention(built.device))
         check_targets(built.model, recipe.train.lora.targets)
+        if not self.resume:
+            shutil.rmtree(folder, ignore_errors=True)
         folder.mkdir(parents=True, exist_ok=True)
         (folder / artefact.MANIFEST).unlink(missing_ok=True)
         artefact.write_bytes(folder / "recipe.yaml", yaml.safe_dump(recipe.model_dump(mode="json"), sort_keys=False).encode())
@@ -183,13 +192,21 @@ class Training:
         )
         last = checkpoints.newest_verified(folder, about=about) if self.resume else None
         log = _Log(recipe.run / "metrics.jsonl", name, collate, self.report, since=int(last.name.split("-")[1]) if last else 0)
+        termination = Termination()
         trainer = StageTrainer(
-            model=model, args=args, train_dataset=samples, data_collator=collate, callbacks=[Reporter(log)], stage=stage, about=about
+            model=model,
+            args=args,
+            train_dataset=samples,
+            data_collator=collate,
+            callbacks=[Reporter(log), termination],
+            stage=stage,
+            about=about,
         )
         trainer.remove_callback(PrinterCallback)  # lines go through `report`
         log({"step": 0, "steps": trainer_steps(trainer, samples)})
         started = time.monotonic()
-        result = trainer.train(resume_from_checkpoint=str(last) if last else None)
+        with termination:
+            result = trainer.train(resume_from_checkpoint=str(last) if last else None)
         seconds = time.monotonic() - started
         return {
             "samples": samples.conversations,

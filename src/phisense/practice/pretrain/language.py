@@ -39,6 +39,7 @@ class Round:
     `finding`: the share of conversations that have cells, and only questions of `kinds`: those that need a thing found by its name.
     `split`: of the scenes; "read" has the colour-shape pairs too of which there are no pictures to learn from.
     `whole`: how often a thing's words are in all cells of its corner, not in a part of it.
+    `corners`: the finding is of what is in a named corner.
     """
 
     conversations: int
@@ -53,6 +54,7 @@ class Round:
     until: int | None = None
     split: Split = "train"
     whole: float = 0.0
+    corners: bool = False
 
 
 ROUNDS = (
@@ -85,6 +87,20 @@ ROUNDS = (
         kinds=("comparison", "count", "exists", "shape", "digit"),
         split="read",
         whole=0.75,
+    ),
+    Round(
+        conversations=15_000,
+        steps=400,
+        learning_rate=7e-4,
+        placed=True,
+        together=1.0,
+        seed=21,
+        finding=0.4,
+        kinds=("digit", "shape", "colour"),
+        split="read",
+        whole=0.75,
+        corners=True,
+        batch=32,
     ),
 )
 
@@ -198,7 +214,9 @@ def run_round(plan: Round, out: Path, model: Phi3ForCausalLM | None, log_every: 
     chunk = 1000
     with ProcessPoolExecutor() as pool:
         seeds = [plan.seed * 1_000_003 + i for i in range(plan.conversations // chunk)]
-        parts = pool.map(make_samples, seeds, repeat(chunk), repeat(plan.finding), repeat(plan.kinds), repeat(plan.split))
+        parts = pool.map(
+            make_samples, seeds, repeat(chunk), repeat(plan.finding), repeat(plan.kinds), repeat(plan.split), repeat(plan.corners)
+        )
         samples = [sample for part in parts for sample in part]
     run = Trainer(plan, model)
     started = time.monotonic()

@@ -17,7 +17,7 @@ from transformers import PreTrainedTokenizerFast
 from ...conversations import IMAGE, Message
 from ...prompt import CONTROL_TOKENS, END_OF_TEXT, Prompt, prepare_tokenizer
 from ..dataset import about_held_out
-from ..talk import DESCRIBE_REQUESTS, SMALL_TALK, Question, balanced_questions, caption, describe, noun_phrase
+from ..talk import DESCRIBE_REQUESTS, SMALL_TALK, Question, balanced_questions, caption, describe, noun_phrase, questions
 from ..world import CORNERS, Scene, Split, sample_scene
 
 ROWS = 768  # of the vocabulary, some of them free as in Phi-3.5
@@ -64,21 +64,22 @@ def _prompt() -> Prompt:
     return Prompt(words)
 
 
-def make_samples(seed: int, count: int, finding: float, kinds: tuple[str, ...], split: Split) -> list[Sample]:
+def make_samples(seed: int, count: int, finding: float, kinds: tuple[str, ...], split: Split, corners: bool = False) -> list[Sample]:
+    """`corners`: of the questions of `kinds`, those that name one."""
     prompt = _prompt()
     rng = random.Random(seed)
-    return [_sample(prompt, rng, kinds if finding > 0 and rng.random() < finding else (), split) for _ in range(count)]
+    return [_sample(prompt, rng, kinds if finding > 0 and rng.random() < finding else (), split, corners) for _ in range(count)]
 
 
-def _sample(prompt: Prompt, rng: random.Random, finding: tuple[str, ...], split: Split) -> Sample:
+def _sample(prompt: Prompt, rng: random.Random, finding: tuple[str, ...], split: Split, corners: bool) -> Sample:
     form = 0.5 if finding else rng.random()
     if form < 0.04:
         rendered = prompt.render(_small_talk(rng), [])
         return Sample(rendered.ids, rendered.labels, None)
-    scene = sample_scene(rng, split, digit_share=DIGIT_SHARE)
+    scene = sample_scene(rng, split, digit_share=0.5 if finding and corners else DIGIT_SHARE)
     cells = form < 0.8
     head = f"{IMAGE}\n" if cells else f"{rng.choice([describe, caption])(scene, rng)}\n"
-    rendered = prompt.render(_dialogue(scene, rng, head, finding), [CELLS] if cells else [])
+    rendered = prompt.render(_dialogue(scene, rng, head, finding, corners), [CELLS] if cells else [])
     bags: list[list[str]] | None = None
     if cells:
         bags = _bags(scene)
@@ -111,9 +112,12 @@ def _small_talk(rng: random.Random) -> list[Message]:
     return [m for asked, told in pairs for m in (Message("user", loosen(asked, rng)), Message("assistant", told))]
 
 
-def _dialogue(scene: Scene, rng: random.Random, head: str, finding: tuple[str, ...]) -> list[Message]:
+def _dialogue(scene: Scene, rng: random.Random, head: str, finding: tuple[str, ...], corners: bool) -> list[Message]:
     """A conversation of 3 to 9 turns about the scene, now and then beginning with a description."""
     pool = balanced_questions(scene, rng, 12 if finding else rng.randint(3, 9))
+    if finding and corners:
+        pool = [q for q in questions(scene) if q.kind in finding and " at the " in q.text]
+        pool = rng.sample(pool, min(len(pool), 9))
     asked = [q for q in pool if q.kind in finding] if finding else pool
     pairs = [(q.text, q.answer) for q in asked or pool]
     if not finding and rng.random() < 0.25:

@@ -1,0 +1,307 @@
+"""Training beside TRL: the same model, samples, LoRA, optimizer and number of supervised tokens, alternating. `python bench/training.py`
+
+Needs `pip install trl`. A Phi-3 of about 106 million random weights reads CLIP-B/16-224 (196 slots a picture) and is tuned with LoRA on
+conversations as long as LLaVA-Instruct-150K's, 1.94 a picture, for one epoch.
+
+    ours    phisense train: stored features, a picture once for all its conversations, rows of like length, logits where there is a loss
+    trl     SFTTrainer with PEFT: pictures encoded on the fly, padded batches, loss on the assistant's turns
+
+Both begin with the same weights. Each side trains in a process of its own. Useful tokens are those of every conversation by itself,
+padding not counted. After training both are asked for their loss on the same conversations that neither was trained on. `--levers` trains
+our side with one thing taken away at a time. What the features cost once is told beside it and not counted.
+"""
+
+from __future__ import annotations
+
+import argparse
+import json
+import os
+import random
+import resource
+import statistics
+import subprocess
+import sys
+import tempfile
+import time
+from pathlib import Path
+from typing import Any
+
+import yaml
+from parts import make_parts
+
+RATE, RANK, BATCH = 5e-4, 16, 8
+#: Share of LLaVA-Instruct-150K's rows, exchanges, and words of a question and of an answer: near its own means.
+KINDS = ((0.36, 4, 9, 20), (0.15, 1, 12, 85), (0.49, 1, 18, 80))
+#: --levers: what is taken away, as changes of the recipe.
+LEVERS = {
+    "a picture for each conversation": ("train.share_pictures=false",),
+    "pictures encoded in training": ("features.dtype=pixels",),
+}
+
+
+def make_data(root: Path, pictures: int) -> None:
+    """Pictures of noise, and conversations of the practice vocabulary's commonest words about them."""
+    import numpy as np
+    from PIL import Image
+
+    rng = random.Random(0)
+    words = ("the", "a", "red", "blue", "green", "large", "small", "circle", "square", "star", "is", "are", "top", "left", "thing", "many")
+    (root / "images").mkdir()
+    for split, count in (("train", pictures), ("heldout", 16)):
+        rows = []
+        for number in range(count):
+            name = f"{split}-{number:03}.jpg"
+            noise = np.random.default_rng(number + (split == "heldout") * 10_000).integers(0, 255, (14, 14, 3), np.uint8)
+            Image.fromarray(noise).resize((224, 224)).save(root / "images" / name)
+            for _ in range(rng.choice((1, 2, 2, 2, 2, 3)) if number % 8 else 1):
+                _, exchanges, asked, told = rng.choices(KINDS, [kind[0] for kind in KINDS])[0]
+                turns = []
+                for turn in range(exchanges):
+                    question = " ".join(rng.choices(words, k=max(3, round(rng.gauss(asked, asked / 4)))))
+                    answer = " ".join(rng.choices(words, k=max(3, round(rng.gauss(told, told / 4)))))
+                    turns += [
+                        {"from": "human", "value": f"<image>\n{question}?" if turn == 0 else f"{question}?"},
+                        {"from": "gpt", "value": f"{answer}."},
+                    ]
+                rows.append({"id": f"{split}-{len(rows)}", "image": name, "conversations": turns})
+        (root / f"{split}.json").write_text(json.dumps(rows))
+
+
+def recipe_file(root: Path) -> Path:
+    stage = {"epochs": 1, "batch": BATCH, "micro_batch": BATCH, "learning_rate": RATE, "length": 1024, "warm_up": 0.03}
+    raw = {
+        "name": "bench",
+        "root": str(root),
+        "language": {"part": str(root / "language")},
+        "vision": {"part": str(root / "vision")},
+        "data": {"images": "images", "instruct": ["train.json"], "held_out": ["heldout.json"]},
+        "features": {"dtype": "float32"},
+        "train": {"quantise": False, "checkpointing": False, "lora": {"rank": RANK, "alpha": 2 * RANK}, "instruct": stage, "log_every": 1},
+        "merge": {"dtype": "float32"},
+    }
+    path = root / "recipe.yaml"
+    path.write_text(yaml.safe_dump(raw))
+    return path
+
+
+def ours(root: Path, changes: tuple[str, ...]) -> dict[str, Any]:
+    from phisense.recipe import load_recipe
+    from phisense.training import Training
+
+    facts = Training(
+        load_recipe(recipe_file(root), (*changes, "name=ours", "features.folder=features/bench")), lambda row: None, device="cpu"
+    )()
+    stage = facts["stages"]["instruct"]
+    losses = [json.loads(line) for line in (root / "runs" / "ours" / "metrics.jsonl").read_text().splitlines()]
+    return {
+        "tokens": stage["tokens"], "seconds": stage["seconds"], "samples": stage["samples"],
+        "losses": [(row["step"] / stage["steps"], row["loss"]) for row in losses],
+    }  # fmt: skip
+
+
+def start(root: Path) -> None:
+    """The model that both begin with, as a native folder: assembled and calibrated as `phisense train` does."""
+    import torch
+
+    from phisense.model import Phi3WithProjector, save_model
+    from phisense.model.calibrate import calibrate
+    from phisense.recipe import load_recipe
+    from phisense.training.run import PICTURES_TO_CALIBRATE
+    from phisense.vision.encoders import encoder_facts
+    from phisense.vision.store import FeatureStore
+
+    recipe = load_recipe(recipe_file(root), ("features.folder=features/bench",))
+    built = Phi3WithProjector.from_recipe(recipe, device="cpu", dtype=torch.float32)
+    store = FeatureStore(recipe.store, facts=encoder_facts(recipe.vision.part, "clip", -2), dtype="float32")
+    some = random.Random(recipe.seed).sample(store.names, min(len(store), PICTURES_TO_CALIBRATE))
+    features = torch.stack([store.features(name) for name in some])
+    calibrate(built.projector.float(), features, built.model.get_input_embeddings().weight)
+    save_model(built, root / "start")
+
+
+def trl(root: Path) -> dict[str, Any]:
+    import torch
+    from datasets import Dataset
+    from datasets import Image as Picture
+    from peft import LoraConfig
+    from transformers import AutoModelForImageTextToText, AutoProcessor
+    from trl import SFTConfig, SFTTrainer
+
+    from phisense.prompt import CHAT_TEMPLATE, END
+    from phisense.recipe import Lora
+
+    roles = {"human": "user", "gpt": "assistant"}
+    rows = json.loads((root / "train.json").read_text())
+    examples = [
+        {
+            "images": [str(root / "images" / row["image"])],
+            "messages": [{"role": roles[t["from"]], "content": t["value"].removeprefix("<image>\n")} for t in row["conversations"]],
+        }
+        for row in rows
+    ]
+    data = Dataset.from_list(examples).cast_column("images", [Picture()])
+    processor: Any = AutoProcessor.from_pretrained(root / "start")
+    text = "{%- for part in message['content'] if part['type'] == 'text' -%}{{- part['text'] -}}{%- endfor -%}"
+    said = f"{text}{{%- endif -%}}{{{{- '{END}\\n' -}}}}"
+    assert said in CHAT_TEMPLATE
+    # TRL wants to be told in the template what is the assistant's.
+    marked = CHAT_TEMPLATE.replace(
+        said,
+        f"{{%- if message['role'] == 'assistant' -%}}{{% generation %}}{text}{{{{- '{END}' -}}}}{{% endgeneration %}}{{{{- '\\n' -}}}}"
+        f"{{%- else -%}}{text}{{{{- '{END}\\n' -}}}}{{%- endif -%}}{{%- endif -%}}",
+    )
+    processor.chat_template = processor.tokenizer.chat_template = marked
+    model: Any = AutoModelForImageTextToText.from_pretrained(root / "start", dtype=torch.float32)
+    lora = LoraConfig(
+        r=RANK, lora_alpha=2 * RANK, target_modules=Lora().targets, modules_to_save=["multi_modal_projector"], task_type="CAUSAL_LM"
+    )
+    args = SFTConfig(
+        output_dir=str(root / "trl"), per_device_train_batch_size=BATCH, num_train_epochs=1, learning_rate=RATE, warmup_steps=0.03,
+        lr_scheduler_type="cosine", max_length=None, assistant_only_loss=True, gradient_checkpointing=False, bf16=False, use_cpu=True,
+        report_to="none", logging_steps=1, save_strategy="no", disable_tqdm=True, seed=0, weight_decay=0.0, max_grad_norm=1.0,
+    )  # fmt: skip
+    trainer = SFTTrainer(model=model, args=args, train_dataset=data, processing_class=processor, peft_config=lora)
+    collate, counted = trainer.data_collator, [0, 0]
+
+    def counting(batch: list[dict[str, Any]]) -> dict[str, Any]:
+        made: dict[str, Any] = collate(batch)
+        counted[0] += int(made["attention_mask"].sum())
+        counted[1] += int((made["labels"][:, 1:] != -100).sum())
+        return made
+
+    trainer.data_collator = counting
+    started = time.monotonic()
+    result = trainer.train()
+    seconds = time.monotonic() - started
+    losses = [(row["step"] / result.global_step, row["loss"]) for row in trainer.state.log_history if "loss" in row]
+    trainer.model.merge_and_unload().save_pretrained(root / "trl-model")
+    AutoProcessor.from_pretrained(root / "start").save_pretrained(root / "trl-model")
+    return {"tokens": counted[0], "supervised": counted[1], "seconds": seconds, "samples": len(rows), "losses": losses}
+
+
+def held_out_loss(root: Path, model: Path) -> float:
+    """Loss per supervised token on conversations that neither side was trained on."""
+    import torch
+
+    from phisense.conversations import read_conversations
+    from phisense.model import load_model
+    from phisense.vision.pictures import open_picture
+
+    built = load_model(model, "cpu", torch.float32)
+    total, tokens = 0.0, 0
+    with torch.inference_mode():
+        for one in read_conversations(root / "heldout.json"):
+            slots = built.project([open_picture(root / "images" / name) for name in one.images])
+            batch = built.slotted([one.messages], [slots], supervised=True)
+            count = int((batch["labels"][:, 1:] != -100).sum())
+            total += float(built.model(**batch).loss) * count
+            tokens += count
+    return total / tokens
+
+
+def child(side: str, root: Path, changes: tuple[str, ...] = ()) -> dict[str, Any]:
+    out = root / "said.json"
+    words = [sys.executable, __file__, "--side", side, "--root", str(root), "--out", str(out), *(w for c in changes for w in ("--set", c))]
+    ran = subprocess.run(words, capture_output=True, text=True, env={**os.environ})
+    if ran.returncode:
+        raise SystemExit(ran.stdout + ran.stderr)
+    said: dict[str, Any] = json.loads(out.read_text())
+    return said
+
+
+def compare(root: Path, rounds: int) -> dict[str, Any]:
+    from phisense.merging import merge
+
+    pairs = []
+    for number in range(rounds):
+        pair = {side: child(side, root) for side in ("ours", "trl")}
+        pairs.append(pair)
+        told = ", ".join(f"{side} {one['tokens'] / one['seconds']:.0f} tokens/s, {one['rss'] / 1e9:.2f} GB" for side, one in pair.items())
+        print(f"round {number + 1}: {told}", flush=True)
+    assert len({one["tokens"] for pair in pairs for one in pair.values()}) == 1, "the two sides did not read the same tokens"
+    model, _ = merge(root / "runs" / "ours", device="cpu")
+    losses = {"ours": held_out_loss(root, model), "trl": held_out_loss(root, root / "trl-model")}
+    rates = {side: [pair[side]["tokens"] / pair[side]["seconds"] for pair in pairs] for side in ("ours", "trl")}
+    ratios = [a / b for a, b in zip(rates["ours"], rates["trl"], strict=True)]
+    return {
+        "ours_tokens_per_s": round(statistics.median(rates["ours"]), 1),
+        "trl_tokens_per_s": round(statistics.median(rates["trl"]), 1),
+        "ratio": round(statistics.median(ratios), 3),
+        "ratio_min": round(min(ratios), 3),
+        "ratio_max": round(max(ratios), 3),
+        "rss_ratio": round(statistics.median(pair["ours"]["rss"] / pair["trl"]["rss"] for pair in pairs), 3),
+        "loss_gap": round(losses["ours"] / losses["trl"] - 1, 5),
+        "held_out_loss": losses,
+        "curves": {side: pairs[-1][side]["losses"] for side in ("ours", "trl")},
+    }
+
+
+def levers(root: Path) -> dict[str, float]:
+    """Tokens a second with one lever taken away, as a share of what all of them give."""
+    whole = child("ours", root)
+    found = {}
+    for name, changes in LEVERS.items():
+        if "features.dtype=pixels" in changes:
+            subprocess.run([sys.executable, "-m", "phisense", "features", str(recipe_file(root)), "--set", changes[0],
+                            "--set", "features.folder=features/pixels"], check=True)  # fmt: skip
+            changes = (*changes, "features.folder=features/pixels")
+        less = child("ours", root, changes)
+        found[name] = less["tokens"] / less["seconds"] / (whole["tokens"] / whole["seconds"])
+        print(f"without it: {name}: {found[name]:.2f} of the tokens a second", flush=True)
+    return found
+
+
+def plot(curves: dict[str, Any], out: Path) -> None:
+    from matplotlib.figure import Figure
+
+    figure = Figure(figsize=(6, 3.6), layout="constrained")
+    axes = figure.subplots()
+    for side, rows in curves.items():
+        axes.plot([at for at, _ in rows], [loss for _, loss in rows], label=side)
+    axes.set(xlabel="share of the epoch", ylabel="training loss")
+    axes.legend(frameon=False)
+    figure.savefig(out, dpi=130)
+
+
+def main() -> None:
+    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser.add_argument("--pictures", type=int, default=64)
+    parser.add_argument("--rounds", type=int, default=3)
+    parser.add_argument("--levers", action="store_true")
+    parser.add_argument("--plot", type=Path, help="write the two loss curves here")
+    parser.add_argument("--json", action="store_true", help="end with one line of JSON")
+    parser.add_argument("--root", type=Path, help="keep what is made here")
+    parser.add_argument("--side", choices=("ours", "trl", "start"), help=argparse.SUPPRESS)
+    parser.add_argument("--out", type=Path, help=argparse.SUPPRESS)
+    parser.add_argument("--set", action="append", default=[], help=argparse.SUPPRESS)
+    asked = parser.parse_args()
+    if asked.side:
+        said = ours(asked.root, tuple(asked.set)) if asked.side == "ours" else trl(asked.root)
+        said["rss"] = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss * 1024
+        asked.out.write_text(json.dumps(said))
+        return
+    with tempfile.TemporaryDirectory() as spare:
+        root = (asked.root or Path(spare)).resolve()
+        root.mkdir(parents=True, exist_ok=True)
+        if not (root / "start").is_dir():
+            make_parts(root, layers=8)
+            make_data(root, asked.pictures)
+            began = time.monotonic()
+            words = ["--set", "features.folder=features/bench"]
+            subprocess.run([sys.executable, "-m", "phisense", "features", str(recipe_file(root)), *words], check=True)
+            print(f"features: {time.monotonic() - began:.0f} s, once")
+            start(root)
+        result = compare(root, asked.rounds)
+        if asked.levers:
+            result["levers"] = levers(root)
+        if asked.plot:
+            plot(result["curves"], asked.plot)
+    del result["curves"]
+    for key, value in result.items():
+        print(f"{key}: {value}")
+    if asked.json:
+        print(json.dumps(result))
+
+
+if __name__ == "__main__":
+    main()

@@ -1,0 +1,99 @@
+"""Runs that are held, stopped by SIGTERM, and listed; in processes of their own, on parts with random weights."""
+
+from __future__ import annotations
+
+import json
+import os
+import signal
+import subprocess
+import sys
+import time
+from pathlib import Path
+from typing import Any
+
+import pytest
+import torch
+from safetensors.torch import load_file
+
+from phisense.errors import ArtefactError, TrainingError
+from phisense.training.runs import held, runs
+
+from ..tiny import make_root
+
+LONG = ("--set", "train.instruct.max_steps=60", "--set", "train.log_every=1")
+
+
+@pytest.fixture
+def root(tmp_path: Path, verb: Any) -> Path:
+    make_root(tmp_path)
+    verb("features", tmp_path / "tiny.yaml")
+    return tmp_path
+
+
+def start(root: Path, *words: str) -> subprocess.Popen[str]:
+    line = [sys.executable, "-m", "phisense", "train", str(root / "tiny.yaml"), *LONG, *words]
+    return subprocess.Popen(line, stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True, env={**os.environ, "OMP_NUM_THREADS": "1"})
+
+
+def until_step(root: Path, step: int) -> None:
+    """Waits until *instruct* has logged that many steps."""
+    log = root / "runs" / "tiny" / "metrics.jsonl"
+    for _ in range(1200):
+        if log.is_file() and log.read_text().count('"stage":"instruct"') >= step:
+            return
+        time.sleep(0.1)
+    raise AssertionError("training never got there")
+
+
+def weights(root: Path) -> dict[str, torch.Tensor]:
+    return load_file(root / "runs" / "tiny" / "adapter" / "adapter_model.safetensors")
+
+
+def test_sigterm_saves_and_a_resumed_run_ends_the_same(root: Path, verb: Any) -> None:
+    straight = start(root)
+    until_step(root, 1)
+    assert [(run.name, run.state) for run in runs(root)] == [("tiny", "running")]
+    with pytest.raises(TrainingError, match="another process is training in"):
+        verb("train", root / "tiny.yaml")
+    _, errors = straight.communicate(timeout=300)
+    assert straight.returncode == 0, errors
+    assert [run.state for run in runs(root)] == ["finished"]
+    wanted = weights(root)
+
+    stopped = start(root)
+    until_step(root, 8)
+    stopped.send_signal(signal.SIGTERM)
+    _, errors = stopped.communicate(timeout=300)
+    assert stopped.returncode == 143
+    assert "stopped by SIGTERM" in errors
+    (run,) = runs(root)
+    assert (run.state, run.stage, run.resumable) == ("stopped", "instruct", True)
+    assert run.step is not None
+    assert 8 <= run.step < 60
+    (listed,) = verb("runs", root)
+    assert listed == run.as_dict()
+
+    again = start(root, "--resume")
+    _, errors = again.communicate(timeout=300)
+    assert again.returncode == 0, errors
+    resumed = weights(root)
+    assert wanted.keys() == resumed.keys()
+    assert all(torch.equal(wanted[name], resumed[name]) for name in wanted)
+    lines = [json.loads(line) for line in (root / "runs" / "tiny" / "metrics.jsonl").read_text().splitlines()]
+    assert [line["step"] for line in lines if line["stage"] == "instruct"] == list(range(1, 61))
+
+
+def test_a_killed_run_is_no_running_one(root: Path) -> None:
+    process = start(root)
+    until_step(root, 1)
+    process.kill()
+    process.communicate()
+    (run,) = runs(root)
+    assert run.state == "stopped"
+    with held(root / "runs" / "tiny"):  # the control: held, it looks alive
+        assert [one.state for one in runs(root)] == ["running"]
+
+
+def test_no_runs_is_a_sentence(tmp_path: Path) -> None:
+    with pytest.raises(ArtefactError, match="there are no runs in"):
+        runs(tmp_path)
