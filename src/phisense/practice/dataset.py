@@ -25,7 +25,7 @@ from .. import artefact
 from .draw import draw
 from .spoken import spoken_questions
 from .talk import DESCRIBE_REQUESTS, SMALL_TALK, Question, balanced_questions, caption, describe, name, questions
-from .world import Scene, Split, sample_scene
+from .world import CORNERS, Scene, Split, sample_scene
 
 Progress = Callable[[int, int], None]
 REASONING = ("relation", "comparison", "count")
@@ -33,7 +33,7 @@ REASONING = ("relation", "comparison", "count")
 TRAIN_DIGIT_SHARE = 0.45
 #: Of things in a training scene, each as likely: fuller than elsewhere, since a scene costs the same whatever is in it.
 TRAIN_COUNTS = (1, 2, 2, 3, 3, 3, 4, 4, 4, 4)
-DIGITS_ASKED = 2  # in each training conversation, if the scene has them
+CORNERS_ASKED = 3  # in each training conversation: what is there, digits first
 CAPTION_REQUESTS = ("Write a caption for the picture.", "Give a caption.", "Caption the picture.")
 
 
@@ -133,13 +133,15 @@ def _write_training(folder: Path, scenes: Sequence[Scene], rng: random.Random) -
 
 
 def _conversation(scene: Scene, rng: random.Random) -> list[Question]:
-    """Questions of every kind, and as many that read a digit as there are, up to `DIGITS_ASKED`: handwriting is the hardest to see."""
-    asked = balanced_questions(scene, rng, rng.randint(5, 9))
+    """Questions of every kind, and what is in each of some corners: that is the hardest to see, of handwriting above all."""
+    asked = balanced_questions(scene, rng, rng.randint(4, 7))
     known = {q.text for q in asked}
-    reading = [q for q in questions(scene) if q.kind == "digit" and q.text not in known]
-    wanted = min(DIGITS_ASKED, sum(thing.is_digit for thing in scene.things)) - sum(q.kind == "digit" for q in asked)
-    for question in rng.sample(reading, min(len(reading), max(0, wanted))):
-        asked.insert(rng.randrange(len(asked) + 1), question)
+    reading = {q.text: q for q in questions(scene) if q.kind in ("digit", "shape") and " at the " in q.text}
+    for thing in sorted(rng.sample(scene.things, len(scene.things)), key=lambda thing: not thing.is_digit)[:CORNERS_ASKED]:
+        kind = "digit" if thing.is_digit else "shape"
+        text = f"{rng.choice(('What', 'Which'))} {kind} is at the {CORNERS[thing.corner]}?"
+        if text not in known:
+            asked.insert(rng.randrange(len(asked) + 1), reading[text])
     return asked
 
 

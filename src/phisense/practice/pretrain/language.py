@@ -5,8 +5,9 @@ which it learns slowly; from the second on the bag also holds the words of its c
 know their place. "Which colour does the ring have?" needs one cell to be found among many, which nothing but such questions
 teaches: a round of them alone does in minutes what the mixture did not in an hour. The next brings back the rest. A part that
 had only ever read of those pairs of colour and shape of which there are pictures had learned that the others do not exist: with
-the words "red star" in a cell it said that there was no star. So the last three rounds read of all pairs, as a real language model
-has. In the last, a thing mostly fills its whole corner: so does what the vision part's patches have been taught to know.
+the words "red star" in a cell it said that there was no star. So the last four rounds read of all pairs, as a real language model
+has. In the last two a thing mostly fills its whole corner: so does what the vision part's patches have been taught to know. The very
+last asks what is in a named corner of scenes half full of digits: where there is mostly one digit, it can be found without its corner.
 """
 
 from __future__ import annotations
