@@ -166,10 +166,13 @@ def _write_questions(path: Path, split: str, scenes: Sequence[Scene], ask: Calla
 
 def _spoken_rows(scenes: Sequence[Scene], each: int = 3) -> list[dict[str, Any]]:
     """Every recorded question, with the first `each` scenes that it can be asked about."""
+    known: dict[str, list[tuple[int, Question]]] = {}
+    for i, scene in enumerate(scenes):
+        for question in questions(scene):
+            known.setdefault(question.text, []).append((i, question))
     rows: list[dict[str, Any]] = []
     for recording in spoken_questions():
-        asked = [(i, q) for i, scene in enumerate(scenes) for q in questions(scene) if q.text == recording.text]
-        for i, question in asked[:each]:
+        for i, question in known.get(recording.text, [])[:each]:
             row = {"question_id": f"{recording.path.stem}-{i}", "image": picture_name("heldout", i), "text": question.text}
             rows.append({**row, "answer": question.answer, "category": question.kind, "sound": recording.path.name})
     return rows
