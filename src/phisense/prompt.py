@@ -34,6 +34,7 @@ CONTROL_TOKENS = (
 
 #: For model folders, so that `apply_chat_template` of plain transformers renders what this module renders. A part of type
 #: "image" is written at the head of its message, followed by a line break, as in the training data.
+REMEMBERED = 4096  # messages
 CHAT_TEMPLATE = (
     "{%- for message in messages -%}"
     + "".join(
@@ -70,6 +71,7 @@ class Prompt:
         self.end_id = _id(tokenizer, END)
         self.end_of_text_id = _id(tokenizer, END_OF_TEXT)
         self._tag_ids = {role: _id(tokenizer, tag) for role, tag in _TAGS.items()}
+        self._known: dict[Message, list[int]] = {}  # a chat's turns are tokenised again with each question, and short answers recur
         self._controls = [token.content for token in tokenizer.added_tokens_decoder.values()]
 
     @property
@@ -147,9 +149,13 @@ class Prompt:
         return str(self.tokenizer.decode(ids, skip_special_tokens=True)).strip()
 
     def _piece(self, message: Message) -> list[int]:
-        ids = self.tokenizer(f"{_TAGS[message.role]}\n{message.text.strip()}{END}", add_special_tokens=False)["input_ids"]
-        assert [ids[0], ids[-1]] == [self._tag_ids[message.role], self.end_id], "a tag was not tokenised as one token"
-        return list(ids)
+        known = self._known.get(message)
+        if known is None:
+            known = self.tokenizer(f"{_TAGS[message.role]}\n{message.text.strip()}{END}", add_special_tokens=False)["input_ids"]
+            assert [known[0], known[-1]] == [self._tag_ids[message.role], self.end_id], "a tag was not tokenised as one token"
+            if len(self._known) < REMEMBERED:
+                self._known[message] = known
+        return known
 
     def _with_slots(self, ids: list[int], labels: list[int], slots: Sequence[int], sample: str) -> Rendered:
         found = ids.count(self.image_id)

@@ -37,8 +37,8 @@ def walk(out: Path, *, seed: int, scenes: int, app_port: int | None, verb: Verb)
     with console.bars() as bar:
         write_world(data, seed=seed, sizes=Sizes(train=scenes), progress=lambda done, total: bar("drawing pictures", done, total))
     clock.begin("check", "check: is the data what it says?")
-    for one in (*recipe.data.align, *recipe.data.instruct):
-        verb("check", recipe.path(one.path), "--images", images)
+    for number, one in enumerate((*recipe.data.align, *recipe.data.instruct)):  # both sets are about the same pictures
+        verb("check", recipe.path(one.path), "--images", images, "--pictures", "headers" if number else "decode")
     verb("show", recipe.path(recipe.data.instruct[0].path), "-n", 1)
     clock.begin("features", "features: every picture encoded once")
     verb("features", RECIPE, *changes)
