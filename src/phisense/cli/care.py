@@ -103,7 +103,7 @@ def demo(
     out: Annotated[Path, typer.Option(help="Where everything is written.")] = Path("demo"),
     with_app: Annotated[bool, typer.Option("--app/--no-app", help="Open the page at the end.")] = True,
     seed: Annotated[int, typer.Option(help="Of the scenes and of the training.")] = 0,
-    scenes: Annotated[int, typer.Option(min=100, help="To train on: fewer are faster and teach less.")] = 2900,
+    scenes: Annotated[int, typer.Option(min=100, help="To train on: fewer are faster and teach less.")] = 2700,
     port: Annotated[int, typer.Option(min=0, max=65535)] = 7860,
 ) -> dict[str, Any]:
     """The whole road in miniature, in minutes on two CPU cores: a small model learns to look, is merged, evaluated and talked to."""

@@ -41,7 +41,7 @@ CAPTION_REQUESTS = ("Write a caption for the picture.", "Give a caption.", "Capt
 class Sizes:
     """Scenes in each split."""
 
-    train: int = 2_900
+    train: int = 2_700
     heldout: int = 300
     combinations: int = 150
     digits: int = 400
