@@ -5,7 +5,7 @@ VENV := .venv
 BIN := $(VENV)/bin
 PIP := $(BIN)/pip install --quiet --disable-pip-version-check --constraint constraints.txt
 
-.PHONY: help demo test check format parts clean
+.PHONY: help demo test check bench soak format parts clean
 
 help:           ## what can be made
 	@grep -E '^[a-z]+: .*##' Makefile | sed 's/:.*##/\t/'
@@ -21,6 +21,15 @@ check: $(VENV)/.dev            ## formatting, lint, types, import contracts
 	$(BIN)/ruff check .
 	$(BIN)/mypy
 	$(BIN)/lint-imports
+
+bench: $(VENV)/.dev            ## measure what docs/benchmarks.md says (half an hour)
+	$(BIN)/python bench/check.py
+	$(BIN)/python bench/memory.py
+
+soak: $(VENV)/.dev             ## 20,000 damaged inputs, 100 kills, a store of full scale (half an hour, 12 GB of disk)
+	$(BIN)/python bench/fuzz_check.py
+	$(BIN)/python bench/kill_store.py
+	$(BIN)/python bench/store.py
 
 format: $(VENV)/.dev           ## format and mend what can be mended
 	$(BIN)/ruff format .
