@@ -30,7 +30,7 @@ def test_changes_are_applied_and_typed() -> None:
         ("projector.pol=2", r"unknown key projector.pol; .*Did you mean pool\?"),
         ("train.instruct.epochs=lots", "train.instruct.epochs is wrong: .*got 'lots'"),
         ("train.instruct.learning_rate=-1", "greater than 0; got -1"),
-        ("projector.kind=resampler", "'linear' or 'mlp'; got 'resampler'"),
+        ("projector.kind=resampler", "'linear', 'mlp' or 'pixel_shuffle'; got 'resampler'"),
         ("name.x=1", "name is a value, not a section"),
         ("seed", "--set takes key=value; got 'seed'"),
     ],

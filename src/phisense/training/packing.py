@@ -1,7 +1,7 @@
 r"""Conversations about the same pictures in one row: the pictures once, every conversation behind them.
 
-    <|user|> picture picture ... | question answer ... | question answer ...
-    \________ shared __________/   \__ first _______/    \__ second ______/
+    tag picture picture picture | question answer ... | question answer ...
+    \_______ shared __________/   \__ first _______/   \__ second ______/
 
 A token sees what is shared and what came before it in its own conversation; positions go on from the shared part in each. So the loss
 is that of separate samples (tests/training/test_packing.py), without the pictures being computed again for each. LLaVA-Instruct-150K
