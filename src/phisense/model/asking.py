@@ -1,7 +1,7 @@
 """Many questions at once: the answer to each and the loss of the right one, every picture read once however many ask about it.
 
-    heads   tag picture picture ...   one row for each picture, read into a cache
-    tails   question tags             one row for each question, behind a copy of its picture's cache
+heads   tag picture picture ...   one row for each picture, read into a cache
+tails   question tags             one row for each question, behind a copy of its picture's cache
 """
 
 from __future__ import annotations
