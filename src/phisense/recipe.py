@@ -129,6 +129,12 @@ class Train(_Section):
     log_every: int = Field(10, ge=1)
     report_to: tuple[str, ...] = Field((), description="Trainer integrations, e.g. tensorboard")
 
+    def stage(self, name: str) -> Stage:
+        """`align`, which the recipe must have then, or `instruct`."""
+        found = self.align if name == "align" else self.instruct
+        assert found is not None, "the recipe has no alignment"
+        return found
+
 
 class Merge(_Section):
     dtype: Literal["float32", "bfloat16", "float16"] = "bfloat16"

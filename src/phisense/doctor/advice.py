@@ -6,7 +6,7 @@ from collections.abc import Callable, Iterator
 from dataclasses import dataclass
 from typing import Any
 
-from ..recipe import Recipe, Stage
+from ..recipe import Recipe
 
 Predict = Callable[[Recipe], float]
 
@@ -38,8 +38,7 @@ def advise(recipe: Recipe, stage: str, memory: float, predict: Predict) -> tuple
 def changes(recipe: Recipe, stage: str) -> Iterator[tuple[str, str, Recipe]]:
     """Single changes, cheapest first: what costs nothing but time, then what may cost quality."""
     train = recipe.train
-    asked = train.align if stage == "align" else train.instruct
-    assert asked is not None
+    asked = train.stage(stage)
     for rows in sorted((n for n in range(1, asked.micro_batch) if asked.batch % n == 0 and _halves(asked.micro_batch, n)), reverse=True):
         yield f"train.{stage}.micro_batch={rows}", "the same result, somewhat slower", _staged(recipe, stage, micro_batch=rows)
     if not train.checkpointing:
@@ -66,6 +65,5 @@ def _halves(most: int, rows: int) -> bool:
 
 
 def _staged(recipe: Recipe, stage: str, **update: Any) -> Recipe:
-    asked: Stage | None = recipe.train.align if stage == "align" else recipe.train.instruct
-    assert asked is not None
+    asked = recipe.train.stage(stage)
     return recipe.model_copy(update={"train": recipe.train.model_copy(update={stage: asked.model_copy(update=update)})})

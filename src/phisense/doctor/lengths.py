@@ -44,8 +44,7 @@ class Lengths:
 
 def lengths(recipe: Recipe, stage: str, s: Shapes) -> Lengths:
     """Reads the stage's data if all of it is there, and renders some of it."""
-    asked = recipe.train.align if stage == "align" else recipe.train.instruct
-    assert asked is not None
+    asked = recipe.train.stage(stage)
     sets = [recipe.path(one.path) for one in (recipe.data.align if stage == "align" else recipe.data.instruct)]
     try:
         found = [one for path in sets for one in read_conversations(path)] if sets and all(path.exists() for path in sets) else []

@@ -18,13 +18,13 @@ from dataclasses import dataclass
 from typing import Any
 
 from ..recipe import Recipe
+from ..training.run import PICTURES_TO_CALIBRATE
 from . import activations
 from .activations import Setting
 from .devices import Device
 from .lengths import Lengths
 from .shapes import Shapes
 
-PICTURES_TO_CALIBRATE = 64
 LOOKED_AT_ONCE = 32  # pictures, in an evaluation
 QUESTION = 64  # tokens of a question, assumed
 #: What allocators hold beyond what is asked of them, as a share of what comes and goes. First guesses, yet to be fitted (docs/memory.md).
@@ -66,8 +66,7 @@ def trainable(s: Shapes, rank: int | None) -> int:
 
 def setting(recipe: Recipe, stage: str, device: Device, found: Lengths) -> Setting:
     """The largest micro-batch of a stage: every row as long as the longest, with a picture."""
-    asked = recipe.train.align if stage == "align" else recipe.train.instruct
-    assert asked is not None
+    asked = recipe.train.stage(stage)
     lora = recipe.train.lora if stage == "instruct" else None
     rows = found.rows_of(asked.micro_batch)
     return Setting(
@@ -92,8 +91,7 @@ def training(recipe: Recipe, stage: str, s: Shapes, device: Device, found: Lengt
 
 def _training_moments(recipe: Recipe, stage: str, s: Shapes, device: Device, found: Lengths) -> list[Peak]:
     x = setting(recipe, stage, device, found)
-    asked = recipe.train.align if stage == "align" else recipe.train.instruct
-    assert asked is not None
+    asked = recipe.train.stage(stage)
     weights = float(language_bytes(s, device.number, recipe.train.quantise))
     trained = trainable(s, x.rank)
     # PEFT trains a copy of the projector and keeps the first; on a CPU a third is kept to tell how far it moved.

@@ -62,8 +62,7 @@ def plan(recipe: Recipe, device: Device) -> Plan:
 
 
 def _stage(recipe: Recipe, name: str, s: Shapes, device: Device) -> Step:
-    asked = recipe.train.align if name == "align" else recipe.train.instruct
-    assert asked is not None
+    asked = recipe.train.stage(name)
     found = lengths(recipe, name, s)
     peak = memory.training(recipe, name, s, device, found)
     each = duration.step_seconds(s, recipe, name, asked, device, found)
@@ -75,8 +74,7 @@ def _stage(recipe: Recipe, name: str, s: Shapes, device: Device) -> Step:
     def predict(changed: Recipe) -> float:
         """Other slots make rows longer or shorter by as many; a shorter limit cuts the longest."""
         other = s if changed.projector == recipe.projector else shapes_of(changed)
-        stage = changed.train.align if name == "align" else changed.train.instruct
-        assert stage is not None
+        stage = changed.train.stage(name)
         whole = found.longest if found.rows is None else found.longest - s.slots + other.slots
         longest = min(whole, stage.length)
         return memory.training(

@@ -79,10 +79,14 @@ def fresh_projector(model: Any, config: PreTrainedConfig, kind: str, seed: int) 
     return made
 
 
+def _joined(config: PreTrainedConfig) -> int:
+    """The side of the squares of patches that the projector itself makes one slot of."""
+    return int(config.downsample_factor) if isinstance(config, AyaVisionConfig) else 1
+
+
 def picture_slots(config: PreTrainedConfig, pool: int = 1) -> int:
     """The positions that one picture takes in a prompt, if its patches are averaged over `pool` x `pool` before the projector."""
-    joined = config.downsample_factor if isinstance(config, AyaVisionConfig) else 1
-    return patches(config.vision_config) // (joined * pool) ** 2
+    return patches(config.vision_config) // (_joined(config) * pool) ** 2
 
 
 def nested_pool(config: PreTrainedConfig, tokens: int | None) -> int:
@@ -116,11 +120,10 @@ def average_patches(features: torch.Tensor, pool: int) -> torch.Tensor:
 
 def make_processor(images: Any, tokenizer: Any, config: PreTrainedConfig, extra_rows: int) -> LlavaProcessor:
     """Counts slots as the model does: a pooled slot is as wide as `pool` patches."""
-    joined = config.downsample_factor if isinstance(config, AyaVisionConfig) else 1
     return LlavaProcessor(
         images,
         tokenizer,
-        patch_size=config.vision_config.patch_size * joined,
+        patch_size=config.vision_config.patch_size * _joined(config),
         vision_feature_select_strategy=config.vision_feature_select_strategy,
         num_additional_image_tokens=extra_rows,
         chat_template=tokenizer.chat_template,
