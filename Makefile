@@ -14,7 +14,7 @@ demo: $(VENV)/.practice        ## the whole road in miniature, then the app on h
 	$(BIN)/phisense demo --out demo
 
 test: $(VENV)/.dev             ## all tests
-	$(BIN)/pytest
+	$(BIN)/pytest --numprocesses auto
 
 check: $(VENV)/.dev            ## formatting, lint, types, import contracts
 	$(BIN)/ruff format --check .

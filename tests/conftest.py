@@ -9,6 +9,8 @@ from typing import Any
 
 import pytest
 
+if "PYTEST_XDIST_WORKER" in os.environ:  # each worker keeps to a core of its own: models this small gain little from a second one
+    os.environ.setdefault("OMP_NUM_THREADS", "1")
 os.environ.setdefault("HF_HUB_OFFLINE", "1")
 os.environ.setdefault("TRANSFORMERS_VERBOSITY", "error")
 os.environ.setdefault("HF_HUB_DISABLE_PROGRESS_BARS", "1")
@@ -16,6 +18,21 @@ os.environ.setdefault("GRADIO_ANALYTICS_ENABLED", "False")
 
 ROOT = Path(__file__).parent.parent
 FIXTURES = Path(os.environ.get("PHISENSE_FIXTURES", ROOT.parent / "shared" / "fixtures"))
+
+
+@pytest.hookimpl(tryfirst=True)  # before pytest-xdist reads the groups
+def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
+    """What looks at the trained road goes to one worker, first; the rest goes by file, or by encoder where a file walks several."""
+
+    def group(item: pytest.Item) -> str:
+        if "road" in getattr(item, "fixturenames", ()):
+            return "road"
+        encoder = getattr(item, "callspec", None) and item.callspec.params.get("seen")  # type: ignore[attr-defined]
+        return f"{item.path.relative_to(ROOT)} {encoder or ''}".strip()
+
+    for item in items:
+        item.add_marker(pytest.mark.xdist_group(group(item)))
+    items.sort(key=lambda item: group(item) != "road")
 
 
 @pytest.fixture(autouse=True, scope="session")
@@ -52,7 +69,7 @@ def parts(tmp_path_factory: pytest.TempPathFactory) -> tuple[str, str]:
 def road(tmp_path_factory: pytest.TempPathFactory, verb: Any) -> tuple[Path, dict[str, Any]]:
     """The demo, walked once with fewer scenes: its folder and its summary. What many tests look at."""
     root = tmp_path_factory.mktemp("road")
-    return root, verb("demo", "--out", root, "--no-app", "--scenes", 1600, "--seed", 5)
+    return root, verb("demo", "--out", root, "--no-app", "--scenes", 1000, "--seed", 5)
 
 
 @pytest.fixture(scope="session")

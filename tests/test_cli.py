@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import contextlib
 import json
 import os
 import signal
@@ -180,7 +181,7 @@ def test_ctrl_c_exits_130(world: Path, trained: dict[str, object]) -> None:
 @pytest.mark.parametrize("pressed", [True, False])
 def test_ctrl_c_that_a_library_turned_into_an_error_still_exits_130(pressed: bool, monkeypatch: pytest.MonkeyPatch) -> None:
     """As happens while transformers' lazy modules are imported. The control: the same error without Ctrl-C is an error."""
-    from phisense import cli
+    from phisense import cli, console
 
     def lazy_import() -> None:
         try:
@@ -197,7 +198,30 @@ def test_ctrl_c_that_a_library_turned_into_an_error_still_exits_130(pressed: boo
             cli.main()
     finally:
         signal.signal(signal.SIGINT, before)
+        console.interrupted.clear()
     assert not pressed or getattr(raised.value, "code", None) == 130
+
+
+@pytest.mark.parametrize("pressed", [True, False])
+def test_ctrl_c_that_a_library_swallowed_counts_at_the_next_progress(pressed: bool, monkeypatch: pytest.MonkeyPatch) -> None:
+    from phisense import cli, console
+
+    def swallow() -> None:
+        with contextlib.suppress(KeyboardInterrupt):
+            if pressed:
+                signal.raise_signal(signal.SIGINT)
+        with console.bars() as bar:
+            bar("going on", 1, 2)
+        sys.exit(0)
+
+    monkeypatch.setattr(cli, "app", swallow)
+    before = signal.signal(signal.SIGINT, signal.default_int_handler)
+    try:
+        with pytest.raises(KeyboardInterrupt if pressed else SystemExit):  # which typer makes an exit with 130
+            cli.main()
+    finally:
+        signal.signal(signal.SIGINT, before)
+        console.interrupted.clear()
 
 
 def test_a_full_disk_is_one_sentence(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:

@@ -99,6 +99,13 @@ def read_manifest(folder: Path, *, kind: str, verify: bool = True) -> dict[str, 
     return about
 
 
+def check_is_model(folder: Path) -> None:
+    """Raises ArtefactError unless there is a model in `folder`: what can be said before anything heavy is imported to open it."""
+    if not (folder / "config.json").is_file():
+        got = "no config.json" if folder.is_dir() else "no such folder"
+        raise ArtefactError(f"{folder} is not a model folder", got=got, wanted="what phisense merge writes", do="Run phisense merge RUN")
+
+
 def verify_file(path: Path, facts: dict[str, Any] | None, *, do: str) -> None:
     """Raises ArtefactError unless the file is the one that `facts`, its entry in a manifest, names."""
     if facts is None or not path.is_file() or path.stat().st_size != facts["bytes"] or sha256(path) != facts["sha256"]:

@@ -5,6 +5,7 @@ from __future__ import annotations
 import logging
 import os
 import sys
+import threading
 import warnings
 from collections.abc import Iterator
 from contextlib import contextmanager
@@ -37,14 +38,20 @@ def print_json(value: Any) -> None:
     sys.stdout.flush()
 
 
+#: Set when Ctrl-C was pressed: a library may swallow the `KeyboardInterrupt`, above all one that is being imported.
+interrupted = threading.Event()
+
+
 class Bars:
-    """Named progress bars, each appearing when its work begins."""
+    """Named progress bars, each appearing when its work begins. A swallowed Ctrl-C counts at the next sign of progress."""
 
     def __init__(self, progress: Progress) -> None:
         self._progress = progress
         self._tasks: dict[str, TaskID] = {}
 
     def __call__(self, what: str, done: int, total: int | None, note: str = "") -> None:
+        if interrupted.is_set():
+            raise KeyboardInterrupt
         if what not in self._tasks:
             self._tasks[what] = self._progress.add_task(what, total=total, note="")
         self._progress.update(self._tasks[what], completed=done, total=total, note=note)

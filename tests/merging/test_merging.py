@@ -74,7 +74,7 @@ def copy_of_run(run: Path, root: Path, **gate: Any) -> Path:
     copy = root / "runs" / "practice"
     shutil.copytree(run, copy)
     recipe = yaml.safe_load((copy / "recipe.yaml").read_text())
-    recipe["merge"].update(gate)
+    recipe["merge"].update({"samples": 60, **gate})
     (copy / "recipe.yaml").write_text(yaml.safe_dump(recipe))
     artefact.write_manifest(copy, kind="run")
     (root / "data").symlink_to(run.parent.parent / "data")

@@ -3,11 +3,8 @@
 from __future__ import annotations
 
 import json
-import os
-import signal
-import subprocess
-import sys
 import time
+from multiprocessing.process import BaseProcess
 from pathlib import Path
 from typing import Any
 
@@ -18,6 +15,7 @@ from safetensors.torch import load_file
 from phisense.errors import ArtefactError, TrainingError
 from phisense.training.runs import held, runs
 
+from ..lives import begin, command
 from ..tiny import make_root
 
 LONG = ("--set", "train.instruct.max_steps=60", "--set", "train.log_every=1")
@@ -30,9 +28,14 @@ def root(tmp_path: Path, verb: Any) -> Path:
     return tmp_path
 
 
-def start(root: Path, *words: str) -> subprocess.Popen[str]:
-    line = [sys.executable, "-m", "phisense", "train", str(root / "tiny.yaml"), *LONG, *words]
-    return subprocess.Popen(line, stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True, env={**os.environ, "OMP_NUM_THREADS": "1"})
+def start(root: Path, *words: str) -> BaseProcess:
+    return begin(command, root / "errors", "train", str(root / "tiny.yaml"), *LONG, *words)
+
+
+def end(process: BaseProcess, root: Path) -> tuple[int | None, str]:
+    """Exit code and errors."""
+    process.join(300)
+    return process.exitcode, (root / "errors").read_text()
 
 
 def until_step(root: Path, step: int) -> None:
@@ -55,17 +58,17 @@ def test_sigterm_saves_and_a_resumed_run_ends_the_same(root: Path, verb: Any) ->
     assert [(run.name, run.state) for run in runs(root)] == [("tiny", "running")]
     with pytest.raises(TrainingError, match="another process is training in"):
         verb("train", root / "tiny.yaml")
-    _, errors = straight.communicate(timeout=300)
-    assert straight.returncode == 0, errors
+    code, errors = end(straight, root)
+    assert code == 0, errors
     assert [run.state for run in runs(root)] == ["finished"]
     wanted = weights(root)
 
     (root / "runs" / "tiny" / "metrics.jsonl").unlink()  # or its steps would be taken for those of the next
     stopped = start(root)
     until_step(root, 8)
-    stopped.send_signal(signal.SIGTERM)
-    _, errors = stopped.communicate(timeout=300)
-    assert stopped.returncode == 143
+    stopped.terminate()
+    code, errors = end(stopped, root)
+    assert code == 143
     assert "stopped by SIGTERM" in errors
     (run,) = runs(root)
     assert (run.state, run.stage, run.resumable) == ("stopped", "instruct", True)
@@ -75,8 +78,8 @@ def test_sigterm_saves_and_a_resumed_run_ends_the_same(root: Path, verb: Any) ->
     assert listed == run.as_dict()
 
     again = start(root, "--resume")
-    _, errors = again.communicate(timeout=300)
-    assert again.returncode == 0, errors
+    code, errors = end(again, root)
+    assert code == 0, errors
     resumed = weights(root)
     assert wanted.keys() == resumed.keys()
     assert all(torch.equal(wanted[name], resumed[name]) for name in wanted)
@@ -88,7 +91,7 @@ def test_a_killed_run_is_no_running_one(root: Path) -> None:
     process = start(root)
     until_step(root, 1)
     process.kill()
-    process.communicate()
+    process.join()
     (run,) = runs(root)
     assert run.state == "stopped"
     with held(root / "runs" / "tiny"):  # the control: held, it looks alive

@@ -22,7 +22,9 @@ from phisense.errors import ArtefactError, PartError
 from phisense.vision.encoders import Encoder, encoder_facts
 from phisense.vision.pictures import open_picture
 from phisense.vision.store import FeatureStore, encode_pictures, plan
+from phisense.vision.store.processes import this_process
 
+from ..lives import begin
 from ..tiny import make_vision
 
 NAMES = [f"{i}.png" for i in range(7)]
@@ -205,18 +207,23 @@ def test_a_full_disk_is_one_sentence_and_the_store_goes_on(
     assert shards(tmp_path / "store") == shards(tmp_path / "whole")
 
 
+def write_slowly(images: Path, part: str, out: Path) -> None:
+    names = sorted(path.name for path in images.iterdir())
+
+    def wait(what: str, done: int, total: int) -> None:
+        time.sleep(0.05)
+
+    encode_pictures(
+        out, Encoder(part), names, Pictures([images]), dtype="int8", batch=1, shard=2, progress=wait, processes=this_process()
+    )  # fmt: skip
+
+
 WRITE = """
-import sys, time
+import sys
 from pathlib import Path
-from phisense.conversations import Pictures
-from phisense.vision.encoders import Encoder
-from phisense.vision.store import encode_pictures
-from phisense.vision.store.processes import this_process
-images, part, out = map(Path, sys.argv[1:4])
-names = sorted(path.name for path in images.iterdir())
-print("ready", flush=True)
-encode_pictures(out, Encoder(str(part)), names, Pictures([images]), dtype="int8", batch=1, shard=2,
-                progress=lambda what, done, total: time.sleep(0.01), processes=this_process())
+from tests.vision.test_store import write_slowly
+images, part, out = sys.argv[1:4]
+write_slowly(Path(images), part, Path(out))
 """
 
 
@@ -225,26 +232,29 @@ def test_killed_at_random_moments_it_ends_the_same(tmp_path: Path, images: Path,
     from numpy.random import default_rng
 
     rng = default_rng(3)
-    words = [sys.executable, "-c", WRITE, str(images), parts[1], str(tmp_path / "killed")]
-    for _ in range(3):
-        process = subprocess.Popen(words, stdout=subprocess.PIPE, text=True)
-        assert process.stdout is not None
-        process.stdout.readline()
-        time.sleep(rng.uniform(0.1, 0.6))
-        process.send_signal(signal.SIGKILL)
-        process.communicate()
-    subprocess.run(words, check=True, capture_output=True)
-    subprocess.run([*words[:-1], str(tmp_path / "whole")], check=True, capture_output=True)
+    killed = 0
+    while killed < 3:
+        process = begin(write_slowly, images, parts[1], tmp_path / "killed")
+        while process.is_alive() and not (tmp_path / "killed").exists():
+            time.sleep(0.01)
+        process.join(rng.uniform(0, 0.3))
+        process.kill()
+        process.join()
+        killed += process.exitcode == -signal.SIGKILL
+    for store in ("killed", "whole"):
+        process = begin(write_slowly, images, parts[1], tmp_path / store)
+        process.join()
+        assert process.exitcode == 0
     assert shards(tmp_path / "killed") == shards(tmp_path / "whole")
 
 
 def test_torchrun_with_two_processes_writes_what_one_does(tmp_path: Path, images: Path, parts: tuple[str, str]) -> None:
     """With as many threads each: sums in another order differ in their last bit."""
     (tmp_path / "write.py").write_text(WRITE)
-    words = [str(tmp_path / "write.py"), str(images), parts[1]]
-    env = {**os.environ, "OMP_NUM_THREADS": "1"}
-    subprocess.run([sys.executable, *words, str(tmp_path / "one")], check=True, capture_output=True, env=env)
-    torchrun = [sys.executable, "-m", "torch.distributed.run", "--standalone", "--nproc-per-node", "2", *words, str(tmp_path / "two")]
+    begin(write_slowly, images, parts[1], tmp_path / "one").join()
+    env = {**os.environ, "OMP_NUM_THREADS": "1", "PYTHONPATH": str(Path(__file__).parents[2])}
+    words = [str(tmp_path / "write.py"), str(images), parts[1], str(tmp_path / "two")]
+    torchrun = [sys.executable, "-m", "torch.distributed.run", "--standalone", "--nproc-per-node", "2", *words]
     ran = subprocess.run(torchrun, capture_output=True, text=True, timeout=300, check=False, env=env)
     assert ran.returncode == 0, ran.stderr
     assert shards(tmp_path / "two") == shards(tmp_path / "one")

@@ -16,6 +16,7 @@ import signal
 import sys
 from types import FrameType
 
+from .. import console
 from ..errors import PhisenseError
 from . import care, data, making, talking  # noqa: F401, each adds its verbs, in this order
 from .common import app, run_verb
@@ -23,28 +24,27 @@ from .common import app, run_verb
 __all__ = ["app", "main", "run_verb"]
 
 
-class _Interruption:
-    """Remembers that Ctrl-C was pressed. A library that is being imported at that moment may turn the `KeyboardInterrupt` into an error of
-    its own (a descriptor's `__set_name__` before Python 3.12, transformers' lazy modules), which is then not what the user should read.
+def _watch_for_ctrl_c() -> None:
+    """Remembers that Ctrl-C was pressed. A library that is being imported at that moment may swallow the `KeyboardInterrupt`, or turn it
+    into an error of its own (a descriptor's `__set_name__` before Python 3.12, transformers' lazy modules).
     """
 
-    def __init__(self) -> None:
-        self.happened = False
-        if signal.getsignal(signal.SIGINT) is signal.default_int_handler:  # not where the caller chose to ignore it
-            signal.signal(signal.SIGINT, self._remember)
-
-    def _remember(self, number: int, frame: FrameType | None) -> None:
-        self.happened = True
+    def remember(number: int, frame: FrameType | None) -> None:
+        console.interrupted.set()
         signal.default_int_handler(number, frame)
+
+    console.interrupted.clear()
+    if signal.getsignal(signal.SIGINT) is signal.default_int_handler:  # not where the caller chose to ignore it
+        signal.signal(signal.SIGINT, remember)
 
 
 def main() -> None:
     """The entry point: errors as one sentence, and the exit code that goes with them."""
-    interruption = _Interruption()
+    _watch_for_ctrl_c()
     try:
         _run()
     except Exception:
-        if interruption.happened:
+        if console.interrupted.is_set():
             sys.exit(130)
         raise
 
@@ -61,8 +61,6 @@ def _run() -> None:
 
 
 def _fail(message: str, code: int) -> None:
-    from .. import console
-
     if os.environ.get("PHISENSE_DEBUG"):
         console.err.print_exception()
     console.err.print(message, style="red", markup=False)

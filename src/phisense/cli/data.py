@@ -200,16 +200,17 @@ def features(
     """
     from .. import console
     from ..conversations import Pictures, read_conversations
-    from ..model.device import compute_dtype, pick_device
     from ..recipe import load_recipe
+
+    r = load_recipe(recipe, tuple(set_ or ()))
+    sets = [*r.data.align, *r.data.instruct]
+    names = [name for one in sets for row in read_conversations(r.path(one.path)) for name in row.images]
+    from ..model.device import compute_dtype, pick_device
     from ..vision.encoders import Encoder
     from ..vision.store import encode_pictures
     from ..vision.store import plan as plan_store
     from ..vision.store.processes import this_process
 
-    r = load_recipe(recipe, tuple(set_ or ()))
-    sets = [*r.data.align, *r.data.instruct]
-    names = [name for one in sets for row in read_conversations(r.path(one.path)) for name in row.images]
     where = pick_device(device)
     dtype = compute_dtype(where) if where.type == "cuda" else None
     encoder = Encoder(r.vision.part, r.vision.encoder, r.vision.layer, device=str(where), **({"dtype": dtype} if dtype else {}))

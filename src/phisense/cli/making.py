@@ -20,11 +20,12 @@ def train(
     json: Json = False,
 ) -> dict[str, Any]:
     """Train in two stages: align (projector), then instruct (projector and QLoRA). Writes a run folder."""
-    from .. import console
     from ..recipe import load_recipe
-    from ..training import Training
 
     r = load_recipe(recipe, tuple(set_ or ()))
+    from .. import console
+    from ..training import Training
+
     with console.bars() as bar:
 
         def report(row: dict[str, Any]) -> None:
@@ -74,7 +75,9 @@ def merge(
     json: Json = False,
 ) -> dict[str, Any]:
     """Merge the adapter into the base, measure what that did, and write a native model folder; refuse a lossy merge."""
-    from .. import console
+    from .. import artefact, console
+
+    artefact.read_manifest(run, kind="run", verify=False)
     from ..merging import merge as merge_run
 
     with console.bars() as bar:
@@ -110,15 +113,17 @@ def evaluate(
     json: Json = False,
 ) -> dict[str, Any]:
     """Ask held-out questions and score the answers; say whether the model looks at the picture at all."""
-    from .. import console
+    from .. import artefact, console
     from ..conversations import Pictures, read_questions
+
+    if image not in ("real", "blind", "shuffled", "all"):
+        raise UsageError("unknown --image", got=image, wanted="real, blind, shuffled or all")
+    artefact.check_is_model(model)
+    questions = [q for file in data for q in read_questions(file)]
     from ..evaluation import CONDITIONS
     from ..evaluation import evaluate as run_evaluation
     from ..model import load_model
 
-    if image not in (*CONDITIONS, "all"):
-        raise UsageError("unknown --image", got=image, wanted="real, blind, shuffled or all")
-    questions = [q for file in data for q in read_questions(file)]
     if limit is not None:
         questions = questions[:: -(-len(questions) // limit)] if questions else []
     folder = out or Path("reports") / f"{model.resolve().name}-{data[0].stem}"

@@ -24,9 +24,7 @@ def ask(
     json: Json = False,
 ) -> dict[str, Any]:
     """One question, one answer, for scripts."""
-    from .. import console
-    from ..chat import Sampling, Session
-    from ..chat.torch_engine import TorchEngine
+    from .. import artefact, console
     from ..vision.pictures import open_picture
 
     if (question is None) == (sound is None):
@@ -34,6 +32,10 @@ def ask(
     if question is not None and not question.strip():
         raise ChatError("the question is empty", do="Type something after --question")
     picture = None if image is None else open_picture(image)
+    artefact.check_is_model(model)
+    from ..chat import Sampling, Session
+    from ..chat.torch_engine import TorchEngine
+
     heard = None
     if sound is not None:
         from ..speech import Transcriber
@@ -65,13 +67,15 @@ def chat(
     device: Device = "auto",
 ) -> None:
     """Talk in the terminal; answers appear as they are made."""
-    from .. import console
-    from ..chat import Sampling, Session
-    from ..chat.terminal import talk
-    from ..chat.torch_engine import TorchEngine
+    from .. import artefact, console
     from ..vision.pictures import open_picture
 
     picture = None if image is None else open_picture(image)
+    artefact.check_is_model(model)
+    from ..chat import Sampling, Session
+    from ..chat.terminal import talk
+    from ..chat.torch_engine import TorchEngine
+
     session = Session(TorchEngine.open(model, device, picture_tokens), Sampling(max_new_tokens, temperature))
     session.show(picture)
     talk(session, console.out)
@@ -91,12 +95,15 @@ def app_(
     device: Device = "auto",
 ) -> None:
     """Open the page: a picture, questions by keyboard or by voice, answers as they are made."""
+    from .. import artefact
+
+    if (examples is None) != (images is None):
+        raise UsageError("examples need both their questions and their pictures", wanted="--examples FILE --images DIR")
+    artefact.check_is_model(model)
     from ..app import build, find_examples, launch
     from ..chat.torch_engine import TorchEngine
     from ..speech import Transcriber
 
-    if (examples is None) != (images is None):
-        raise UsageError("examples need both their questions and their pictures", wanted="--examples FILE --images DIR")
     found = find_examples(examples, images) if examples is not None and images is not None else []
     part = speech or _speech_part(model)
     page = build(TorchEngine.open(model, device, picture_tokens), Transcriber(part) if part else None, found)

@@ -15,6 +15,7 @@ import torch
 from safetensors import SafetensorError
 from transformers import AutoConfig, AutoModelForImageTextToText, AutoProcessor
 
+from ..artefact import check_is_model
 from ..errors import ArtefactError
 from ..prompt import Prompt
 from .assembly import Phi3WithProjector, _window
@@ -32,9 +33,7 @@ def load_model(
     `picture_tokens` chooses among those that a model of nested training serves.
     Raises ArtefactError if the folder is missing, unfinished, or holds another kind of model.
     """
-    if not (folder / "config.json").is_file():
-        got = "no config.json" if folder.is_dir() else "no such folder"
-        raise ArtefactError(f"{folder} is not a model folder", got=got, wanted="what phisense merge writes", do="Run phisense merge RUN")
+    check_is_model(folder)
     where = pick_device(device)
     try:
         config = AutoConfig.from_pretrained(folder)
