@@ -8,6 +8,7 @@ from pathlib import Path
 from typing import Any
 
 import pytest
+from filelock import FileLock
 
 if "PYTEST_XDIST_WORKER" in os.environ:  # each worker keeps to a core of its own: models this small gain little from a second one
     os.environ.setdefault("OMP_NUM_THREADS", "1")
@@ -20,19 +21,9 @@ ROOT = Path(__file__).parent.parent
 FIXTURES = Path(os.environ.get("PHISENSE_FIXTURES", ROOT.parent / "shared" / "fixtures"))
 
 
-@pytest.hookimpl(tryfirst=True)  # before pytest-xdist reads the groups
 def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
-    """What looks at the trained road goes to one worker, first; the rest goes by file, or by encoder where a file walks several."""
-
-    def group(item: pytest.Item) -> str:
-        if "road" in getattr(item, "fixturenames", ()):
-            return "road"
-        encoder = getattr(item, "callspec", None) and item.callspec.params.get("seen")  # type: ignore[attr-defined]
-        return f"{item.path.relative_to(ROOT)} {encoder or ''}".strip()
-
-    for item in items:
-        item.add_marker(pytest.mark.xdist_group(group(item)))
-    items.sort(key=lambda item: group(item) != "road")
+    """What looks at the trained road comes first: one worker begins with it, the others with the rest."""
+    items.sort(key=lambda item: "road" not in getattr(item, "fixturenames", ()))
 
 
 @pytest.fixture(autouse=True, scope="session")
@@ -67,9 +58,13 @@ def parts(tmp_path_factory: pytest.TempPathFactory) -> tuple[str, str]:
 
 @pytest.fixture(scope="session")
 def road(tmp_path_factory: pytest.TempPathFactory, verb: Any) -> tuple[Path, dict[str, Any]]:
-    """The demo, walked once with fewer scenes: its folder and its summary. What many tests look at."""
-    root = tmp_path_factory.mktemp("road")
-    return root, verb("demo", "--out", root, "--no-app", "--scenes", 1000, "--seed", 5)
+    """The demo, walked once with fewer scenes: its folder and its summary. What many tests look at, whichever worker they run on."""
+    workers = "PYTEST_XDIST_WORKER" in os.environ
+    root = (tmp_path_factory.getbasetemp().parent if workers else tmp_path_factory.getbasetemp()) / "road"
+    with FileLock(root.with_suffix(".lock")):
+        if not (root / "summary.json").is_file():
+            verb("demo", "--out", root, "--no-app", "--scenes", 1300, "--seed", 5)
+    return root, json.loads((root / "summary.json").read_text())
 
 
 @pytest.fixture(scope="session")

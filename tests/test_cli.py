@@ -81,7 +81,7 @@ def test_check_reports_and_fails(world: Path, tmp_path: Path) -> None:
     good = phisense("check", world / "data" / "instruct.json", "--images", world / "data" / "images", "--json")
     assert good.returncode == 0
     counts = json.loads(good.stdout)
-    assert counts["good"] == counts["rows"] > 1600
+    assert counts["good"] == counts["rows"] > 1500
     (tmp_path / "bad.json").write_text(json.dumps([{"id": "x", "conversations": [{"from": "gpt", "value": "Hi."}]}]))
     bad = phisense("check", tmp_path / "bad.json", cwd=tmp_path)
     assert bad.returncode == 1
