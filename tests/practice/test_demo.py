@@ -16,7 +16,7 @@ def test_the_summary_has_every_figure(road: tuple[Path, dict[str, Any]]) -> None
 
 
 def test_fewer_scenes_already_teach_it_to_look(road: tuple[Path, dict[str, Any]]) -> None:
-    """The full demo's figures are in docs/benchmarks.md; with 1,600 scenes it answers 0.91 with the picture, 0.36 without."""
+    """The full demo's figures are in docs/benchmarks.md; with 1,300 scenes it answers 0.90 with the picture, 0.34 without."""
     _, summary = road
     accuracy = summary["accuracy"]
     assert accuracy["real"] >= 0.75
