@@ -8,6 +8,8 @@ from typing import Annotated, Any
 
 import typer
 
+from ..heap import return_large_blocks
+
 app = typer.Typer(
     name="phisense",
     help="A small text model learns to see and hear, on one GPU, and proves at every step that it did.\n\n"
@@ -32,6 +34,7 @@ Model = Annotated[Path, typer.Argument(help="A model folder, as phisense merge w
 
 @app.callback()
 def options(debug: Annotated[bool, typer.Option("--debug", help="Show tracebacks of errors.")] = False) -> None:
+    return_large_blocks()
     if debug:
         os.environ["PHISENSE_DEBUG"] = "1"
         return

@@ -15,7 +15,7 @@ from ..model.device import compute_dtype, pick_device, training_attention
 
 GB = 1e9
 #: Resident memory of a process with torch, transformers, PEFT and bitsandbytes loaded. A first guess: `bench/memory.py` has yet to fit it.
-CPU_BASELINE = 0.75 * GB
+CPU_BASELINE = 0.68 * GB
 #: CUDA's context and kernels, outside PyTorch's allocator. An assumption: nothing here was measured on a GPU.
 CUDA_BASELINE = 0.6 * GB
 #: Which share of the rate of one large product a whole training step reaches. Both are assumed.

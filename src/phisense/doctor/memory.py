@@ -2,7 +2,7 @@
 
 A step has moments, each with other tensors alive; the largest is the peak. In training they are
 
-    loading        the weights come in, and on a CPU the file that they are mapped from
+    loading        the weights come in
     calibrating    the fresh projector runs over 64 pictures
     loss           all that autograd keeps, the log-probabilities and their gradients
     last layer     all that autograd keeps, what the backward pass of one layer needs; with checkpointing that layer anew
@@ -27,8 +27,8 @@ from .shapes import Shapes
 
 LOOKED_AT_ONCE = 32  # pictures, in an evaluation
 QUESTION = 64  # tokens of a question, assumed
-#: What allocators hold beyond what is asked of them, as a share of what comes and goes. First guesses, yet to be fitted (docs/memory.md).
-FRAGMENTS = {"cpu": 0.06, "cuda": 0.05}
+#: What allocators hold beyond what is asked of them, as a share of what comes and goes. The CPU's was fitted (docs/memory.md), not the GPU's.
+FRAGMENTS = {"cpu": 0.02, "cuda": 0.05}
 
 
 @dataclass(frozen=True, slots=True)
@@ -96,13 +96,13 @@ def _training_moments(recipe: Recipe, stage: str, s: Shapes, device: Device, fou
     trained = trainable(s, x.rank)
     # PEFT trains a copy of the projector and keeps the first; on a CPU a third is kept to tell how far it moved.
     spare = 4.0 * s.projector * ((x.rank is not None) + (not device.cuda))
-    held = {"framework": device.baseline, "weights": weights, "trained": 4.0 * trained + spare}
+    held = {"framework": device.baseline, "weights": weights, "trained": 4.0 * trained + spare, "mapped": _mapped(s, device, recipe)}
     optimizer = {**held, "optimizer": 8.0 * trained}
     accumulated = 4.0 * trained if asked.batch > asked.micro_batch else 0.0
     kept = activations.saved(s, x)
     once_more = activations.layer(s, x) if x.checkpointing else 0.0
     moments = [
-        Peak(stage, "loading", {**held, "loading": _loading(s, device, recipe.train.quantise)}),
+        Peak(stage, "loading", {**held, "loading": _loading(s, device)}),
         Peak(stage, "calibrating", {**held, "activations": _calibrating(s)}),
         Peak(stage, "loss", {**optimizer, "gradients": accumulated, "activations": kept, "loss": activations.loss(s, x)}),
         Peak(
@@ -126,11 +126,15 @@ def _with_fragments(peak: Peak, device: Device) -> Peak:
     return Peak(peak.step, peak.moment, {**peak.terms, "fragments": share * coming_and_going})
 
 
-def _loading(s: Shapes, device: Device, quantise: bool) -> float:
-    """On a CPU the mapped file counts as the process's own while it is read; on a GPU one matrix comes at a time."""
-    if not device.cuda:
-        return float(s.language * device.number) if quantise else 0.0
-    return float(max(a * b for a, b in (*s.matrices, (s.vocabulary, s.hidden))) * device.number)
+def _mapped(s: Shapes, device: Device, recipe: Recipe) -> float:
+    """On a CPU the matrices that were quantised still count: the embeddings beside them are used from the mapped file, so it stays."""
+    quantised = s.layers * sum(a * b for a, b in s.matrices)
+    return float(quantised * device.number) if recipe.train.quantise and not device.cuda else 0.0
+
+
+def _loading(s: Shapes, device: Device) -> float:
+    """On a GPU one matrix comes at a time; on a CPU nothing is copied."""
+    return float(max(a * b for a, b in (*s.matrices, (s.vocabulary, s.hidden))) * device.number) if device.cuda else 0.0
 
 
 def _calibrating(s: Shapes) -> float:
@@ -152,7 +156,7 @@ def merging(recipe: Recipe, s: Shapes, device: Device) -> Peak:
         "weights": weights,
         "quantised again": again,
         "key-value cache": kv_cache(s, rows, tokens, 4),
-        "activations": _inference(s, rows, tokens, 4, every_position=True),
+        "activations": _inference(s, rows, tokens, 4, scored=rows * recipe.evaluate.max_new_tokens),
     }
     return _with_fragments(Peak("merge", "comparing", terms), device)
 
@@ -163,17 +167,17 @@ def kv_cache(s: Shapes, rows: int, tokens: int, number: int) -> float:
 
 
 def evaluating(recipe: Recipe, s: Shapes, device: Device) -> Peak:
-    """The merged model asks a batch of questions with pictures, and scores the whole of them."""
+    """The merged model asks a batch of questions with pictures, and scores the right answers, no longer than those it may give."""
     rows, tokens = recipe.evaluate.batch, s.slots + QUESTION + recipe.evaluate.max_new_tokens
-    return _using("evaluate", recipe, s, device, rows, tokens, every_position=True)
+    return _using("evaluate", recipe, s, device, rows, tokens, scored=rows * recipe.evaluate.max_new_tokens)
 
 
 def chatting(recipe: Recipe, s: Shapes, device: Device) -> Peak:
     """One conversation that fills the window."""
-    return _using("chat", recipe, s, device, 1, recipe.language.window, every_position=False)
+    return _using("chat", recipe, s, device, 1, recipe.language.window, scored=1)
 
 
-def _using(step: str, recipe: Recipe, s: Shapes, device: Device, rows: int, tokens: int, *, every_position: bool) -> Peak:
+def _using(step: str, recipe: Recipe, s: Shapes, device: Device, rows: int, tokens: int, *, scored: int) -> Peak:
     number = 4 if recipe.merge.dtype == "float32" else device.number
     held = {"framework": device.baseline, "weights": float(number * (s.language + s.vision + s.projector))}
     # Every hidden layer of the tower is kept until the one that is wanted is taken.
@@ -187,16 +191,15 @@ def _using(step: str, recipe: Recipe, s: Shapes, device: Device, rows: int, toke
             {
                 **held,
                 "key-value cache": kv_cache(s, rows, tokens, number),
-                "activations": _inference(s, rows, tokens, number, every_position=every_position),
+                "activations": _inference(s, rows, tokens, number, scored=scored),
             },
         ),
     ]
     return max((_with_fragments(peak, device) for peak in moments), key=lambda peak: peak.total)
 
 
-def _inference(s: Shapes, rows: int, tokens: int, number: int, *, every_position: bool) -> float:
-    """One layer at work; then logits at every position, in float32, ordered anew, and their log-softmax; or at the last alone."""
+def _inference(s: Shapes, rows: int, tokens: int, number: int, *, scored: int) -> float:
+    """One layer at work; then the logits of so many `scored` positions, in float32, and their log-softmax."""
     n = rows * tokens
     layer = n * number * (2 * s.hidden + max(4 * s.mlp, 6 * s.heads * s.head)) + rows * tokens**2
-    logits = n * s.vocabulary * (number + 12) if every_position else rows * s.vocabulary * (number + 4)
-    return float(max(layer, logits + n * s.hidden * number))
+    return float(max(layer, scored * s.vocabulary * (number + 8) + n * s.hidden * number))
