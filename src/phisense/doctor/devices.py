@@ -14,7 +14,7 @@ from ..errors import UsageError
 from ..model.device import compute_dtype, pick_device, training_attention
 
 GB = 1e9
-#: Resident memory of a process with torch, transformers, PEFT and bitsandbytes loaded. A first guess: `bench/memory.py` has yet to fit it.
+#: Resident memory of a process with torch, transformers, PEFT and bitsandbytes loaded. Fitted by `bench/memory.py`.
 CPU_BASELINE = 0.68 * GB
 #: CUDA's context and kernels, outside PyTorch's allocator. An assumption: nothing here was measured on a GPU.
 CUDA_BASELINE = 0.6 * GB

@@ -27,7 +27,8 @@ from .shapes import Shapes
 
 LOOKED_AT_ONCE = 32  # pictures, in an evaluation
 QUESTION = 64  # tokens of a question, assumed
-#: What allocators hold beyond what is asked of them, as a share of what comes and goes. The CPU's was fitted (docs/memory.md), not the GPU's.
+#: What allocators hold beyond what is asked of them, as a share of what comes and goes. The CPU's was fitted (docs/memory.md),
+#: the GPU's is a guess.
 FRAGMENTS = {"cpu": 0.02, "cuda": 0.05}
 
 
