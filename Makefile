@@ -22,7 +22,7 @@ check: $(VENV)/.dev            ## formatting, lint, types, import contracts
 	$(BIN)/mypy
 	$(BIN)/lint-imports
 
-bench: $(VENV)/.dev            ## measure what docs/benchmarks.md says (half an hour)
+bench: $(VENV)/.dev            ## measure what docs/benchmarks.md says of data and memory (half an hour)
 	$(BIN)/python bench/check.py
 	$(BIN)/python bench/memory.py
 

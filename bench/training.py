@@ -85,6 +85,10 @@ def recipe_file(root: Path) -> Path:
 
 
 def ours(root: Path, changes: tuple[str, ...]) -> dict[str, Any]:
+    from phisense.heap import return_large_blocks
+
+    return_large_blocks()  # as the command does
+
     from phisense.recipe import load_recipe
     from phisense.training import Training
 
