@@ -106,8 +106,10 @@ class Lora(_Section):
 class Stage(_Section):
     epochs: float = Field(1.0, gt=0)
     max_steps: int = Field(-1, ge=-1, description="-1: as many as the epochs have")
-    batch: int = Field(128, ge=1, description="conversations in an optimizer step")
-    micro_batch: int = Field(8, ge=1, description="conversations at once; the rest of a batch is accumulated")
+    batch: int = Field(128, ge=1, description="conversations in an optimizer step, of all processes together")
+    micro_batch: int = Field(
+        8, ge=1, description="conversations at once, at most: the largest number that divides a process's share of the batch"
+    )
     learning_rate: float = Field(2e-4, gt=0)
     projector_learning_rate: float | None = Field(None, gt=0, description="if not the same")
     projector_optimizer: Literal["adamw", "muon"] = Field(

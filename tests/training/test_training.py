@@ -138,7 +138,6 @@ def test_resuming_ends_where_an_uninterrupted_run_ends(root: Path, verb: Any, mo
     ("change", "error", "words"),
     [
         (r"train.lora.targets='.*(qkv_proj|o_proj)'", TrainingError, "the LoRA pattern matches the wrong modules; got 12 matched"),
-        ("train.align.batch=30", TrainingError, "a batch must be whole micro-batches; got batch 30, micro_batch 8"),
         ("name=other", ArtefactError, "is not a finished feature store; got no such folder"),
         ("vision.layer=-1", ArtefactError, "was made by another encoder"),
         ("data.instruct=[data/none.json]", Exception, "there is no data file"),

@@ -19,10 +19,10 @@ from PIL import Image
 
 from phisense.conversations import Pictures
 from phisense.errors import ArtefactError, PartError
+from phisense.processes import this_process
 from phisense.vision.encoders import Encoder, encoder_facts
 from phisense.vision.pictures import open_picture
 from phisense.vision.store import FeatureStore, encode_pictures, plan
-from phisense.vision.store.processes import this_process
 
 from ..lives import begin
 from ..tiny import make_vision

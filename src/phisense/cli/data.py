@@ -206,22 +206,25 @@ def features(
     sets = [*r.data.align, *r.data.instruct]
     names = [name for one in sets for row in read_conversations(r.path(one.path)) for name in row.images]
     from ..model.device import compute_dtype, pick_device
+    from ..processes import this_process
     from ..vision.encoders import Encoder
     from ..vision.store import encode_pictures
     from ..vision.store import plan as plan_store
-    from ..vision.store.processes import this_process
 
     where = pick_device(device)
     dtype = compute_dtype(where) if where.type == "cuda" else None
     encoder = Encoder(r.vision.part, r.vision.encoder, r.vision.layer, device=str(where), **({"dtype": dtype} if dtype else {}))
     pictures = Pictures(r.image_folders)
+    processes = this_process()
     if plan:
         return _tell_plan(plan_store(encoder, names, pictures, r.root, batch=r.features.batch), json)
     with console.bars() as bar:
         facts = encode_pictures(
             r.store, encoder, names, pictures, dtype=r.features.dtype, batch=r.features.batch, shard=r.features.shard, progress=bar,
-            processes=this_process(),
+            processes=processes,
         )  # fmt: skip
+    if not processes.first:
+        return facts
     result = {"store": str(r.store), **facts}
     if json:
         console.print_json(result)

@@ -19,7 +19,10 @@ def train(
     device: Device = "auto",
     json: Json = False,
 ) -> dict[str, Any]:
-    """Train in two stages: align (projector), then instruct (projector and QLoRA). Writes a run folder."""
+    """Train in two stages: align (projector), then instruct (projector and QLoRA). Writes a run folder.
+
+    Under `accelerate launch` or `torchrun` the processes share each batch, and the losses are those of one process.
+    """
     from ..recipe import load_recipe
 
     r = load_recipe(recipe, tuple(set_ or ()))
@@ -32,7 +35,10 @@ def train(
             loss = f"loss {row['loss']:.3f}  " if "loss" in row else ""
             bar(row["stage"], row["step"], row["steps"], f"{loss}{row['tokens_per_second']:,.0f} tokens/s")
 
-        facts = Training(r, report, resume=resume, device=device)()
+        training = Training(r, report, resume=resume, device=device)
+        facts = training()
+    if not training.processes.first:
+        return facts
     result = {"run": str(r.run), **facts}
     if json:
         console.print_json(result)

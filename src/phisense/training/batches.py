@@ -16,19 +16,24 @@ POOL = 8  # batches: an eighth of the padding is left that plain shuffling would
 
 
 class LikeLengths(Sampler[int]):
-    """Every index once in each epoch; the epoch and the seed alone decide the order, so that a resumed run meets the same one."""
+    """Every index once in each epoch; the epoch and the seed alone decide the order, so that a resumed run meets the same one.
 
-    def __init__(self, lengths: Sequence[int], batch: int, seed: int) -> None:
+    `fill` fills an epoch's last batch with shortest samples of which nothing is learned, `~index` each, for several processes must be
+    given as many.
+    """
+
+    def __init__(self, lengths: Sequence[int], batch: int, seed: int, *, fill: bool = False) -> None:
         self.lengths = lengths
         self.batch = batch
         self.seed = seed
+        self.filled = -len(lengths) % batch if fill else 0
         self.epoch = 0
 
     def set_epoch(self, epoch: int) -> None:
         self.epoch = epoch
 
     def __len__(self) -> int:
-        return len(self.lengths)
+        return len(self.lengths) + self.filled
 
     def __iter__(self) -> Iterator[int]:
         generator = torch.Generator().manual_seed(self.seed * 1_000_003 + self.epoch)
@@ -40,3 +45,4 @@ class LikeLengths(Sampler[int]):
         for chosen in torch.randperm(len(batches), generator=generator).tolist():
             yield from batches[chosen]
         yield from order[whole:]  # what fills no batch comes last, or it would shift every batch after it
+        yield from [~min(order, key=self.lengths.__getitem__)] * self.filled

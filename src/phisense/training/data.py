@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 import random
 from collections.abc import Mapping, Sequence
 from pathlib import Path
@@ -11,7 +12,7 @@ import torch
 from torch.utils.data import Dataset
 
 from ..conversations import read_conversations
-from ..errors import ConversationError
+from ..errors import ConversationError, TrainingError
 from ..model import pad_rows
 from ..model.projectors import average_patches
 from ..prompt import Prompt
@@ -67,14 +68,38 @@ class Samples(Dataset[Packed]):
         return [len(row.rendered.ids) for row in self.rows]
 
     def rows_for(self, conversations: int) -> int:
-        """How many rows hold that many conversations, on average."""
-        return max(1, round(conversations * len(self.rows) / self.conversations))
+        """How many rows hold that many conversations, on average: a number that can be cut in many ways, or 1 for less.
+
+        1, 2, 3, 4, 6, 8, 10, 12, 14, 16, 20 ...; exactly as many where each row holds one.
+        """
+        rows = conversations * len(self.rows) / self.conversations
+        if len(self.rows) == self.conversations:
+            return conversations
+        unit = 1 if rows < 4 else 2 if rows < 16 else 2 ** (int(math.log2(rows)) - 2)
+        return max(1, unit * round(rows / unit))
+
+    def rows_at_once(self, batch: int, micro_batch: int, processes: int) -> int:
+        """The most rows, of about `micro_batch` conversations, of which a batch's are a multiple for each process.
+
+        So the same conversations make a step, however it is cut. Raises TrainingError if they cannot be shared out.
+        """
+        rows, most = self.rows_for(batch), self.rows_for(micro_batch)
+        if rows % processes:
+            raise TrainingError(
+                "the processes cannot share a batch",
+                got=f"{batch} conversations in {rows} rows, {processes} processes",
+                wanted="a multiple of the processes",
+                do="Change the stage's batch, or the number of processes",
+            )
+        each = rows // processes
+        return max(cut for cut in range(1, min(most, each) + 1) if each % cut == 0)
 
     def __len__(self) -> int:
         return len(self.rows)
 
     def __getitem__(self, index: int) -> Packed:
-        return self.rows[index]
+        """`~index` is row `index` with nothing to learn from it."""
+        return self.rows[index] if index >= 0 else self.rows[~index].unsupervised()
 
 
 class Collator:

@@ -11,7 +11,7 @@ has 1.94 conversations a picture, and a picture of 576 slots is most of a sample
 from __future__ import annotations
 
 from collections.abc import Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 
 import torch
 
@@ -43,8 +43,12 @@ class Packed:
 
     @property
     def tokens(self) -> int:
-        """What the conversations would have by themselves."""
-        return len(self.rendered.ids) + (len(self.ends) - 1) * self.shared
+        """What the conversations would have by themselves; none if nothing is learned from them."""
+        return len(self.rendered.ids) + (len(self.ends) - 1) * self.shared if self.rendered.supervised else 0
+
+    def unsupervised(self) -> Packed:
+        """With nothing to learn from it."""
+        return replace(self, rendered=Rendered(self.rendered.ids, [IGNORED] * len(self.rendered.ids)))
 
 
 def alone(sample: Sample) -> Packed:

@@ -15,6 +15,7 @@ import random
 import shutil
 import time
 from collections.abc import Callable
+from contextlib import nullcontext
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
@@ -31,6 +32,7 @@ from ..model import Phi3WithProjector, picture_slots
 from ..model.calibrate import calibrate
 from ..model.device import compute_dtype, pick_device, training_attention
 from ..model.lora import add_lora, check_targets, expected_trainable
+from ..processes import Processes, this_process
 from ..recipe import DataSet, Recipe, Stage
 from ..vision.encoders import Encoder, encoder_facts
 from ..vision.store import FeatureStore
@@ -53,6 +55,7 @@ class Training:
     report: Report
     resume: bool = False
     device: str = "auto"
+    processes: Processes = field(default_factory=this_process)
     facts: dict[str, Any] = field(default_factory=dict)
 
     def __call__(self) -> dict[str, Any]:
@@ -63,7 +66,7 @@ class Training:
         folder = self.recipe.run
         if self.resume and not folder.is_dir():
             raise ArtefactError(f"there is no run {folder} to resume", do="Train without --resume")
-        with held(folder):
+        with held(folder) if self.processes.first else nullcontext():
             return self._run(folder)
 
     def _run(self, folder: Path) -> dict[str, Any]:
@@ -74,11 +77,9 @@ class Training:
         built = Phi3WithProjector.from_recipe(recipe, quantise=recipe.train.quantise, stored_features=True, device=self.device)
         built.model.set_attn_implementation(training_attention(built.device))
         check_targets(built.model, recipe.train.lora.targets)
-        if not self.resume:
-            shutil.rmtree(folder, ignore_errors=True)
-        folder.mkdir(parents=True, exist_ok=True)
-        (folder / artefact.MANIFEST).unlink(missing_ok=True)
-        artefact.write_bytes(folder / "recipe.yaml", yaml.safe_dump(recipe.model_dump(mode="json"), sort_keys=False).encode())
+        if self.processes.first:
+            self._prepare(folder)
+        self.processes.wait()
         built.model.requires_grad_(False)
         built.projector.float().requires_grad_(True)
         self._calibrate(built, store)
@@ -100,8 +101,17 @@ class Training:
                 do="This is a fault of phisense; please report it",
             )
         self.facts["seconds"] = time.monotonic() - started
-        self._finish(folder, adapted)
+        if self.processes.first:
+            self._finish(folder, adapted)
+        self.processes.wait()
         return self.facts
+
+    def _prepare(self, folder: Path) -> None:
+        if not self.resume:
+            shutil.rmtree(folder, ignore_errors=True)
+        folder.mkdir(parents=True, exist_ok=True)
+        (folder / artefact.MANIFEST).unlink(missing_ok=True)
+        artefact.write_bytes(folder / "recipe.yaml", yaml.safe_dump(self.recipe.model_dump(mode="json"), sort_keys=False).encode())
 
     def _open_store(self) -> FeatureStore:
         vision, dtype = self.recipe.vision, self.recipe.features.dtype
@@ -160,8 +170,9 @@ class Training:
             return
         facts = self._train(name, stage, folder, samples, built, model, store, about)
         self.facts["stages"][name] = facts
-        with artefact.staged(folder, kind="stage", about={"facts": facts}) as aside:
-            checkpoints.save_trainable(model, aside)
+        if self.processes.first:
+            with artefact.staged(folder, kind="stage", about={"facts": facts}) as aside:
+                checkpoints.save_trainable(model, aside)
 
     def _train(
         self,
@@ -178,11 +189,13 @@ class Training:
         cpu = built.device.type == "cpu"
         collate = Collator(store, built.prompt.end_of_text_id, eager=training_attention(built.device) == "eager")
         steps = stage.max_steps if stage.max_steps > 0 else round(stage.epochs * samples.conversations / stage.batch)
+        rows = samples.rows_at_once(stage.batch, stage.micro_batch, self.processes.count)
         args = arguments(
             stage,
             folder,
             seed=recipe.seed,
-            rows=samples.rows_for(stage.micro_batch),
+            rows=rows,
+            passes=samples.rows_for(stage.batch) // rows // self.processes.count,
             log_every=recipe.train.log_every,
             save_every=max(20, min(500, steps // 4)),
             bf16=compute_dtype(built.device) is torch.bfloat16,
@@ -191,8 +204,10 @@ class Training:
             report_to=recipe.train.report_to,
         )
         last = checkpoints.newest_verified(folder, about=about) if self.resume else None
-        log = _Log(recipe.run / "metrics.jsonl", name, collate, self.report, since=int(last.name.split("-")[1]) if last else 0)
-        termination = Termination()
+        log = _Log(recipe.run / "metrics.jsonl", name, collate, self.report, self.processes)
+        if self.processes.first:
+            log.keep(int(last.name.split("-")[1]) if last else 0)
+        termination = Termination(self.processes)
         trainer = StageTrainer(
             model=model,
             args=args,
@@ -201,6 +216,7 @@ class Training:
             callbacks=[Reporter(log), termination],
             stage=stage,
             about=about,
+            processes=self.processes,
         )
         trainer.remove_callback(PrinterCallback)  # lines go through `report`
         log({"step": 0, "steps": trainer_steps(trainer, samples)})
@@ -208,6 +224,7 @@ class Training:
         with termination:
             result = trainer.train(resume_from_checkpoint=str(last) if last else None)
         seconds = time.monotonic() - started
+        tokens = int(self.processes.total(collate.tokens))
         return {
             "samples": samples.conversations,
             "rows": len(samples),
@@ -215,8 +232,8 @@ class Training:
             "steps": result.global_step,
             "loss": result.training_loss,
             "last_loss": log.last_loss,
-            "tokens": collate.tokens,
-            "tokens_per_second": collate.tokens / seconds,
+            "tokens": tokens,
+            "tokens_per_second": tokens / seconds,
             "seconds": seconds,
         }
 
@@ -232,15 +249,18 @@ class Training:
 
 
 class _Log:
-    """`metrics.jsonl`, with the rate added; on resuming, lines of steps that will be made again are dropped."""
+    """`metrics.jsonl`, with the rate of all processes added; the first of them writes it."""
 
-    def __init__(self, path: Path, stage: str, collate: Collator, report: Report, since: int) -> None:
-        self.path, self.stage, self.collate, self.report = path, stage, collate, report
+    def __init__(self, path: Path, stage: str, collate: Collator, report: Report, processes: Processes) -> None:
+        self.path, self.stage, self.collate, self.report, self.processes = path, stage, collate, report, processes
         self.started = time.monotonic()
         self.last_loss: float | None = None
-        rows = [orjson.loads(line) for line in path.read_bytes().splitlines()] if path.is_file() else []
-        kept = [row for row in rows if row["stage"] != stage or row["step"] <= since]
-        path.write_bytes(b"".join(orjson.dumps(row) + b"\n" for row in kept))
+
+    def keep(self, steps: int) -> None:
+        """Drops the lines of this stage's later steps, which will be made again."""
+        rows = [orjson.loads(line) for line in self.path.read_bytes().splitlines()] if self.path.is_file() else []
+        kept = [row for row in rows if row["stage"] != self.stage or row["step"] <= steps]
+        self.path.write_bytes(b"".join(orjson.dumps(row) + b"\n" for row in kept))
 
     def __call__(self, logs: dict[str, Any]) -> None:
         seconds = time.monotonic() - self.started
@@ -248,10 +268,13 @@ class _Log:
             "stage": self.stage,
             **logs,
             "seconds": round(seconds, 2),
-            "tokens_per_second": round(self.collate.tokens / max(seconds, 1e-6), 1),
+            "tokens_per_second": round(self.processes.total(self.collate.tokens) / max(seconds, 1e-6), 1),
         }
         if "loss" in logs:
             self.last_loss = float(logs["loss"])
+        if not self.processes.first:
+            return
+        if "loss" in logs:
             with self.path.open("ab") as file:
                 file.write(orjson.dumps(row) + b"\n")
         self.report(row)
@@ -260,7 +283,8 @@ class _Log:
 def trainer_steps(trainer: StageTrainer, samples: Samples) -> int:
     if trainer.args.max_steps > 0:
         return int(trainer.args.max_steps)
-    per_epoch = max(1, -(-len(samples) // (trainer.args.train_batch_size * trainer.args.gradient_accumulation_steps)))
+    per_step = trainer.args.train_batch_size * trainer.args.gradient_accumulation_steps * trainer.processes.count
+    per_epoch = max(1, -(-len(samples) // per_step))
     return int(per_epoch * trainer.args.num_train_epochs)
 
 

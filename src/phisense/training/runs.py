@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import os
 from collections.abc import Iterator
 from contextlib import contextmanager
 from dataclasses import asdict, dataclass
@@ -35,13 +34,7 @@ class Run:
 
 @contextmanager
 def held(folder: Path) -> Iterator[None]:
-    """Holds the run's lock, which lies beside it. Raises TrainingError if another process does.
-
-    Of the processes of one `torchrun` the first holds it for all.
-    """
-    if os.environ.get("RANK", "0") != "0":
-        yield
-        return
+    """Holds the run's lock, which lies beside it. Raises TrainingError if another process does."""
     folder.parent.mkdir(parents=True, exist_ok=True)
     with _lock_file(folder).open("w") as file:
         if not _lock(file):

@@ -10,12 +10,17 @@ from typing import Any
 from transformers import TrainerCallback, TrainerControl, TrainerState, TrainingArguments
 
 from ..errors import TerminatedError
+from ..processes import Processes
 
 
 class Termination(TrainerCallback):
-    """Both the callback and the `with` block around training. Raises TerminatedError at the block's end if the signal came."""
+    """Both the callback and the `with` block around training. Raises TerminatedError at the block's end if the signal came.
 
-    def __init__(self) -> None:
+    Several processes may hear it on both sides of a step's end, so they agree on it there: one alone would wait for the others for ever.
+    """
+
+    def __init__(self, processes: Processes) -> None:
+        self.processes = processes
         self.came = False
         self._before: Any = None
 
@@ -34,5 +39,6 @@ class Termination(TrainerCallback):
         self.came = True
 
     def on_step_end(self, args: TrainingArguments, state: TrainerState, control: TrainerControl, **_: Any) -> None:
+        self.came = self.processes.total(float(self.came)) > 0
         if self.came:
             control.should_save = control.should_training_stop = True

@@ -13,6 +13,7 @@ from transformers import Trainer, TrainerCallback, TrainerControl, TrainerState,
 
 from ..errors import TrainingError
 from ..model.asking import logits_at
+from ..processes import Processes
 from ..prompt import IGNORED
 from ..recipe import Stage
 from . import checkpoints
@@ -29,6 +30,7 @@ def arguments(
     *,
     seed: int,
     rows: int,
+    passes: int,
     log_every: int,
     save_every: int,
     bf16: bool,
@@ -36,20 +38,13 @@ def arguments(
     checkpointing: bool,
     report_to: tuple[str, ...],
 ) -> TrainingArguments:
-    """`rows` go through the model at once, and as many times as micro-batches make a batch."""
-    if stage.batch % stage.micro_batch:
-        raise TrainingError(
-            "a batch must be whole micro-batches",
-            got=f"batch {stage.batch}, micro_batch {stage.micro_batch}",
-            wanted="a multiple",
-            do="Change one of them",
-        )
+    """`rows` go through the model at once, `passes` times for each step, in every process."""
     return TrainingArguments(
         output_dir=str(folder),
         num_train_epochs=stage.epochs,
         max_steps=stage.max_steps,
         per_device_train_batch_size=rows,
-        gradient_accumulation_steps=stage.batch // stage.micro_batch,
+        gradient_accumulation_steps=passes,
         learning_rate=stage.learning_rate,
         lr_scheduler_type="cosine",
         warmup_steps=stage.warm_up,
@@ -67,6 +62,7 @@ def arguments(
         remove_unused_columns=False,
         dataloader_num_workers=0,
         dataloader_pin_memory=not cpu,
+        ddp_find_unused_parameters=True,  # rows without a picture leave the projector out
         report_to=list(report_to) or "none",
         disable_tqdm=True,
         logging_nan_inf_filter=False,
@@ -78,10 +74,11 @@ class StageTrainer(Trainer):
 
     optimizer: torch.optim.Optimizer | None
 
-    def __init__(self, *args: Any, stage: Stage, about: dict[str, Any], **kwargs: Any) -> None:
+    def __init__(self, *args: Any, stage: Stage, about: dict[str, Any], processes: Processes, **kwargs: Any) -> None:
         super().__init__(*args, compute_loss_func=supervised_loss, **kwargs)
         self.stage = stage
         self.about = about
+        self.processes = processes
 
     def create_optimizer(self, model: Any = None) -> torch.optim.Optimizer:
         if self.optimizer is None:
@@ -91,8 +88,8 @@ class StageTrainer(Trainer):
     def _get_train_sampler(self, train_dataset: Any = None) -> torch.utils.data.Sampler[int]:
         dataset = train_dataset if train_dataset is not None else self.train_dataset
         assert isinstance(dataset, Samples)
-        size = self.args.train_batch_size * self.args.gradient_accumulation_steps
-        return LikeLengths(dataset.lengths, size, seed=self.args.data_seed or 0)
+        size = self.args.train_batch_size * self.args.gradient_accumulation_steps * self.processes.count
+        return LikeLengths(dataset.lengths, size, seed=self.args.data_seed or 0, fill=self.processes.count > 1)
 
     def compute_loss(self, model: Any, inputs: dict[str, Any], *args: Any, **kwargs: Any) -> Any:
         """With the logits of supervised positions only."""
@@ -117,17 +114,22 @@ class StageTrainer(Trainer):
 
     def _save_checkpoint(self, model: Any, trial: Any) -> None:
         super()._save_checkpoint(model, trial)
-        checkpoints.finish(Path(self.args.output_dir) / f"checkpoint-{self.state.global_step}", about=self.about)
+        self.processes.wait()  # each saves the state of its random numbers
+        if self.processes.first:
+            checkpoints.finish(Path(self.args.output_dir) / f"checkpoint-{self.state.global_step}", about=self.about)
 
     def _load_from_checkpoint(self, resume_from_checkpoint: str, model: Any = None) -> None:
         checkpoints.load_trainable(model or self.model, Path(resume_from_checkpoint))
 
 
 def supervised_loss(outputs: Any, labels: torch.Tensor, num_items_in_batch: torch.Tensor | int) -> torch.Tensor:
-    """Loss of the logits `(N, V)` at the N supervised positions, summed, over the number of them in the whole step."""
+    """Loss of the logits `(N, V)` at the N supervised positions, summed, over the number of them in the whole step.
+
+    Summed in float64, or the last digits would tell how a step was cut.
+    """
     shifted = labels[:, 1:]
-    loss = nn.functional.cross_entropy(outputs.logits.float(), shifted[shifted != IGNORED], reduction="sum")
-    return loss / num_items_in_batch
+    losses = nn.functional.cross_entropy(outputs.logits.float(), shifted[shifted != IGNORED], reduction="none")
+    return losses.double().sum() / num_items_in_batch
 
 
 class Reporter(TrainerCallback):

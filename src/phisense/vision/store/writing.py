@@ -17,6 +17,7 @@ from safetensors.torch import save
 from ... import artefact
 from ...conversations import Pictures
 from ...errors import ArtefactError, PictureError
+from ...processes import Processes
 from ..encoders import Encoder, check_same_encoder
 from ..pictures import open_picture
 from .formats import Format, pack
@@ -25,15 +26,6 @@ KIND = "feature store"
 INDEX = "pictures.json"
 #: What is being done, how far it is, how far it goes.
 Progress = Callable[[str, int, int], None]
-
-
-@dataclass(frozen=True, slots=True)
-class Processes:
-    """Which of how many processes this is, and how to wait for the others; `accelerate launch` and `torchrun` make several."""
-
-    rank: int = 0
-    count: int = 1
-    wait: Callable[[], None] = lambda: None
 
 
 @dataclass(frozen=True, slots=True)
@@ -60,7 +52,7 @@ def encode_pictures(
     for name, digest in digests.items():
         firsts.setdefault(digest, name)
     folder.mkdir(parents=True, exist_ok=True)
-    done = _finished(folder, encoder, dtype, set(firsts), clear=processes.rank == 0)
+    done = _finished(folder, encoder, dtype, set(firsts), clear=processes.first)
     processes.wait()  # nobody writes while somebody still looks
     held = {digest for shard_ in done.values() for digest in shard_.digests}
     todo = _todo([digest for digest in firsts if digest not in held], shard, set(done), folder)
@@ -80,7 +72,7 @@ def encode_pictures(
         "encoder": encoder.fingerprint, "facts": encoder.facts, "pictures": len(digests), "distinct": len(firsts),
         "tokens": encoder.patches, "width": encoder.width, "dtype": dtype,
     }  # fmt: skip
-    if processes.rank == 0:
+    if processes.first:
         _write_index(folder, digests)
         artefact.write_manifest(folder, kind=KIND, about=about)
     processes.wait()

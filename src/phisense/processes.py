@@ -1,0 +1,38 @@
+"""Which of several processes this is, where `accelerate launch` or `torchrun` started it."""
+
+from __future__ import annotations
+
+import os
+from collections.abc import Callable
+from dataclasses import dataclass
+
+
+@dataclass(frozen=True, slots=True)
+class Processes:
+    """`wait` waits for all the others, `total` adds up a number over all; both must be called by each of them."""
+
+    rank: int = 0
+    count: int = 1
+    wait: Callable[[], None] = lambda: None
+    total: Callable[[float], float] = lambda number: number
+
+    @property
+    def first(self) -> bool:
+        """Whether this is the one that writes what is written once."""
+        return self.rank == 0
+
+
+def this_process() -> Processes:
+    if int(os.environ.get("WORLD_SIZE", "1")) < 2:
+        return Processes()
+    import torch
+    from accelerate import PartialState
+
+    state = PartialState(cpu=not torch.cuda.is_available())  # unless told so, it takes processes without GPUs for strangers
+
+    def total(number: float) -> float:
+        held = torch.tensor(number, dtype=torch.float64, device=state.device)
+        torch.distributed.all_reduce(held)
+        return float(held)
+
+    return Processes(state.process_index, state.num_processes, state.wait_for_everyone, total)

@@ -1,0 +1,106 @@
+"""A step's loss and what is learned from it do not depend on how the step is cut: into micro-batches, or among processes."""
+
+from __future__ import annotations
+
+import json
+import os
+import subprocess
+import sys
+from pathlib import Path
+from typing import Any
+
+import pytest
+import torch
+from safetensors.torch import load_file
+
+from phisense.errors import TrainingError
+from phisense.processes import Processes
+from phisense.recipe import load_recipe
+from phisense.training import Training, trainer
+from phisense.training.batches import LikeLengths
+
+from ..tiny import make_root
+
+BATCH = 8
+#: Ten conversations in batches of eight: the second step of an epoch is two rows long.
+CHANGES = ("train.share_pictures=false", "train.quantise=false", "train.log_every=1", "train.lora.dropout=0.0", "seed=3",
+           *(f"train.{stage}.{key}" for stage in ("align", "instruct") for key in (f"batch={BATCH}", "max_steps=4")))  # fmt: skip
+
+
+@pytest.fixture(scope="module")
+def root(tmp_path_factory: pytest.TempPathFactory, verb: Any) -> Path:
+    root = tmp_path_factory.mktemp("processes")
+    make_root(root)
+    rows = json.loads((root / "rows.json").read_text())[:10]
+    for i, row in enumerate(rows):
+        row["conversations"][1]["value"] = "the circle is red and the star is blue " * (i % 4) + "yes."
+    (root / "rows.json").write_text(json.dumps(rows))
+    verb("features", root / "tiny.yaml", *changed())
+    return root
+
+
+def changed(*more: str) -> list[str]:
+    return [word for change in (*CHANGES, *more) for word in ("--set", change)]
+
+
+def micro(rows: int, name: str) -> list[str]:
+    return changed(f"name={name}", "features.folder=features/tiny", *(f"train.{s}.micro_batch={rows}" for s in ("align", "instruct")))
+
+
+def told(root: Path, name: str) -> tuple[list[float], dict[str, torch.Tensor]]:
+    """Losses and trained weights."""
+    rows = [json.loads(line) for line in (root / "runs" / name / "metrics.jsonl").read_text().splitlines()]
+    assert len(rows) == 8, "four steps of each stage"
+    return (
+        [row["loss"] for row in rows],
+        load_file(root / "runs" / name / "adapter" / "adapter_model.safetensors"),
+    )
+
+
+def apart(one: Any, other: Any) -> tuple[float, float]:
+    """The largest difference of losses, and of weights."""
+    losses = max(abs(a - b) for a, b in zip(one[0], other[0], strict=True))
+    return losses, max(float((one[1][name] - other[1][name]).abs().max()) for name in one[1])
+
+
+def test_one_step_however_it_is_cut(root: Path, verb: Any, monkeypatch: pytest.MonkeyPatch) -> None:
+    verb("train", root / "tiny.yaml", *micro(8, "whole"))
+    verb("train", root / "tiny.yaml", *micro(1, "cut"))
+    env = {**os.environ, "OMP_NUM_THREADS": "1"}
+    words = ["-m", "phisense", "train", str(root / "tiny.yaml"), *micro(4, "two"), "--json"]
+    torchrun = [sys.executable, "-m", "torch.distributed.run", "--standalone", "--nproc-per-node", "2", *words]
+    ran = subprocess.run(torchrun, capture_output=True, text=True, timeout=300, check=False, env=env)
+    assert ran.returncode == 0, ran.stderr
+    facts = json.loads(ran.stdout)  # once, not by each
+    whole = told(root, "whole")
+    for name in ("cut", "two"):
+        losses, weights = apart(whole, told(root, name))
+        assert losses <= 1e-6, name
+        assert weights <= 1e-5, name
+    one = json.loads((root / "runs" / "whole" / "train.json").read_text())["stages"]["instruct"]
+    assert facts["stages"]["instruct"]["tokens"] == one["tokens"], "each token counted once"
+
+    def mean_of_means(outputs: Any, labels: torch.Tensor, num_items_in_batch: Any) -> torch.Tensor:
+        wanted = labels[:, 1:][labels[:, 1:] != -100]
+        return torch.nn.functional.cross_entropy(outputs.logits.float(), wanted) / BATCH
+
+    monkeypatch.setattr(trainer, "supervised_loss", mean_of_means)
+    verb("train", root / "tiny.yaml", *micro(1, "control"))
+    assert apart(whole, told(root, "control"))[0] > 1e-3, "each conversation's mean, as much as the next one's"
+
+
+def test_a_batch_that_the_processes_cannot_share_is_refused(root: Path) -> None:
+    changes = tuple(word for word in micro(4, "three") if word != "--set")
+    training = Training(load_recipe(root / "tiny.yaml", changes), lambda row: None, processes=Processes(0, 3))
+    with pytest.raises(TrainingError, match="the processes cannot share a batch; got 8 conversations in 8 rows, 3 processes"):
+        training()
+
+
+def test_an_epochs_last_batch_is_filled_up() -> None:
+    lengths = [5, 3, 9, 4, 7]
+    assert sorted(LikeLengths(lengths, 4, seed=0)) == [0, 1, 2, 3, 4]
+    filled = LikeLengths(lengths, 4, seed=0, fill=True)
+    order = list(filled)
+    assert len(order) == len(filled) == 8
+    assert sorted(order[:5]) == [0, 1, 2, 3, 4]
+    assert order[5:] == [~1] * 3, "the shortest, with nothing to learn from it"
