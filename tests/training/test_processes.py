@@ -18,6 +18,7 @@ from phisense.processes import Processes
 from phisense.recipe import load_recipe
 from phisense.training import Training, trainer
 from phisense.training.batches import LikeLengths
+from phisense.training.data import Samples
 
 from ..tiny import make_root
 
@@ -94,6 +95,16 @@ def test_a_batch_that_the_processes_cannot_share_is_refused(root: Path) -> None:
     training = Training(load_recipe(root / "tiny.yaml", changes), lambda row: None, processes=Processes(0, 3))
     with pytest.raises(TrainingError, match="the processes cannot share a batch; got 8 conversations in 8 rows, 3 processes"):
         training()
+
+
+def test_rows_of_several_conversations_make_the_same_step_however_it_is_cut() -> None:
+    samples = Samples.__new__(Samples)
+    samples.rows, samples.conversations = [None] * 100, 194  # type: ignore[list-item]
+    assert [samples.rows_for(n) for n in (1, 2, 4, 8, 16, 20, 128)] == [1, 1, 2, 4, 8, 10, 64]
+    for micro_batch, processes, rows in ((128, 1, 64), (16, 1, 8), (16, 2, 8), (1, 4, 1), (128, 4, 16), (7, 1, 4)):
+        assert samples.rows_at_once(128, micro_batch, processes) == rows
+    samples.rows = [None] * 194  # type: ignore[list-item]
+    assert samples.rows_for(31) == 31, "each row one conversation"
 
 
 def test_an_epochs_last_batch_is_filled_up() -> None:

@@ -170,5 +170,10 @@ def test_a_damaged_checkpoint_is_passed_over(tmp_path: Path, parts: tuple[str, s
     data[-1] ^= 1
     weights.write_bytes(data)
     assert checkpoints.newest_verified(tmp_path, about={"run": 1}) == tmp_path / "checkpoint-2"
+    checkpoints.save_trainable(model, tmp_path / "checkpoint-3")  # a life that went on from there
+    checkpoints.finish(tmp_path / "checkpoint-3", about={"run": 1})
+    assert checkpoints.newest_verified(tmp_path, about={"run": 1}) == tmp_path / "checkpoint-3"
+    assert (tmp_path / "checkpoint-2").is_dir(), "the damaged one after it does not count as kept"
+    shutil.rmtree(tmp_path / "checkpoint-3")
     with pytest.raises(ArtefactError, match="another recipe or other data"):
         checkpoints.newest_verified(tmp_path, about={"run": 2})

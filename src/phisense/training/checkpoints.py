@@ -62,9 +62,13 @@ def newest_verified(folder: Path, *, about: dict[str, Any]) -> Path | None:
 
 
 def finish(path: Path, *, about: dict[str, Any]) -> None:
-    """Writes the manifest that makes `path` a checkpoint, then drops all but the newest `KEPT`."""
+    """Writes the manifest that makes `path` a checkpoint, then drops all but the newest `KEPT` up to it.
+
+    Later ones are damaged, or this run would have gone on from them, and must not count as kept.
+    """
     artefact.write_manifest(path, kind=KIND, about=about)
-    for old in _by_step(path.parent)[KEPT:]:
+    by_step = _by_step(path.parent)
+    for old in by_step[by_step.index(path) + KEPT :]:
         shutil.rmtree(old, ignore_errors=True)
 
 

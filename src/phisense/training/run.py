@@ -257,10 +257,11 @@ class _Log:
         self.last_loss: float | None = None
 
     def keep(self, steps: int) -> None:
-        """Drops the lines of this stage's later steps, which will be made again."""
-        rows = [orjson.loads(line) for line in self.path.read_bytes().splitlines()] if self.path.is_file() else []
-        kept = [row for row in rows if row["stage"] != self.stage or row["step"] <= steps]
-        self.path.write_bytes(b"".join(orjson.dumps(row) + b"\n" for row in kept))
+        """Drops the lines of this stage's later steps, which will be made again, and half a line."""
+        lines = self.path.read_bytes().splitlines(keepends=True) if self.path.is_file() else []
+        whole = [(line, orjson.loads(line)) for line in lines if line.endswith(b"\n")]
+        kept = [line for line, row in whole if row["stage"] != self.stage or row["step"] <= steps]
+        artefact.write_bytes(self.path, b"".join(kept))
 
     def __call__(self, logs: dict[str, Any]) -> None:
         seconds = time.monotonic() - self.started
