@@ -3,7 +3,10 @@
 from __future__ import annotations
 
 import json
+import os
+import shutil
 import time
+from functools import partial
 from multiprocessing.process import BaseProcess
 from pathlib import Path
 from typing import Any
@@ -13,6 +16,7 @@ import torch
 from safetensors.torch import load_file
 
 from phisense.errors import ArtefactError, TrainingError
+from phisense.training import checkpoints, trainer
 from phisense.training.runs import held, runs
 
 from ..lives import begin, command
@@ -87,6 +91,38 @@ def test_sigterm_saves_and_a_resumed_run_ends_the_same(root: Path, verb: Any) ->
     assert all(torch.equal(wanted[name], resumed[name]) for name in wanted)
     lines = [json.loads(line) for line in (root / "runs" / "tiny" / "metrics.jsonl").read_text().splitlines()]
     assert [line["step"] for line in lines if line["stage"] == "instruct"] == list(range(1, 61))
+
+
+def die_at_the_first_step(stage: str, errors: Path, *words: str) -> None:
+    step = trainer.StageTrainer.training_step
+
+    def dies(self: trainer.StageTrainer, *args: Any, **kwargs: Any) -> torch.Tensor:
+        if self.about["stage"] == stage:
+            os._exit(9)
+        return step(self, *args, **kwargs)
+
+    trainer.StageTrainer.training_step = dies  # type: ignore[method-assign]
+    command(errors, *words)
+
+
+def die_before_the_stage_is_written(errors: Path, *words: str) -> None:
+    checkpoints.save_stage = lambda *_: os._exit(9)
+    command(errors, *words)
+
+
+def test_killed_between_the_stages_it_ends_the_same(root: Path) -> None:
+    """What LoRA begins with is drawn after *align*, so the place in the random numbers is part of what a stage leaves."""
+    words = ("train", str(root / "tiny.yaml"), "--set", "train.log_every=1")
+    assert end(begin(command, root / "errors", *words), root)[0] == 0
+    wanted = weights(root)
+    for killed in (partial(die_at_the_first_step, "instruct"), die_before_the_stage_is_written):
+        shutil.rmtree(root / "runs")
+        code, errors = end(begin(killed, root / "errors", *words), root)
+        assert code == 9, errors
+        code, errors = end(begin(command, root / "errors", *words, "--resume"), root)
+        assert code == 0, errors
+        resumed = weights(root)
+        assert all(torch.equal(wanted[name], resumed[name]) for name in wanted)
 
 
 def test_a_killed_run_is_no_running_one(root: Path) -> None:

@@ -18,6 +18,7 @@ from ..errors import ArtefactError
 
 KIND = "checkpoint"
 WEIGHTS = "trainable.safetensors"
+RANDOM = "random.safetensors"
 KEPT = 2
 
 
@@ -43,6 +44,17 @@ def load_trainable(model: Any, folder: Path) -> None:
     with torch.no_grad():
         for name, parameter in own.items():
             parameter.copy_(stored[name].to(parameter.device))
+
+
+def save_stage(model: Any, folder: Path) -> None:
+    """What the next stage goes on from: the weights, and where the random numbers are, for its LoRA begins with some."""
+    save_trainable(model, folder)
+    save_file({"torch": torch.get_rng_state()}, folder / RANDOM)
+
+
+def load_stage(model: Any, folder: Path) -> None:
+    load_trainable(model, folder)
+    torch.set_rng_state(load_file(folder / RANDOM)["torch"])
 
 
 def newest_verified(folder: Path, *, about: dict[str, Any]) -> Path | None:

@@ -166,13 +166,13 @@ class Training:
         }
         if self.resume and (folder / artefact.MANIFEST).is_file():
             self.facts["stages"][name] = artefact.read_manifest(folder, kind="stage")["facts"]
-            checkpoints.load_trainable(model, folder)
+            checkpoints.load_stage(model, folder)
             return
         facts = self._train(name, stage, folder, samples, built, model, store, about)
         self.facts["stages"][name] = facts
         if self.processes.first:
             with artefact.staged(folder, kind="stage", about={"facts": facts}) as aside:
-                checkpoints.save_trainable(model, aside)
+                checkpoints.save_stage(model, aside)
 
     def _train(
         self,
@@ -223,6 +223,8 @@ class Training:
         started = time.monotonic()
         with termination:
             result = trainer.train(resume_from_checkpoint=str(last) if last else None)
+        if last and int(last.name.split("-")[1]) == result.global_step:  # nothing was left to do, so Trainer did not look at them
+            trainer._load_rng_state(str(last))
         seconds = time.monotonic() - started
         tokens = int(self.processes.total(collate.tokens))
         return {
