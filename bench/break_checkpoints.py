@@ -14,7 +14,8 @@ import shutil
 import tempfile
 from pathlib import Path
 
-from small_runs import STEPS, begin, in_a_life, make, outcome, train
+from lives import begin, in_a_life
+from small_runs import STEPS, make, outcome, train
 
 from phisense import artefact
 from phisense.training import checkpoints

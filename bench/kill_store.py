@@ -9,16 +9,15 @@ from __future__ import annotations
 
 import argparse
 import json
-import multiprocessing
 import random
 import shutil
 import tempfile
 import time
-from collections.abc import Callable
 from multiprocessing.process import BaseProcess
 from pathlib import Path
 
 import numpy as np
+from lives import LIVES, begin, in_a_life
 from PIL import Image
 from transformers import CLIPConfig, CLIPImageProcessorPil, CLIPModel
 
@@ -27,8 +26,6 @@ from phisense.errors import ArtefactError
 from phisense.vision.encoders import Encoder
 from phisense.vision.store import encode_pictures
 
-#: A life is a fork of this process, which imported everything and has computed nothing: it begins in milliseconds.
-LIVES = multiprocessing.get_context("fork")
 SIDE, PATCHES = 96, 12 * 12
 
 
@@ -52,20 +49,6 @@ def write(folder: Path, out: Path) -> None:
 
 def stored(folder: Path) -> dict[str, bytes]:
     return {path.name: path.read_bytes() for path in folder.iterdir() if not path.name.startswith(".")}
-
-
-def begin(work: Callable[..., None], *words: object) -> BaseProcess:
-    process = LIVES.Process(target=work, args=words)
-    process.start()
-    return process
-
-
-def in_a_life(work: Callable[..., None], *words: object) -> None:
-    """To its end, which must be a good one. This process computes nothing itself: threads do not survive a fork."""
-    process = begin(work, *words)
-    process.join()
-    if process.exitcode != 0:
-        raise SystemExit(f"{work.__name__} ended with {process.exitcode}")
 
 
 def half_written(out: Path) -> list[Path]:

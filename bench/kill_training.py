@@ -16,7 +16,8 @@ import time
 from multiprocessing.process import BaseProcess
 from pathlib import Path
 
-from small_runs import begin, in_a_life, make, outcome, train
+from lives import begin, in_a_life
+from small_runs import make, outcome, train
 
 from phisense import artefact
 

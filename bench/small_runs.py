@@ -1,15 +1,11 @@
-"""Trainings of a second or two, for the benchmarks that kill them and break what they wrote. Each is a fork of a process that has
-imported everything and computed nothing, so it begins in milliseconds."""
+"""Trainings of some seconds, for the benchmarks that kill them and break what they wrote."""
 
 from __future__ import annotations
 
 import hashlib
 import json
-import multiprocessing
 import os
 import sys
-from collections.abc import Callable
-from multiprocessing.process import BaseProcess
 from pathlib import Path
 from typing import Any
 
@@ -24,21 +20,6 @@ from tests.tiny import make_root
 
 STEPS = 60  # of each stage, and a checkpoint each twenty
 CHANGES = (f"train.align.max_steps={STEPS}", f"train.instruct.max_steps={STEPS}", "train.log_every=1", "features.folder=features/tiny")
-LIVES = multiprocessing.get_context("fork")
-
-
-def begin(work: Callable[..., None], *words: object) -> BaseProcess:
-    process = LIVES.Process(target=work, args=words)
-    process.start()
-    return process
-
-
-def in_a_life(work: Callable[..., None], *words: object) -> None:
-    """To its end, which must be a good one. This process computes nothing itself: threads do not survive a fork."""
-    process = begin(work, *words)
-    process.join()
-    if process.exitcode != 0:
-        raise SystemExit(f"{work.__name__}{words} ended with {process.exitcode}")
 
 
 def make(root: Path) -> None:
