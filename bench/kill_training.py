@@ -25,7 +25,7 @@ from phisense import artefact
 def half_written(run: Path) -> set[tuple[Path, int]]:
     """Checkpoints without a manifest, and when something came into them."""
     found = set()
-    for path in run.glob("stages/*/checkpoint-*"):
+    for path in (path for stage in ("align", "instruct") for path in (run / "stages" / stage).glob("checkpoint-*")):
         try:
             if not (path / artefact.MANIFEST).exists():
                 found.add((path, path.stat().st_mtime_ns))
