@@ -84,6 +84,10 @@ def finish(path: Path, *, about: dict[str, Any]) -> None:
         shutil.rmtree(old, ignore_errors=True)
 
 
+def step_of(checkpoint: Path) -> int:
+    return int(checkpoint.name.removeprefix("checkpoint-"))
+
+
 def _by_step(folder: Path) -> list[Path]:
     found = [path for path in folder.glob("checkpoint-*") if path.name.removeprefix("checkpoint-").isdigit()]
-    return sorted(found, key=lambda path: -int(path.name.removeprefix("checkpoint-")))
+    return sorted(found, key=step_of, reverse=True)

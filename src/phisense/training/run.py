@@ -204,9 +204,10 @@ class Training:
             report_to=recipe.train.report_to,
         )
         last = checkpoints.newest_verified(folder, about=about) if self.resume else None
+        done = checkpoints.step_of(last) if last else 0
         log = _Log(recipe.run / "metrics.jsonl", name, collate, self.report, self.processes)
         if self.processes.first:
-            log.keep(int(last.name.split("-")[1]) if last else 0)
+            log.keep(done)
         termination = Termination(self.processes)
         trainer = StageTrainer(
             model=model,
@@ -223,7 +224,7 @@ class Training:
         started = time.monotonic()
         with termination:
             result = trainer.train(resume_from_checkpoint=str(last) if last else None)
-        if last and int(last.name.split("-")[1]) == result.global_step:  # nothing was left to do, so Trainer did not look at them
+        if last and done == result.global_step:  # nothing was left to do, so Trainer did not look at them
             trainer._load_rng_state(str(last))
         seconds = time.monotonic() - started
         tokens = int(self.processes.total(collate.tokens))
