@@ -14,6 +14,7 @@ our side with one thing taken away at a time. What the features cost once is tol
 from __future__ import annotations
 
 import argparse
+import contextlib
 import json
 import os
 import random
@@ -32,11 +33,34 @@ from parts import make_parts
 RATE, RANK, BATCH = 5e-4, 16, 8
 #: Share of LLaVA-Instruct-150K's rows, exchanges, and words of a question and of an answer: near its own means.
 KINDS = ((0.36, 4, 9, 20), (0.15, 1, 12, 85), (0.49, 1, 18, 80))
-#: --levers: what is taken away, as changes of the recipe.
+#: --levers: what is taken away, as changes of the recipe or by `without`.
 LEVERS = {
-    "a picture for each conversation": ("train.share_pictures=false",),
-    "pictures encoded in training": ("features.dtype=pixels",),
+    "pictures encoded beforehand": ("features.dtype=pixels", "features.folder=features/pixels"),
+    "a picture once for its conversations": ("train.share_pictures=false",),
+    "rows end to end, not padded": ("without=spans",),
+    "logits where there is a loss": ("without=logits",),
+    "large blocks returned": ("without=heap",),
 }
+
+
+def without(what: str) -> None:
+    """Takes away what no recipe can."""
+    import torch
+    from torch import nn
+
+    from phisense.prompt import IGNORED
+    from phisense.training import run, trainer
+
+    if what == "spans":
+        run.training_attention = lambda device: "sdpa"
+    if what == "logits":
+        trainer.logits_at = lambda model, where: contextlib.nullcontext()
+
+        def loss(outputs: Any, labels: torch.Tensor, num_items_in_batch: torch.Tensor) -> torch.Tensor:
+            logits = outputs.logits.float()[:, :-1].flatten(0, 1)
+            return nn.functional.cross_entropy(logits, labels[:, 1:].flatten(), ignore_index=IGNORED, reduction="sum") / num_items_in_batch
+
+        trainer.supervised_loss = loss
 
 
 def make_data(root: Path, pictures: int) -> None:
@@ -87,13 +111,19 @@ def recipe_file(root: Path) -> Path:
 def ours(root: Path, changes: tuple[str, ...]) -> dict[str, Any]:
     from phisense.heap import return_large_blocks
 
-    return_large_blocks()  # as the command does
+    taken = [change.removeprefix("without=") for change in changes if change.startswith("without=")]
+    if "heap" not in taken:
+        return_large_blocks()  # as the command does
 
     from phisense.recipe import load_recipe
     from phisense.training import Training
 
+    for what in taken:
+        without(what)
+    changes = tuple(change for change in changes if not change.startswith("without="))
+
     facts = Training(
-        load_recipe(recipe_file(root), (*changes, "name=ours", "features.folder=features/bench")), lambda row: None, device="cpu"
+        load_recipe(recipe_file(root), ("name=ours", "features.folder=features/bench", *changes)), lambda row: None, device="cpu"
     )()
     stage = facts["stages"]["instruct"]
     losses = [json.loads(line) for line in (root / "runs" / "ours" / "metrics.jsonl").read_text().splitlines()]
@@ -240,18 +270,15 @@ def compare(root: Path, rounds: int) -> dict[str, Any]:
     }
 
 
-def levers(root: Path) -> dict[str, float]:
-    """Tokens a second with one lever taken away, as a share of what all of them give."""
-    whole = child("ours", root)
+def levers(root: Path) -> dict[str, dict[str, float]]:
+    """What each lever alone is worth: the same epoch's time and memory without it, over those with all; each beside a whole run."""
+    words = [word for change in LEVERS["pictures encoded beforehand"] for word in ("--set", change)]
+    subprocess.run([sys.executable, "-m", "phisense", "features", str(recipe_file(root)), *words], check=True)
     found = {}
     for name, changes in LEVERS.items():
-        if "features.dtype=pixels" in changes:
-            subprocess.run([sys.executable, "-m", "phisense", "features", str(recipe_file(root)), "--set", changes[0],
-                            "--set", "features.folder=features/pixels"], check=True)  # fmt: skip
-            changes = (*changes, "features.folder=features/pixels")
-        less = child("ours", root, changes)
-        found[name] = less["tokens"] / less["seconds"] / (whole["tokens"] / whole["seconds"])
-        print(f"without it: {name}: {found[name]:.2f} of the tokens a second", flush=True)
+        whole, less = child("ours", root), child("ours", root, changes)
+        found[name] = {"time": round(less["seconds"] / whole["seconds"], 3), "memory": round(less["rss"] / whole["rss"], 3)}
+        print(f"without: {name}: {found[name]['time']:.2f} of the time, {found[name]['memory']:.2f} of the memory", flush=True)
     return found
 
 

@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import hashlib
 import os
+import re
 import shutil
 from collections.abc import Iterator
 from contextlib import contextmanager
@@ -26,14 +27,15 @@ def write_bytes(path: Path, data: bytes) -> None:
     path.parent.mkdir(parents=True, exist_ok=True)
     aside = path.with_name(f".{path.name}.{os.getpid()}.partial")
     try:
-        with aside.open("wb") as file:
-            file.write(data)
-            file.flush()
-            os.fsync(file.fileno())
-        aside.replace(path)
-    except OSError as error:
+        with writing(path):
+            with aside.open("wb") as file:
+                file.write(data)
+                file.flush()
+                os.fsync(file.fileno())
+            aside.replace(path)
+    except ArtefactError:
         aside.unlink(missing_ok=True)
-        raise ArtefactError(f"cannot write {path}", got=error.strerror, do="Free some space or choose another folder") from error
+        raise
     _sync_folder(path.parent)
 
 
@@ -51,24 +53,47 @@ def read_json(path: Path) -> Any:
 
 
 @contextmanager
+def writing(path: Path) -> Iterator[None]:
+    """Inside, whatever a library raises because the disk refuses becomes one sentence about `path`."""
+    try:
+        yield
+    except Exception as error:
+        refusal = _refusal(error)
+        if refusal is None:
+            raise
+        raise ArtefactError(f"cannot write {path}", got=refusal, do="Free some space or choose another folder") from error
+
+
+def _refusal(error: BaseException | None) -> str | None:
+    """What the system said: torch raises an error of its own while it handles the system's, safetensors only tells its number."""
+    while error is not None:
+        if isinstance(error, OSError) and error.errno is not None:
+            return error.strerror
+        told = re.search(r"\(os error (\d+)\)", str(error))
+        if told:
+            return os.strerror(int(told[1]))
+        if "inline_container" in str(error):  # torch.save, which keeps what the system said to itself
+            return "a file that could not be written to its end"
+        error = error.__cause__ or error.__context__
+    return None
+
+
+@contextmanager
 def staged(folder: Path, *, kind: str, about: dict[str, Any] | None = None) -> Iterator[Path]:
     """Gives an empty folder beside `folder`; when the block ends well it gets a manifest and replaces `folder`, else it is removed."""
     aside = folder.with_name(f".{folder.name}.{os.getpid()}.partial")
     shutil.rmtree(aside, ignore_errors=True)
     try:
-        aside.mkdir(parents=True)
-        yield aside
-        write_manifest(aside, kind=kind, about=about)
-        old = folder.with_name(f".{folder.name}.{os.getpid()}.old")
-        if folder.exists():
-            folder.rename(old)
-        aside.rename(folder)
-        _sync_folder(folder.parent)
-        shutil.rmtree(old, ignore_errors=True)
-    except OSError as error:
-        raise ArtefactError(
-            f"cannot write {folder}", got=error.strerror or str(error), do="Free some space or choose another folder"
-        ) from error
+        with writing(folder):
+            aside.mkdir(parents=True)
+            yield aside
+            write_manifest(aside, kind=kind, about=about)
+            old = folder.with_name(f".{folder.name}.{os.getpid()}.old")
+            if folder.exists():
+                folder.rename(old)
+            aside.rename(folder)
+            _sync_folder(folder.parent)
+            shutil.rmtree(old, ignore_errors=True)
     finally:
         shutil.rmtree(aside, ignore_errors=True)
 

@@ -9,12 +9,13 @@ from dataclasses import dataclass
 
 @dataclass(frozen=True, slots=True)
 class Processes:
-    """`wait` waits for all the others, `total` adds up a number over all; both must be called by each of them."""
+    """`wait` waits for all the others, `total` adds up a number and `gather` joins a list over all; each of them must call them."""
 
     rank: int = 0
     count: int = 1
     wait: Callable[[], None] = lambda: None
     total: Callable[[float], float] = lambda number: number
+    gather: Callable[[list[str]], list[str]] = lambda found: found
 
     @property
     def first(self) -> bool:
@@ -27,6 +28,7 @@ def this_process() -> Processes:
         return Processes()
     import torch
     from accelerate import PartialState
+    from accelerate.utils import gather_object
 
     state = PartialState(cpu=not torch.cuda.is_available())  # unless told so, it takes processes without GPUs for strangers
 
@@ -35,4 +37,4 @@ def this_process() -> Processes:
         torch.distributed.all_reduce(held)
         return float(held)
 
-    return Processes(state.process_index, state.num_processes, state.wait_for_everyone, total)
+    return Processes(state.process_index, state.num_processes, state.wait_for_everyone, total, gather_object)

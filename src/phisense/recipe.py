@@ -7,6 +7,7 @@ begin with a dot, or ids on the Hugging Face hub. Data and outputs are relative 
 from __future__ import annotations
 
 import difflib
+import re
 from pathlib import Path
 from typing import Annotated, Any, Literal
 
@@ -121,21 +122,43 @@ class Stage(_Section):
     length: int = Field(2048, ge=16, le=4096, description="tokens; a longer conversation loses its last turns")
 
 
+class Watch(_Section):
+    questions: int = Field(32, ge=0, description="held-out questions asked while it trains, evenly spaced; 0: none")
+    times: int = Field(4, ge=1, description="in a stage, the last at its end")
+
+
+class Further(Stage):
+    data: tuple[DataFile, ...] = Field(description="what this stage is trained on: paths of data sets, or {path, weight}")
+
+
 class Train(_Section):
     align: Stage | None = None
     instruct: Stage
+    further: dict[str, Further] = Field({}, description="stages after instruct, by name and in their order: projector and LoRA go on")
     lora: Lora = Lora()
     quantise: bool = Field(True, description="the frozen language part in NF4 with double quantisation (QLoRA)")
     checkpointing: bool = Field(True, description="recompute activations in the backward pass to save memory")
     share_pictures: bool = Field(True, description="a picture goes through the model once for all its conversations; the loss is the same")
+    bad_step: Literal["stop", "skip"] = Field(
+        "stop",
+        description="a step whose loss or gradient is not finite, or whose loss jumps, is never taken: stop there, or go on after it",
+    )
+    spike: float | None = Field(4.0, gt=0, description="a loss so far above the median of the last 50 steps has jumped; null: none has")
+    watch: Watch = Watch()
     log_every: int = Field(10, ge=1)
     report_to: tuple[str, ...] = Field((), description="Trainer integrations, e.g. tensorboard")
 
-    def stage(self, name: str) -> Stage:
-        """`align`, which the recipe must have then, or `instruct`."""
-        found = self.align if name == "align" else self.instruct
-        assert found is not None, "the recipe has no alignment"
-        return found
+    @model_validator(mode="after")
+    def _named(self) -> Train:
+        wrong = [name for name in self.further if name in ("align", "instruct") or not re.fullmatch(r"[a-z][a-z0-9_-]*", name)]
+        if wrong:
+            raise ValueError(f"a further stage cannot be called {wrong[0]}: take small letters, and another name than align and instruct")
+        return self
+
+    @property
+    def stages(self) -> dict[str, Stage]:
+        """In the order in which they run."""
+        return {**({"align": self.align} if self.align else {}), "instruct": self.instruct, **self.further}
 
 
 class Merge(_Section):
@@ -168,6 +191,16 @@ class Recipe(_Section):
         """A data path as the user means it."""
         return self.root / relative
 
+    def data_of(self, stage: str) -> tuple[DataSet, ...]:
+        """What a stage is trained on."""
+        known = {"align": self.data.align, "instruct": self.data.instruct}
+        return known[stage] if stage in known else self.train.further[stage].data
+
+    @property
+    def data_sets(self) -> list[DataSet]:
+        """Those of all stages, whether or not alignment is run."""
+        return [*self.data.align, *self.data.instruct, *(one for stage in self.train.further.values() for one in stage.data)]
+
     @property
     def image_folders(self) -> list[Path]:
         return [self.path(folder) for folder in self.data.images]
@@ -190,7 +223,7 @@ def load_recipe(source: str | Path, changes: tuple[str, ...] = ()) -> Recipe:
     """Reads a recipe file, or a shipped recipe by name, with `--set` changes such as `train.instruct.epochs=2` applied."""
     path = _find(source)
     try:
-        raw = yaml.safe_load(path.read_text(encoding="utf-8"))
+        raw = _unshared(yaml.safe_load(path.read_text(encoding="utf-8")))
     except (yaml.YAMLError, UnicodeDecodeError) as error:
         raise RecipeError(f"{path} is not YAML", got=" ".join(str(error).split())) from error
     if not isinstance(raw, dict):
@@ -223,6 +256,13 @@ def _find(source: str | Path) -> Path:
     if len(path.parts) == 1 and shipped.is_file():
         return shipped
     raise RecipeError(f"there is no recipe {source}", wanted=f"a YAML file or one of {', '.join(shipped_recipes())}")
+
+
+def _unshared(tree: Any) -> Any:
+    """What YAML's anchors and aliases name twice is there twice, so that a change of one leaves the other."""
+    if isinstance(tree, dict):
+        return {key: _unshared(value) for key, value in tree.items()}
+    return [_unshared(value) for value in tree] if isinstance(tree, list) else tree
 
 
 def _apply(raw: dict[str, Any], change: str) -> None:
@@ -260,6 +300,8 @@ def _explain(error: ValidationError, name: str) -> RecipeError:
 def _keys_at(loc: tuple[int | str, ...]) -> list[str]:
     section: Any = Recipe
     for step in loc:
+        if step not in section.model_fields:  # a name that the user gave
+            continue
         annotation = section.model_fields[str(step)].annotation
         choices = getattr(annotation, "__args__", (annotation,))
         section = next(choice for choice in choices if isinstance(choice, type) and issubclass(choice, BaseModel))

@@ -56,8 +56,7 @@ def rendered_rows(data: Path, recipe: Recipe, count: int) -> list[Row]:
 def length_faults(recipe: Recipe) -> Callable[[Conversation], list[tuple[str, str]]]:
     """For the check: what the recipe's shortest length does to a conversation, in the classes of `conversations.defects`."""
     prompt, slots = _prompt_of(recipe)
-    train = recipe.train
-    length = min(stage.length for stage in (train.align, train.instruct) if stage is not None)
+    length = min(stage.length for stage in recipe.train.stages.values())
 
     def faults(conversation: Conversation) -> list[tuple[str, str]]:
         try:

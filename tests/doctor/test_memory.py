@@ -16,8 +16,11 @@ from phisense.doctor.activations import Setting
 from phisense.doctor.shapes import Shapes, shapes_of
 from phisense.model.asking import logits_at
 from phisense.model.lora import add_lora, expected_trainable
-from phisense.prompt import IGNORED
+from phisense.model.spans import SPANS
+from phisense.prompt import IGNORED, Rendered
 from phisense.recipe import Lora, Recipe, parse_recipe
+from phisense.training import packing
+from phisense.training.packing import Packed, end_to_end
 from phisense.training.trainer import supervised_loss
 
 TOKENS = 60
@@ -82,17 +85,28 @@ def test_vision_weights_are_those_of_the_tower(parts: tuple[str, str]) -> None:
     assert shapes_of(recipe_of(parts)).vision == sum(p.numel() for p in tower.parameters())
 
 
-def setting_of(rows: int, tokens: int, rank: int | None, dropout: float, checkpointing: bool, quantise: bool, eager: bool) -> Setting:
-    return Setting(rows, tokens, 0, rank, dropout, checkpointing, quantise, 4, eager, False, rows)
+def setting_of(rows: int, tokens: int, rank: int | None, dropout: float, checkpointing: bool, quantise: bool, spans: bool) -> Setting:
+    return Setting(rows, tokens, 0, rank, dropout, checkpointing, quantise, 4, spans, False, rows, tokens**2, 0)
 
 
-def kept_by_autograd(built: Phi3WithProjector, model: Any, rows: int, tokens: int) -> tuple[int, int]:
+def end_to_end_of(batch: dict[str, Any], shared: int) -> dict[str, Any]:
+    """The rows of a padded batch as they lie end to end, each as two conversations of like length if some of it is `shared`."""
+    made = []
+    for ids, labels in zip(batch["input_ids"].tolist(), batch["labels"].tolist(), strict=True):
+        ends = ((shared + len(ids)) // 2, len(ids)) if shared else (len(ids),)
+        made.append(Packed(Rendered(ids, labels), ("picture",), shared, ends))
+    return {**end_to_end(made), "pixel_values": batch["pixel_values"]}
+
+
+def kept_by_autograd(built: Phi3WithProjector, model: Any, rows: int, tokens: int, spans: bool, shared: int) -> tuple[int, int]:
     """Bytes of the storages that the forward pass hands to autograd, parameters and buffers not counted; tokens of a row with a loss."""
     talk = [Message("user", f"{IMAGE}\nWhat?"), Message("assistant", "Red. " * 40)]
     batch = built.inputs([talk] * rows, [[torch.rand(16, 16)]] * rows)
     for key in ("input_ids", "attention_mask", "labels"):
         batch[key] = batch[key][:, :tokens].contiguous()
     assert batch["input_ids"].shape == (rows, tokens)
+    if spans:
+        batch = end_to_end_of(batch, shared)
     own = {t.untyped_storage().data_ptr() for t in (*model.parameters(), *model.buffers())}
     kept: dict[int, int] = {}
     alive = []
@@ -141,35 +155,46 @@ def wider(tmp_path_factory: pytest.TempPathFactory, parts: tuple[str, str]) -> t
     return str(folder), parts[1]
 
 
-def measure(parts: tuple[str, str], x: Setting) -> tuple[int, Shapes, Setting]:
+def measure(parts: tuple[str, str], x: Setting, shared: int = 0) -> tuple[int, Shapes, Setting]:
     """What autograd keeps; the shapes; and the setting with its supervised tokens counted."""
     recipe = recipe_of(parts)
     built = build(recipe, x.quantise)
-    built.model.set_attn_implementation("eager" if x.eager else "sdpa")
+    built.model.set_attn_implementation({"text_config": SPANS if x.spans else "sdpa"})
     model = built.model if x.rank is None else add_lora(built.model, Lora(rank=x.rank, dropout=x.dropout))
     built.model.config.use_cache = False  # as Trainer does
     if x.checkpointing:
         built.model.activation_checkpointing_enable(activation_checkpointing_kwargs={"use_reentrant": False})
     model.train()
-    kept, supervised = kept_by_autograd(built, model, x.rows, x.tokens)
+    kept, supervised = kept_by_autograd(built, model, x.rows, x.tokens, x.spans, shared)
     return kept, shapes_of(recipe), replace(x, supervised=supervised)
 
 
 @pytest.mark.parametrize("checkpointing", [False, True])
-@pytest.mark.parametrize(("rank", "dropout", "quantise", "eager", "rows"), CASES)
+@pytest.mark.parametrize(("rank", "dropout", "quantise", "spans", "rows"), CASES)
 def test_activations_are_what_autograd_keeps(
-    wider: tuple[str, str], rank: int | None, dropout: float, quantise: bool, eager: bool, rows: int, checkpointing: bool
+    wider: tuple[str, str], rank: int | None, dropout: float, quantise: bool, spans: bool, rows: int, checkpointing: bool
 ) -> None:
-    x = setting_of(rows, TOKENS, rank, dropout, checkpointing, quantise, eager)
+    x = setting_of(rows, TOKENS, rank, dropout, checkpointing, quantise, spans)
     kept, s, x = measure(wider, x)
     planned = activations.saved(s, x) + activations.kept_by_loss(s, x)
     if checkpointing:  # holds mask and angles for its second forward pass by itself, not through autograd
         planned -= activations.around(s, x)
     assert planned == pytest.approx(kept, rel=BOUND)
     if not checkpointing:  # the control: the same plan with one thing forgotten is outside the bound
-        without_attention = planned - s.layers * rows * s.heads * TOKENS**2 * 4
-        assert without_attention != pytest.approx(kept, rel=BOUND) or not eager
         assert planned - activations.layer(s, x) != pytest.approx(kept, rel=BOUND)
+
+
+@pytest.mark.parametrize("rank", [None, 4])
+def test_a_shared_picture_costs_what_autograd_keeps(wider: tuple[str, str], rank: int | None, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(packing, "TOGETHER", 0)
+    shared, each = 24, (TOKENS - 24) // 2
+    seen = {"scores": shared**2 + 2 * each * (shared + each), "behind": 2 * (shared + each)}
+    assert seen == dict(zip(seen, packing.scores(Packed(Rendered([0] * TOKENS, []), (), shared, (shared + each, TOKENS))), strict=True))
+    kept, s, x = measure(wider, replace(setting_of(2, TOKENS, rank, 0.0, False, False, True), **seen), shared)
+    planned = activations.saved(s, x) + activations.kept_by_loss(s, x)
+    assert planned == pytest.approx(kept, rel=BOUND)
+    forgotten = replace(x, scores=TOKENS**2, behind=0)
+    assert activations.saved(s, forgotten) + activations.kept_by_loss(s, x) != pytest.approx(kept, rel=BOUND / 3)
 
 
 def test_checkpointing_is_planned_as_a_saving(wider: tuple[str, str]) -> None:

@@ -126,7 +126,7 @@ def test_time_is_operations_over_rate() -> None:
 
     recipe = load_recipe(REAL, ("train.checkpointing=false",))
     s = shapes_of(recipe)
-    flops = training_flops(s, recipe, "align", devices("A100-80")[0], Lengths(1000, 1000, 1000, None, None, ""))
+    flops = training_flops(s, recipe, "align", devices("A100-80")[0], Lengths(1000, 1000, 1000, None, None, "", 1000**2, 0))
     assert flops == pytest.approx(4 * (s.matrix_weights + s.output) * 1000, rel=0.1)
 
 

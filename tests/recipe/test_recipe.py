@@ -53,3 +53,14 @@ def test_missing_and_broken_files(tmp_path: Path) -> None:
     (tmp_path / "c.yaml").write_text("name: c")
     with pytest.raises(RecipeError, match="lacks the key language"):
         load_recipe(tmp_path / "c.yaml")
+
+
+def test_a_change_of_what_yaml_names_twice_changes_one(tmp_path: Path) -> None:
+    text = (SHIPPED / "practice.yaml").read_text()
+    align = next(line for line in text.splitlines() if line.strip().startswith("align: {"))
+    shared = text.replace(align, align.replace("align: ", "align: &both ")).splitlines()
+    lines = ["  instruct: *both" if line.strip().startswith("instruct: {") else line for line in shared]
+    (tmp_path / "both.yaml").write_text("\n".join(lines).replace("../practice", str(SHIPPED.parent / "practice")))
+    recipe = load_recipe(tmp_path / "both.yaml", ("train.instruct.batch=3",))
+    assert recipe.train.align is not None
+    assert (recipe.train.align.batch, recipe.train.instruct.batch) == (8, 3)

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
+from dataclasses import replace
 from typing import Any
 
 import pytest
@@ -58,21 +59,25 @@ def learnt(built: Phi3WithProjector, rows: list[Packed], attention: str) -> tupl
     """The loss over all supervised tokens, and every parameter's gradient."""
     built.model.set_attn_implementation(attention)
     store: Any = Store(built.slots, built.model.config.vision_config.hidden_size)
-    batch = Collator(store, built.prompt.end_of_text_id, eager=attention == "eager")(rows)
+    batch = Collator(store, built.prompt.end_of_text_id, attention=attention)(rows)
+    del batch["ids"]
     built.model.zero_grad()
     loss = built.model(**batch).loss
     loss.backward()
     return float(loss), {name: p.grad.clone() for name, p in built.model.named_parameters() if p.grad is not None}
 
 
-@pytest.mark.parametrize("attention", ["eager", "sdpa"])
-def test_the_same_loss_and_gradients_as_apart(built: Phi3WithProjector, attention: str) -> None:
+@pytest.mark.parametrize(("attention", "together"), [("spans", 256), ("spans", 0), ("spans", 40), ("sdpa", 0)])
+def test_the_same_loss_and_gradients_as_apart(
+    built: Phi3WithProjector, attention: str, together: int, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(packing, "TOGETHER", together)
     samples = samples_of(built)
     rows = pack(samples, built.prompt.image_id, 512)
     assert [len(row.ends) for row in rows] == [1, 3, 1, 1]  # without a picture; three about a.jpg; its picture last; b.jpg
-    apart, by_itself = learnt(built, [alone(sample) for sample in samples], attention)
-    together, shared = learnt(built, rows, attention)
-    assert together == pytest.approx(apart, abs=1e-5)
+    apart, by_itself = learnt(built, [alone(sample) for sample in samples], "sdpa")
+    packed, shared = learnt(built, rows, attention)
+    assert packed == pytest.approx(apart, abs=1e-5)
     assert by_itself.keys() == shared.keys()
     assert max(float((by_itself[name] - shared[name]).abs().max()) for name in shared) < 1e-5
 
@@ -81,14 +86,29 @@ def test_a_conversation_that_sees_its_neighbour_is_noticed(built: Phi3WithProjec
     """The control: with a plain causal mask the comparison above fails."""
     samples = samples_of(built)
     apart, _ = learnt(built, [alone(sample) for sample in samples], "sdpa")
-    right = packing.positions_and_mask
+    right = packing.padded
 
     def leaky(rows: Sequence[Packed], width: int) -> tuple[torch.Tensor, torch.Tensor]:
         positions, seen = right(rows, width)
         return positions, torch.ones_like(seen).tril()
 
-    monkeypatch.setattr("phisense.training.data.positions_and_mask", leaky)
+    monkeypatch.setattr("phisense.training.data.padded", leaky)
     together, _ = learnt(built, pack(samples, built.prompt.image_id, 512), "sdpa")
+    assert abs(together - apart) > 1e-4
+
+
+def test_a_conversation_that_does_not_see_its_picture_is_noticed(built: Phi3WithProjector, monkeypatch: pytest.MonkeyPatch) -> None:
+    """The control of spans: behind nothing, the comparison above fails."""
+    samples = samples_of(built)
+    apart, _ = learnt(built, [alone(sample) for sample in samples], "sdpa")
+    right = packing.end_to_end
+    monkeypatch.setattr(packing, "TOGETHER", 0)
+
+    def blind(rows: Sequence[Packed]) -> dict[str, torch.Tensor]:
+        return right([replace(row, shared=0, ends=(row.shared, *row.ends) if row.shared else row.ends) for row in rows])
+
+    monkeypatch.setattr("phisense.training.data.end_to_end", blind)
+    together, _ = learnt(built, pack(samples, built.prompt.image_id, 512), "spans")
     assert abs(together - apart) > 1e-4
 
 
@@ -114,7 +134,8 @@ def test_an_answer_between_two_pictures_is_not_shared(built: Phi3WithProjector) 
 def test_logits_of_supervised_positions_give_the_models_own_loss(built: Phi3WithProjector) -> None:
     rows = pack(samples_of(built), built.prompt.image_id, 512)
     store: Any = Store(built.slots, built.model.config.vision_config.hidden_size)
-    batch = Collator(store, built.prompt.end_of_text_id)(rows)
+    batch = Collator(store, built.prompt.end_of_text_id, attention="sdpa")(rows)
+    del batch["ids"]
     labels = batch["labels"]
     whole = built.model(**batch)
     supervised = torch.nn.functional.pad(labels[:, 1:] != IGNORED, (0, 1))

@@ -15,7 +15,7 @@ import pytest
 import torch
 from safetensors.torch import load_file
 
-from phisense.errors import ArtefactError, TrainingError
+from phisense.errors import ArtefactError, RecipeError, TrainingError
 from phisense.training import checkpoints, trainer
 from phisense.training.runs import held, runs
 
@@ -90,7 +90,8 @@ def test_sigterm_saves_and_a_resumed_run_ends_the_same(root: Path, verb: Any) ->
     assert wanted.keys() == resumed.keys()
     assert all(torch.equal(wanted[name], resumed[name]) for name in wanted)
     lines = [json.loads(line) for line in (root / "runs" / "tiny" / "metrics.jsonl").read_text().splitlines()]
-    assert [line["step"] for line in lines if line["stage"] == "instruct"] == list(range(1, 61))
+    assert [line["step"] for line in lines if line["stage"] == "instruct" and "loss" in line] == list(range(1, 61))
+    assert [line["step"] for line in lines if line["stage"] == "instruct" and "held_out" in line] == [15, 30, 45, 60]
 
 
 def die_at_the_first_step(stage: str, errors: Path, *words: str) -> None:
@@ -125,6 +126,32 @@ def test_killed_between_the_stages_it_ends_the_same(root: Path) -> None:
         assert all(torch.equal(wanted[name], resumed[name]) for name in wanted)
 
 
+def test_a_changed_run_is_resumed_only_if_told_so(root: Path, verb: Any) -> None:
+    """Recipe, data and features: each difference is named. A stage that had ended is compared, too."""
+    quick = [word for change in ("train.align.max_steps=2", "train.instruct.max_steps=2") for word in ("--set", change)]
+    verb("train", root / "tiny.yaml", *quick)
+    shutil.rmtree(root / "runs" / "tiny" / "stages" / "instruct")
+    verb("train", root / "tiny.yaml", *quick, "--resume")  # the control: unchanged, it goes on
+    rate = ("--set", "train.instruct.learning_rate=1.0e-4")
+    with pytest.raises(ArtefactError, match=r"got recipe\.train\.instruct\.learning_rate was \S+, is 0\.0001\. .*--accept-changes"):
+        verb("train", root / "tiny.yaml", *quick, *rate, "--resume")
+    rows = (root / "rows.json").read_text()
+    talks = json.loads(rows)
+    talks[0]["conversations"][1]["value"] = "Something else."
+    (root / "rows.json").write_text(json.dumps(talks))
+    with pytest.raises(ArtefactError, match=r"got data\.sha256 was \w+, is \w+\."):
+        verb("train", root / "tiny.yaml", *quick, "--resume")
+    (root / "rows.json").write_text(rows)
+    pictures = sorted(path for path in root.rglob("*.png") if "runs" not in path.parts)
+    shutil.copy(pictures[0], pictures[1])
+    shutil.rmtree(root / "features")
+    verb("features", root / "tiny.yaml")
+    with pytest.raises(ArtefactError, match=r"got features\.sha256 was \w+, is \w+\."):
+        verb("train", root / "tiny.yaml", *quick, "--resume")
+    facts = verb("train", root / "tiny.yaml", *quick, *rate, "--resume", "--accept-changes")
+    assert facts["stages"]["instruct"]["steps"] == 2
+
+
 def test_a_killed_run_is_no_running_one(root: Path) -> None:
     process = start(root)
     until_step(root, 1)
@@ -139,3 +166,26 @@ def test_a_killed_run_is_no_running_one(root: Path) -> None:
 def test_no_runs_is_a_sentence(tmp_path: Path) -> None:
     with pytest.raises(ArtefactError, match="there are no runs in"):
         runs(tmp_path)
+
+
+def test_further_stages_go_on_with_the_same_adapter(root: Path, verb: Any) -> None:
+    talks = json.loads((root / "rows.json").read_text())
+    (root / "few.json").write_text(json.dumps(talks[:6]))
+    polish = "train.further={polish: {data: [few.json], max_steps: 3, batch: 6, micro_batch: 3, learning_rate: 1.0e-3, length: 256}}"
+    plain = verb("train", root / "tiny.yaml")
+    before = weights(root)
+    facts = verb("train", root / "tiny.yaml", "--set", polish)
+    assert list(facts["stages"]) == ["align", "instruct", "polish"]
+    assert facts["stages"]["polish"]["samples"] == 6
+    assert facts["stages"]["polish"]["steps"] == 3
+    assert facts["trainable"] == plain["trainable"]
+    after = weights(root)
+    assert before.keys() == after.keys()
+    assert all(not torch.equal(before[name], after[name]) for name in before if "lora_B" in name)
+    staged = load_file(root / "runs" / "tiny" / "stages" / "instruct" / "trainable.safetensors")
+    assert any(torch.equal(weight, before[name.replace(".default", "")]) for name, weight in staged.items() if "lora_B" in name)
+    for wrong in ("instruct", "Polish"):
+        with pytest.raises(RecipeError, match=f"a further stage cannot be called {wrong}"):
+            verb("train", root / "tiny.yaml", "--set", polish.replace("polish", wrong))
+    with pytest.raises(RecipeError, match="unknown key train.further.polish.epoch; .*Did you mean epochs"):
+        verb("train", root / "tiny.yaml", "--set", polish, "--set", "train.further.polish.epoch=2")

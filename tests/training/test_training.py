@@ -175,5 +175,6 @@ def test_a_damaged_checkpoint_is_passed_over(tmp_path: Path, parts: tuple[str, s
     assert checkpoints.newest_verified(tmp_path, about={"run": 1}) == tmp_path / "checkpoint-3"
     assert (tmp_path / "checkpoint-2").is_dir(), "the damaged one after it does not count as kept"
     shutil.rmtree(tmp_path / "checkpoint-3")
-    with pytest.raises(ArtefactError, match="another recipe or other data"):
+    with pytest.raises(ArtefactError, match=r"another recipe, other data or other features; got run was 1, is 2\. "):
         checkpoints.newest_verified(tmp_path, about={"run": 2})
+    assert checkpoints.newest_verified(tmp_path, about=None) == tmp_path / "checkpoint-2"

@@ -3,7 +3,7 @@
 common.py   the application and what the verbs share
 care.py     doctor, demo
 data.py     check, convert, show, features
-making.py   train, runs, merge, evaluate, compare
+making.py   train, runs, merge, evaluate, compare, tune
 talking.py  ask, chat, app
 
 Exit codes: 0 done, 1 failed, 2 asked wrongly, 130 interrupted, 143 terminated. A verb returns what it would print with `--json`.

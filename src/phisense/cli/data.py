@@ -203,7 +203,7 @@ def features(
     from ..recipe import load_recipe
 
     r = load_recipe(recipe, tuple(set_ or ()))
-    sets = [*r.data.align, *r.data.instruct]
+    sets = r.data_sets
     names = [name for one in sets for row in read_conversations(r.path(one.path)) for name in row.images]
     from ..model.device import compute_dtype, pick_device
     from ..processes import this_process

@@ -7,6 +7,7 @@ from typing import Annotated, Any
 
 import typer
 
+from ..console import Bars
 from ..errors import UsageError
 from .common import Device, Json, Model, PictureTokens, Recipe, Set, app, run_verb
 
@@ -16,6 +17,7 @@ def train(
     recipe: Recipe,
     set_: Set = None,
     resume: Annotated[bool, typer.Option("--resume", help="Go on from the newest whole checkpoint.")] = False,
+    accept_changes: Annotated[bool, typer.Option("--accept-changes", help="Resume though recipe, data or features are others.")] = False,
     device: Device = "auto",
     json: Json = False,
 ) -> dict[str, Any]:
@@ -27,15 +29,11 @@ def train(
 
     r = load_recipe(recipe, tuple(set_ or ()))
     from .. import console
+    from ..evaluation.answers import is_right
     from ..training import Training
 
     with console.bars() as bar:
-
-        def report(row: dict[str, Any]) -> None:
-            loss = f"loss {row['loss']:.3f}  " if "loss" in row else ""
-            bar(row["stage"], row["step"], row["steps"], f"{loss}{row['tokens_per_second']:,.0f} tokens/s")
-
-        training = Training(r, report, resume=resume, device=device)
+        training = Training(r, lambda row: _show(row, bar), resume=resume, accept_changes=accept_changes, device=device, judge=is_right)
         facts = training()
     if not training.processes.first:
         return facts
@@ -49,6 +47,22 @@ def train(
         console.out.print(f"the projector moved by {facts['projector_change']:.1%}")
         console.out.print(f"run -> {r.run} (loss.png, metrics.jsonl, train.json)")
     return result
+
+
+def _show(row: dict[str, Any], bar: Bars) -> None:
+    """One line of training: progress, or what is worth a line of its own."""
+    from .. import console
+
+    if "skipped" in row:
+        console.err.print(f"{row['stage']} {row['step']}: {row['why']}; metrics.jsonl names the conversations", style="yellow")
+    elif "answers" in row:
+        console.err.print(f"{row['stage']} {row['step']}: {row['held_out']:.0%} of {row['questions']} held-out questions right")
+        for one in row["answers"]:
+            console.err.print(f"  {one['question']} -> {one['said']} (right: {one['right']})", markup=False, soft_wrap=True)
+    else:
+        told = [f"loss {row['loss']:.3f}", f"lr {row['learning_rate']:.1e}"] if "loss" in row else []
+        told += [f"{row['tokens_per_second']:,.0f} tokens/s"] + ([f"{row['memory'] / 1e9:.1f} GB"] if row["memory"] else [])
+        bar(row["stage"], row["step"], row["steps"], "  ".join(told))
 
 
 @app.command()
@@ -192,4 +206,42 @@ def compare(
         ]
         console.table("held-out accuracy", ["variant", "tokens", "accuracy [95 %]", "trained parameters", "training s"], rows)
         console.out.print(f"plot -> {result['plot']}")
+    return result
+
+
+@app.command()
+def tune(
+    recipe: Recipe,
+    vary: Annotated[
+        list[str] | None,
+        typer.Option(
+            metavar="KEY=RANGE", help="low..high or one,two,three; repeatable. If not given: rates, warm-up, LoRA, tokens per picture."
+        ),
+    ] = None,
+    set_: Set = None,
+    trials: Annotated[int, typer.Option(min=1, help="In all, those of other workers and earlier calls included.")] = 20,
+    hours: Annotated[float | None, typer.Option(min=0.0, help="Begin no further trial after so long.")] = None,
+    questions: Annotated[int, typer.Option(min=1, help="Held-out questions by which a trial is judged.")] = 200,
+    storage: Annotated[str | None, typer.Option(help="A database URL that several workers share; otherwise SQLite in the study.")] = None,
+    device: Device = "auto",
+    json: Json = False,
+) -> dict[str, Any]:
+    """Look for better settings with Optuna: train, judge by held-out questions, prune what falls behind.
+
+    The recipe as it is goes first. What was begun is gone on with; start the command on several machines to share a study.
+    """
+    from .. import console
+    from ..recipe import load_recipe
+    from ..tuning import Tuning, parse_range, usual_ranges
+
+    changes = tuple(set_ or ())
+    ranges = [parse_range(one) for one in vary] if vary else usual_ranges(load_recipe(recipe, changes))
+    result = Tuning(recipe, changes, tuple(ranges), trials, hours, questions, storage, device, run_verb)()
+    if json:
+        console.print_json(result)
+    else:
+        best = result["best"]
+        settings = [[key, f"{value:.4g}" if isinstance(value, float) else str(value)] for key, value in best["settings"].items()]
+        console.table(f"trial {best['number']}: {best['value']:.3f} of held-out questions right", ["setting", "value"], settings)
+        console.out.print(f"train it with: phisense train {result['recipe']}\nreport -> {result['report']}", soft_wrap=True)
     return result

@@ -7,9 +7,21 @@ roots.py      where its pictures are               read.py, questions.py      wh
 """
 
 from .check import Checked, check
-from .questions import read_questions
+from .questions import CAPTION_KINDS, read_questions
 from .read import read_conversations
 from .roots import Pictures
 from .types import IMAGE, Conversation, Message, Question, Role
 
-__all__ = ["IMAGE", "Checked", "Conversation", "Message", "Pictures", "Question", "Role", "check", "read_conversations", "read_questions"]
+__all__ = [
+    "CAPTION_KINDS",
+    "IMAGE",
+    "Checked",
+    "Conversation",
+    "Message",
+    "Pictures",
+    "Question",
+    "Role",
+    "check",
+    "read_conversations",
+    "read_questions",
+]

@@ -22,6 +22,8 @@ from .sources import open_source
 from .types import IMAGE, Conversation, Question
 
 LONG = 12
+#: Of these an exact match says nothing.
+CAPTION_KINDS = ("caption", "description", "detail")
 _KIND = ("category", "kind", "type")
 
 

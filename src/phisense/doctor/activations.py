@@ -8,8 +8,8 @@ What autograd keeps of one layer, in the order of the code (transformers' Phi-3,
     norm        its input in float32, twice a layer                                   2 x 4 N H
     matrices    with LoRA the input of each (with dropout: the thinned one and the    c N (2H + a + M), and c' N r each
                 mask) and the rank-r middle; without LoRA nothing, the base is frozen
-    attention   queries, keys, values; plain attention also the probabilities in      c N (a + 2 a), 4 B heads T^2
-                float32, fused attention its output and a sum for each row
+    attention   queries, keys, values, the output and a sum for each row; in spans    c N (a + 2 k + a), 4 N heads
+                also keys and values anew where one span is behind another
     MLP         gate and up in one tensor, and the activated gate                     c N (2M + M)
 
 Tests compare this with what autograd really saved.
@@ -34,9 +34,11 @@ class Setting:
     checkpointing: bool
     quantise: bool
     number: int  # bytes: 4, or 2 under autocast
-    eager: bool
+    spans: bool
     cuda: bool
     pictures: int
+    scores: int  # of a row, that attention in spans computes: as large is its mask
+    behind: int  # keys of a row's spans that are behind another
 
     @property
     def positions(self) -> int:
@@ -49,29 +51,25 @@ def layer(s: Shapes, x: Setting) -> float:
     attended, keys = s.heads * s.head, s.key_heads * s.head
     kept = 2.0 * n * (4 * s.hidden + 4)
     kept += c * n * attended + _keys_and_values(x, attended, keys)
-    if x.eager:
-        kept += x.rows * s.heads * x.tokens**2 * (4 if c == 4 else 6)
-    else:
-        kept += x.rows * s.heads * x.tokens * 4
+    kept += n * s.heads * 4
     kept += c * n * 3 * s.mlp
     for inputs, _ in s.matrices if x.rank is not None else ():
         kept += c * n * inputs + c * n * (x.rank or 0)
         if x.dropout:
             kept += n * inputs * (1 if x.cuda else c)
-    if not x.eager:
-        kept += c * n * attended  # the fused kernel's output; the output matrix reads a copy in another order
-    return kept
+    return kept + c * n * attended  # the fused kernel's output; the output matrix reads a copy in another order
 
 
 def _keys_and_values(x: Setting, attended: int, keys: int) -> float:
-    """Keys are made anew by the rotation. Values are a part of what the fused matrix made, whole: copied for plain attention
-    over several rows and by the cache that is filled along without checkpointing, kept with all of it otherwise."""
+    """Keys are made anew by the rotation. Values are a part of what the fused matrix made and kept with all of it, unless they are
+    copied: in spans for heads that share keys, and for the cache that is filled along without checkpointing."""
     n, c = x.positions, x.number
-    if x.eager and (attended != keys or not x.checkpointing or x.rows > 1):
-        return c * n * 2 * attended
-    if not x.eager and not x.checkpointing:
-        return c * n * 2 * keys
-    return c * n * (keys + attended + 2 * keys)
+    behind = x.rows * x.behind * 2 * attended if x.spans else 0
+    if x.spans and attended != keys:
+        own = 2 * attended
+    else:
+        own = keys + attended + 2 * keys if x.checkpointing else 2 * keys
+    return float(c * (n * own + behind))
 
 
 def saved(s: Shapes, x: Setting) -> float:
@@ -82,7 +80,7 @@ def saved(s: Shapes, x: Setting) -> float:
 
 def around(s: Shapes, x: Setting) -> float:
     """The attention mask, the rotation's angles, and which positions are a picture's."""
-    mask = x.rows * x.tokens**2 * (4 if x.eager else 1)
+    mask = x.rows * (4 * x.scores if x.spans else x.tokens**2)
     return mask + 2 * x.tokens * s.head * x.number + x.positions
 
 
@@ -112,8 +110,7 @@ def momentary(s: Shapes, x: Setting) -> float:
     """Gradients that live for a moment in the backward pass of one layer, and a matrix dequantised for it."""
     n, c = x.positions, x.number
     mlp = c * n * 5 * s.mlp
-    attention = x.rows * s.heads * x.tokens**2 * 12 if x.eager else c * n * 4 * s.heads * s.head
-    return max(mlp, attention) + 3 * c * n * s.hidden + workspace(s, x)
+    return max(mlp, c * n * 4 * s.heads * s.head) + 3 * c * n * s.hidden + workspace(s, x)
 
 
 def workspace(s: Shapes, x: Setting) -> float:

@@ -38,9 +38,9 @@ def advise(recipe: Recipe, stage: str, memory: float, predict: Predict) -> tuple
 def changes(recipe: Recipe, stage: str) -> Iterator[tuple[str, str, Recipe]]:
     """Single changes, cheapest first: what costs nothing but time, then what may cost quality."""
     train = recipe.train
-    asked = train.stage(stage)
+    asked = train.stages[stage]
     for rows in sorted((n for n in range(1, asked.micro_batch) if asked.batch % n == 0 and _halves(asked.micro_batch, n)), reverse=True):
-        yield f"train.{stage}.micro_batch={rows}", "the same result, somewhat slower", _staged(recipe, stage, micro_batch=rows)
+        yield f"{_key(stage)}.micro_batch={rows}", "the same result, somewhat slower", _staged(recipe, stage, micro_batch=rows)
     if not train.checkpointing:
         changed = recipe.model_copy(update={"train": train.model_copy(update={"checkpointing": True})})
         yield "train.checkpointing=true", "the same result, a third slower", changed
@@ -51,8 +51,8 @@ def changes(recipe: Recipe, stage: str) -> Iterator[tuple[str, str, Recipe]]:
         changed = recipe.model_copy(update={"projector": recipe.projector.model_copy(update={"pool": 2})})
         yield "projector.pool=2", "a quarter of the slots: less fine detail; LLaVA's loaders do not read it", changed
     for length in (n for n in (2048, 1024, 512, 256) if n < asked.length):
-        yield f"train.{stage}.length={length}", "longer conversations lose their last turns", _staged(recipe, stage, length=length)
-    if stage == "instruct":
+        yield f"{_key(stage)}.length={length}", "longer conversations lose their last turns", _staged(recipe, stage, length=length)
+    if stage != "align":
         for rank in (n for n in (64, 32, 16, 8) if n < train.lora.rank):
             lora = train.lora.model_copy(update={"rank": rank})
             changed = recipe.model_copy(update={"train": train.model_copy(update={"lora": lora})})
@@ -65,5 +65,11 @@ def _halves(most: int, rows: int) -> bool:
 
 
 def _staged(recipe: Recipe, stage: str, **update: Any) -> Recipe:
-    asked = recipe.train.stage(stage)
-    return recipe.model_copy(update={"train": recipe.train.model_copy(update={stage: asked.model_copy(update=update)})})
+    asked = recipe.train.stages[stage]
+    changed = {stage: asked.model_copy(update=update)}
+    train = {"further": {**recipe.train.further, **changed}} if stage in recipe.train.further else changed
+    return recipe.model_copy(update={"train": recipe.train.model_copy(update=train)})
+
+
+def _key(stage: str) -> str:
+    return f"train.{stage}" if stage in ("align", "instruct") else f"train.further.{stage}"

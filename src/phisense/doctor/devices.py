@@ -12,6 +12,7 @@ import torch
 
 from ..errors import UsageError
 from ..model.device import compute_dtype, pick_device, training_attention
+from ..model.spans import SPANS
 
 GB = 1e9
 #: Resident memory of a process with torch, transformers, PEFT and bitsandbytes loaded. Fitted by `bench/memory.py`.
@@ -63,8 +64,8 @@ class Device:
         return 2 if self.dtype == "bfloat16" else 4
 
     @property
-    def eager(self) -> bool:
-        return self.attention == "eager"
+    def spans(self) -> bool:
+        return self.attention == SPANS
 
 
 def devices(gpu: str | None = None, memory: str | None = None) -> list[Device]:

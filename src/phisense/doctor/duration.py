@@ -1,8 +1,8 @@
 """How long a stage takes: operations from shapes, over the rate that a training step reaches on the device.
 
 A product of N rows with a matrix of W weights costs 2 N W. A frozen matrix is multiplied forward and once backward (for its input's
-gradient), a trained one once more (for its own). Checkpointing does the layers' forward pass once more. Plain attention multiplies all
-pairs of positions, fused attention half of them; both do so twice forward and four times backward.
+gradient), a trained one once more (for its own). Checkpointing does the layers' forward pass once more. Attention in spans multiplies
+all pairs within a span, fused attention half of all; both do so twice forward and four times backward.
 """
 
 from __future__ import annotations
@@ -16,9 +16,9 @@ from .shapes import Shapes
 def training_flops(s: Shapes, recipe: Recipe, stage: str, device: Device, found: Lengths) -> float:
     """Operations for one row of the mean length with one picture; at most as many of its tokens as have a loss need logits."""
     tokens = found.mean
-    lora = s.lora(recipe.train.lora.rank) if stage == "instruct" else 0
+    lora = s.lora(recipe.train.lora.rank) if stage != "align" else 0
     passes = 3 if recipe.train.checkpointing else 2
-    pairs = tokens**2 * (1.0 if device.eager else 0.5)
+    pairs = found.scores * (tokens / found.longest) ** 2 if device.spans else tokens**2 / 2
     attention = 4.0 * s.layers * s.heads * s.head * pairs
     layers = 2.0 * tokens * s.matrix_weights * passes + 2.0 * tokens * lora * (passes + 1) + attention * (passes + 1)
     return layers + 2.0 * min(tokens, found.supervised) * s.output * 2 + 2.0 * s.slots * s.projector * 3

@@ -89,7 +89,7 @@ def _parts(recipe: Recipe) -> list[Finding]:
 
 
 def _data(recipe: Recipe) -> list[Finding]:
-    files = [*(one.path for one in (*recipe.data.align, *recipe.data.instruct)), *recipe.data.held_out, *recipe.data.images]
+    files = [*(one.path for one in recipe.data_sets), *recipe.data.held_out, *recipe.data.images]
     return [_path(recipe.path(file)) for file in files]
 
 

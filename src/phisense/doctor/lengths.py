@@ -11,7 +11,7 @@ from ..conversations import Conversation, read_conversations
 from ..errors import PhisenseError
 from ..prompt import IGNORED, Prompt, Rendered, prepare_tokenizer
 from ..recipe import Recipe
-from ..training.packing import Packed, Sample, alone, pack
+from ..training.packing import Packed, Sample, alone, pack, scores
 from .shapes import Shapes, config_folder
 
 SAMPLE = 512  # pictures whose conversations are rendered for the mean, evenly spaced, and the longest by their characters
@@ -22,7 +22,7 @@ TAGS = 4  # tokens that the template adds to a message
 
 @dataclass(frozen=True, slots=True)
 class Lengths:
-    """Tokens of the longest row and of the mean one, and of how many at most a loss is taken.
+    """Tokens of the longest row and of the mean one, of how many at most a loss is taken, and the most scores and keys in spans.
 
     A row is what goes through the model as one: a conversation, or with shared pictures all those about one. `rows` and
     `conversations` are None where the data is not there. `basis` says what the figures rest on.
@@ -34,6 +34,8 @@ class Lengths:
     rows: int | None
     conversations: int | None
     basis: str
+    scores: int
+    behind: int
 
     def rows_of(self, conversations: int) -> int:
         """Rows that hold so many conversations on average, as training has them."""
@@ -44,8 +46,8 @@ class Lengths:
 
 def lengths(recipe: Recipe, stage: str, s: Shapes) -> Lengths:
     """Reads the stage's data if all of it is there, and renders some of it."""
-    asked = recipe.train.stage(stage)
-    sets = [recipe.path(one.path) for one in (recipe.data.align if stage == "align" else recipe.data.instruct)]
+    asked = recipe.train.stages[stage]
+    sets = [recipe.path(one.path) for one in recipe.data_of(stage)]
     try:
         found = [one for path in sets for one in read_conversations(path)] if sets and all(path.exists() for path in sets) else []
     except PhisenseError as error:  # defects are `check`'s business
@@ -76,11 +78,13 @@ def lengths(recipe: Recipe, stage: str, s: Shapes) -> Lengths:
         len(found),
         f"{conversations:,} of {len(found):,} conversations "
         + ("rendered" if prompt else f"counted as {CHARACTERS} characters a token, none sharing its pictures"),
+        max(scores(row)[0] for row in every),
+        max(scores(row)[1] for row in every),
     )
 
 
 def _unknown(length: int, basis: str) -> Lengths:
-    return Lengths(length, length, length, None, None, basis)
+    return Lengths(length, length, length, None, None, basis, length**2, 0)
 
 
 def _prompt(recipe: Recipe, s: Shapes) -> Prompt | None:

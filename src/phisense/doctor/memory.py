@@ -67,8 +67,8 @@ def trainable(s: Shapes, rank: int | None) -> int:
 
 def setting(recipe: Recipe, stage: str, device: Device, found: Lengths) -> Setting:
     """The largest micro-batch of a stage: every row as long as the longest, with a picture."""
-    asked = recipe.train.stage(stage)
-    lora = recipe.train.lora if stage == "instruct" else None
+    asked = recipe.train.stages[stage]
+    lora = recipe.train.lora if stage != "align" else None
     rows = found.rows_of(asked.micro_batch)
     return Setting(
         rows=rows,
@@ -79,9 +79,11 @@ def setting(recipe: Recipe, stage: str, device: Device, found: Lengths) -> Setti
         checkpointing=recipe.train.checkpointing,
         quantise=recipe.train.quantise,
         number=device.number,
-        eager=device.eager,
+        spans=device.spans,
         cuda=device.cuda,
         pictures=rows,
+        scores=found.scores,
+        behind=found.behind,
     )
 
 
@@ -92,7 +94,7 @@ def training(recipe: Recipe, stage: str, s: Shapes, device: Device, found: Lengt
 
 def _training_moments(recipe: Recipe, stage: str, s: Shapes, device: Device, found: Lengths) -> list[Peak]:
     x = setting(recipe, stage, device, found)
-    asked = recipe.train.stage(stage)
+    asked = recipe.train.stages[stage]
     weights = float(language_bytes(s, device.number, recipe.train.quantise))
     trained = trainable(s, x.rank)
     # PEFT trains a copy of the projector and keeps the first; on a CPU a third is kept to tell how far it moved.

@@ -52,8 +52,7 @@ class Plan:
 def plan(recipe: Recipe, device: Device) -> Plan:
     """Raises PartError if the shapes of a part are not to be had."""
     s = shapes_of(recipe)
-    names = ["align"] if recipe.train.align is not None else []
-    steps = [_stage(recipe, name, s, device) for name in (*names, "instruct")]
+    steps = [_stage(recipe, name, s, device) for name in recipe.train.stages]
     merge = memory.merging(recipe, s, device)
     steps.append(Step(merge, merge.total <= device.memory, advice=_merge_elsewhere(recipe, s, merge, device)))
     using = (memory.evaluating(recipe, s, device), memory.chatting(recipe, s, device))
@@ -62,7 +61,7 @@ def plan(recipe: Recipe, device: Device) -> Plan:
 
 
 def _stage(recipe: Recipe, name: str, s: Shapes, device: Device) -> Step:
-    asked = recipe.train.stage(name)
+    asked = recipe.train.stages[name]
     found = lengths(recipe, name, s)
     peak = memory.training(recipe, name, s, device, found)
     each = duration.step_seconds(s, recipe, name, asked, device, found)
@@ -74,12 +73,11 @@ def _stage(recipe: Recipe, name: str, s: Shapes, device: Device) -> Step:
     def predict(changed: Recipe) -> float:
         """Other slots make rows longer or shorter by as many; a shorter limit cuts the longest."""
         other = s if changed.projector == recipe.projector else shapes_of(changed)
-        stage = changed.train.stage(name)
+        stage = changed.train.stages[name]
         whole = found.longest if found.rows is None else found.longest - s.slots + other.slots
         longest = min(whole, stage.length)
-        return memory.training(
-            changed, name, other, device, replace(found, longest=longest, supervised=min(found.supervised, longest))
-        ).total
+        cut = replace(found, longest=longest, supervised=min(found.supervised, longest), scores=min(found.scores, longest**2))
+        return memory.training(changed, name, other, device, cut).total
 
     best, tried = advise(recipe, name, device.memory, predict)
     told = f"--set {best.keys} ({best.cost}): {best.peak / 1e9:.1f} GB" if best else "no single change makes it fit"

@@ -9,10 +9,10 @@ from html import escape
 from pathlib import Path
 from typing import Any
 
-from ..conversations import Pictures
+from ..conversations import CAPTION_KINDS, Pictures
 from ..errors import PictureError
 from ..vision.pictures import open_picture
-from .scores import CAPTION_KINDS, CONDITIONS, Prediction
+from .scores import CONDITIONS, Prediction
 
 SHOWN = 18  # cards of each sort
 THUMB = 256  # pixels

@@ -8,10 +8,10 @@ from collections.abc import Sequence
 from dataclasses import asdict, dataclass
 from typing import Any
 
+from ..conversations import CAPTION_KINDS
 from .answers import normalise, yes_or_no
 
 CONDITIONS = ("real", "blind", "shuffled")
-CAPTION_KINDS = ("caption", "description", "detail")
 #: A model looks if its real score beats both controls at this level.
 SIGNIFICANCE = 0.01
 

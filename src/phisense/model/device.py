@@ -2,9 +2,12 @@
 
 from __future__ import annotations
 
+import sys
+
 import torch
 
 from ..errors import UsageError
+from .spans import SPANS
 
 DTYPES = {"float32": torch.float32, "bfloat16": torch.bfloat16, "float16": torch.float16}
 
@@ -29,9 +32,20 @@ def compute_dtype(device: torch.device) -> torch.dtype:
     return torch.bfloat16 if _cpu_has_bfloat16() else torch.float32
 
 
+def peak_memory() -> int | None:
+    """The most bytes that this process held so far: of the GPU where there is one, else of the machine; None where nothing tells."""
+    if torch.cuda.is_available():
+        return int(torch.cuda.max_memory_allocated())
+    try:
+        import resource
+    except ImportError:  # Windows
+        return None
+    return resource.getrusage(resource.RUSAGE_SELF).ru_maxrss * (1 if sys.platform == "darwin" else 1024)
+
+
 def training_attention(device: torch.device) -> str:
-    """Plain attention on a CPU: the fused kernel's backward pass takes so long there that a training step is 1.5 times as slow."""
-    return "eager" if device.type == "cpu" else "sdpa"
+    """Spans on a CPU: the fused kernel's backward pass takes so long there that a training step is 1.5 times as slow."""
+    return SPANS if device.type == "cpu" else "sdpa"
 
 
 def _cpu_has_bfloat16() -> bool:

@@ -37,7 +37,7 @@ def walk(out: Path, *, seed: int, scenes: int, app_port: int | None, verb: Verb)
     with console.bars() as bar:
         write_world(data, seed=seed, sizes=Sizes(train=scenes), progress=lambda done, total: bar("drawing pictures", done, total))
     clock.begin("check", "check: is the data what it says?")
-    for number, one in enumerate((*recipe.data.align, *recipe.data.instruct)):  # both sets are about the same pictures
+    for number, one in enumerate(recipe.data_sets):  # both sets are about the same pictures
         verb("check", recipe.path(one.path), "--images", images, "--pictures", "headers" if number else "decode")
     verb("show", recipe.path(recipe.data.instruct[0].path), "-n", 1)
     clock.begin("features", "features: every picture encoded once")

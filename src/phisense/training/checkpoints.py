@@ -10,6 +10,7 @@ import shutil
 from pathlib import Path
 from typing import Any
 
+import orjson
 import torch
 from safetensors.torch import load_file, save_file
 
@@ -57,20 +58,37 @@ def load_stage(model: Any, folder: Path) -> None:
     torch.set_rng_state(load_file(folder / RANDOM)["torch"])
 
 
-def newest_verified(folder: Path, *, about: dict[str, Any]) -> Path | None:
-    """The newest whole checkpoint of a run with the same `about`; unfinished and damaged ones are skipped."""
+def newest_verified(folder: Path, *, about: dict[str, Any] | None) -> Path | None:
+    """The newest whole checkpoint; unfinished and damaged ones are skipped. Raises ArtefactError if it was made of something else
+    than `about`, unless that is None."""
     for path in _by_step(folder):
         try:
             made = artefact.read_manifest(path, kind=KIND)
         except ArtefactError:
             continue
-        if made != about:
-            raise ArtefactError(
-                f"{path} was made with another recipe or other data",
-                do="Train without --resume to begin anew, or use the recipe it began with",
-            )
+        if about is not None:
+            refuse_changes(path, made, about)
         return path
     return None
+
+
+def refuse_changes(path: Path, made: dict[str, Any], about: dict[str, Any]) -> None:
+    """Raises ArtefactError, with every difference, unless what the run is made of is what it was."""
+    old, new = _leaves(made), _leaves(orjson.loads(orjson.dumps(about)))
+    changed = [f"{key} was {old.get(key)}, is {new.get(key)}" for key in sorted(old.keys() | new.keys()) if old.get(key) != new.get(key)]
+    if changed:
+        raise ArtefactError(
+            f"{path} was made with another recipe, other data or other features",
+            got="; ".join(changed),
+            do="Train without --resume to begin anew, undo the change, or go on with it by --accept-changes",
+        )
+
+
+def _leaves(tree: Any, at: str = "") -> dict[str, Any]:
+    """Every value that is no mapping, by its dotted key."""
+    if not isinstance(tree, dict):
+        return {at: tree}
+    return {key: value for name, below in tree.items() for key, value in _leaves(below, f"{at}.{name}" if at else str(name)).items()}
 
 
 def finish(path: Path, *, about: dict[str, Any]) -> None:

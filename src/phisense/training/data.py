@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import hashlib
 import math
 import random
 from collections.abc import Mapping, Sequence
@@ -15,9 +16,10 @@ from ..conversations import read_conversations
 from ..errors import ConversationError, TrainingError
 from ..model import pad_rows
 from ..model.projectors import average_patches
+from ..model.spans import SPANS
 from ..prompt import Prompt
 from ..vision.store import FeatureStore
-from .packing import Packed, Sample, alone, pack, positions_and_mask
+from .packing import Packed, Sample, alone, end_to_end, pack, padded
 
 
 class Samples(Dataset[Packed]):
@@ -43,6 +45,7 @@ class Samples(Dataset[Packed]):
         rng = random.Random(f"mix {seed}")
         self.shortened = 0
         samples: list[Sample] = []
+        digest = hashlib.sha256()
         for path, weight in sets:
             for conversation in read_conversations(path):
                 times = int(weight) + (rng.random() < weight % 1)
@@ -51,12 +54,14 @@ class Samples(Dataset[Packed]):
                 pool = random.Random(f"pool {seed} {conversation.images}").choice(list(slots))
                 rendered, left_out = prompt.fit(conversation, slots[pool], length)
                 self.shortened += left_out > 0
+                digest.update(repr((conversation, times, pool)).encode())
                 samples += [Sample(conversation.id, rendered, conversation.images, pool)] * times
         if not samples:
             raise ConversationError(
                 "there is nothing to train on", got=f"no conversation in {', '.join(str(path) for path, _ in sets) or 'no data set'}"
             )
         self.conversations = len(samples)
+        self.digest = digest.hexdigest()  # of what is trained on, in its order
         self.rows = pack(samples, prompt.image_id, length) if share else [alone(sample) for sample in samples]
 
     @property
@@ -103,24 +108,23 @@ class Samples(Dataset[Packed]):
 
 
 class Collator:
-    """Rows -> `input_ids`, `labels` `(B, T)`, `attention_mask`, `position_ids` and, if there are pictures, `pixel_values` `(N, P, D)`.
+    """Rows -> `input_ids`, `labels` `(B, T)`, `position_ids` and, if there are pictures, `pixel_values` `(N, P, D)`.
 
-    The pixel values are stored features: in training a stand-in takes the vision tower's place. The mask is `(B, T)` unless rows
-    hold several conversations, then `(B, 1, T, T)`: booleans, or for `eager` attention the numbers that it adds.
+    The pixel values are stored features: in training a stand-in takes the vision tower's place. For the attention of model/spans.py
+    the rows lie end to end, B is 1, and `spans` says what sees what. For any other they are padded, and `attention_mask` says it:
+    `(B, T)`, or booleans `(B, 1, T, T)` if a row holds several conversations.
     """
 
-    def __init__(self, store: FeatureStore, pad: int, *, eager: bool = False) -> None:
+    def __init__(self, store: FeatureStore, pad: int, *, attention: str) -> None:
         self.store = store
         self.pad = pad
-        self.eager = eager
+        self.attention = attention
         self.tokens = 0  # handed out so far: each conversation's own, padding not counted
 
     def __call__(self, rows: list[Packed]) -> dict[str, Any]:
-        batch: dict[str, Any] = pad_rows([row.rendered for row in rows], self.pad)
+        batch: dict[str, Any] = end_to_end(rows) if self.attention == SPANS else self._padded(rows)
+        batch["ids"] = tuple(one for row in rows for one in row.ids)  # for the guard; the model does not get them
         self.tokens += sum(row.tokens for row in rows)
-        if any(len(row.ends) > 1 for row in rows):
-            batch["position_ids"], seen = positions_and_mask(rows, batch["input_ids"].shape[1])
-            batch["attention_mask"] = torch.zeros(seen.shape).masked_fill_(~seen, torch.finfo(torch.float32).min) if self.eager else seen
         names = [name for row in rows for name in row.images]
         if names:
             features = self.store.batch(names)
@@ -129,4 +133,10 @@ class Collator:
                 pooled = [average_patches(one, pool) for one, pool in zip(features, pools, strict=True)]
                 features = torch.cat(pooled).unsqueeze(0)
             batch["pixel_values"] = features
+        return batch
+
+    def _padded(self, rows: list[Packed]) -> dict[str, Any]:
+        batch: dict[str, Any] = pad_rows([row.rendered for row in rows], self.pad)
+        if any(len(row.ends) > 1 for row in rows):
+            batch["position_ids"], batch["attention_mask"] = padded(rows, batch["input_ids"].shape[1])
         return batch

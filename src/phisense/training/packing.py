@@ -17,6 +17,8 @@ import torch
 
 from ..prompt import IGNORED, Rendered
 
+TOGETHER = 256  # tokens: up to here one larger product costs less than several small ones
+
 
 @dataclass(frozen=True, slots=True)
 class Sample:
@@ -40,6 +42,7 @@ class Packed:
     shared: int
     ends: tuple[int, ...]
     pool: int = 1
+    ids: tuple[str, ...] = ()
 
     @property
     def tokens(self) -> int:
@@ -52,7 +55,7 @@ class Packed:
 
 
 def alone(sample: Sample) -> Packed:
-    return Packed(sample.rendered, sample.images, 0, (len(sample.rendered.ids),), sample.pool)
+    return Packed(sample.rendered, sample.images, 0, (len(sample.rendered.ids),), sample.pool, (sample.id,))
 
 
 def pack(samples: Sequence[Sample], image_id: int, length: int) -> list[Packed]:
@@ -100,18 +103,81 @@ class _Row:
             ids += sample.rendered.ids[self.shared :]
             labels += sample.rendered.labels[self.shared :]
             ends.append(len(ids))
-        return Packed(Rendered(ids, labels), first.images, self.shared, tuple(ends), first.pool)
+        return Packed(Rendered(ids, labels), first.images, self.shared, tuple(ends), first.pool, tuple(one.id for one in self.samples))
 
 
-def positions_and_mask(rows: Sequence[Packed], width: int) -> tuple[torch.Tensor, torch.Tensor]:
+def padded(rows: Sequence[Packed], width: int) -> tuple[torch.Tensor, torch.Tensor]:
     """`position_ids` `(B, T)`, and which token sees which, `(B, 1, T, T)`. Padding sees itself alone, so that no row of it is empty."""
-    segments = torch.full((len(rows), width), -1)
     positions = torch.zeros(len(rows), width, dtype=torch.long)
+    seen = torch.eye(width, dtype=torch.bool).repeat(len(rows), 1, 1)
     for i, row in enumerate(rows):
-        segments[i, : row.shared], positions[i, : row.shared] = 0, torch.arange(row.shared)
-        for number, (start, end) in enumerate(zip((row.shared, *row.ends), row.ends, strict=False), 1):
-            segments[i, start:end], positions[i, start:end] = number, torch.arange(row.shared, row.shared + end - start)
-    causal = torch.ones(width, width, dtype=torch.bool).tril()
-    keys, queries = segments[:, None, :], segments[:, :, None]
-    seen = causal & (keys >= 0) & ((keys == 0) | (keys == queries))
-    return positions, (seen | torch.eye(width, dtype=torch.bool)).unsqueeze(1)
+        length = row.ends[-1]
+        positions[i, :length], seen[i, :length, :length] = _positions(row), _seen(row)
+    return positions, seen.unsqueeze(1)
+
+
+def end_to_end(rows: Sequence[Packed]) -> dict[str, torch.Tensor]:
+    """Rows in one: `input_ids`, `labels`, `position_ids`, each `(1, T)`, with the `spans` and `added` of model/spans.py.
+
+    A row's first token is the answer to nothing, so no label is learned across the seam.
+    """
+    spans: list[tuple[int, int]] = []
+    added: list[torch.Tensor] = []
+    for row in rows:
+        cuts, first = _cuts(row), len(spans)
+        hidden = torch.zeros(row.ends[-1], row.ends[-1]).masked_fill_(~_seen(row), float("-inf"))
+        for number, (start, end) in enumerate(zip((0, *cuts), cuts, strict=False)):
+            behind = row.shared if number else 0
+            spans.append((end - start, first if behind else -1))
+            added.append(torch.cat([hidden[start:end, :behind], hidden[start:end, start:end]], 1).flatten())
+    return {
+        "input_ids": torch.tensor([[one for row in rows for one in row.rendered.ids]]),
+        "labels": torch.tensor([[one for row in rows for one in row.rendered.labels]]),
+        "position_ids": torch.cat([_positions(row) for row in rows]).unsqueeze(0),
+        "spans": torch.tensor(spans),
+        "added": torch.cat(added),
+    }
+
+
+def scores(row: Packed) -> tuple[int, int]:
+    """How many scores the spans of a row have, and how many keys those of them that are behind another."""
+    cuts = _cuts(row)
+    first, *rest = (end - start for start, end in zip((0, *cuts), cuts, strict=False))
+    found = first**2 + sum(count * (count + row.shared) for count in rest)
+    return found, sum(count + row.shared for count in rest) if row.shared else 0
+
+
+def _cuts(row: Packed) -> list[int]:
+    """Where its spans end: one, or the shared part and then the conversations, short ones together."""
+    if row.ends[-1] <= TOGETHER:
+        return [row.ends[-1]]
+    cuts = [row.shared] if row.shared else []
+    start = row.shared
+    for before, end in zip((row.shared, *row.ends), row.ends, strict=False):
+        if before > start and end - start <= TOGETHER:
+            cuts[-1] = end
+        else:
+            start = before
+            cuts.append(end)
+    return cuts
+
+
+def _segments(row: Packed) -> torch.Tensor:
+    """`(T,)`: 0 for what is shared, then the number of the conversation."""
+    segments = torch.zeros(row.ends[-1], dtype=torch.long)
+    for number, (start, end) in enumerate(zip((row.shared, *row.ends), row.ends, strict=False), 1):
+        segments[start:end] = number
+    return segments
+
+
+def _positions(row: Packed) -> torch.Tensor:
+    starts = (row.shared, *row.ends)
+    parts = [torch.arange(row.shared), *(torch.arange(end - start) + row.shared for start, end in zip(starts, row.ends, strict=False))]
+    return torch.cat(parts)
+
+
+def _seen(row: Packed) -> torch.Tensor:
+    """`(T, T)`: which token, down, sees which, across."""
+    segments = _segments(row)
+    keys, queries = segments[None, :], segments[:, None]
+    return ((keys == 0) | (keys == queries)).tril()

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import io
 from pathlib import Path
+from typing import Any
 
 import orjson
 
@@ -11,15 +12,14 @@ from .. import artefact
 
 
 def plot_losses(metrics: Path, out: Path) -> None:
-    """One panel a stage: the logged losses, and their running mean."""
+    """One panel a stage: the logged losses, their running mean, and the accuracy on held-out questions if some were asked."""
     from matplotlib.figure import Figure  # a second to import, and only needed here
 
     rows = [orjson.loads(line) for line in metrics.read_bytes().splitlines()]
     stages = list(dict.fromkeys(row["stage"] for row in rows)) or ["no stage"]
     figure = Figure(figsize=(5.2 * len(stages), 3.6), layout="constrained")
     for axes, stage in zip(figure.subplots(1, len(stages), squeeze=False)[0], stages, strict=True):
-        steps = [row["step"] for row in rows if row["stage"] == stage]
-        losses = [row["loss"] for row in rows if row["stage"] == stage]
+        steps, losses = _series(rows, stage, "loss")
         smooth: list[float] = []
         for loss in losses:
             smooth.append(loss if not smooth else 0.8 * smooth[-1] + 0.2 * loss)
@@ -28,7 +28,18 @@ def plot_losses(metrics: Path, out: Path) -> None:
         axes.set(title=stage, xlabel="optimizer step", ylabel="loss per supervised token")
         axes.set_ylim(bottom=0)
         axes.grid(alpha=0.25)
+        asked, accuracy = _series(rows, stage, "held_out")
+        if asked:
+            right = axes.twinx()
+            right.plot(asked, accuracy, color="#c8553d", marker="o", linewidth=1.5)
+            right.set(ylabel="held-out accuracy", ylim=(0, 1))
+            axes.plot([], [], color="#c8553d", marker="o", linewidth=1.5, label="held-out accuracy")
         axes.legend(frameon=False)
     data = io.BytesIO()
     figure.savefig(data, format="png", dpi=130)
     artefact.write_bytes(out, data.getvalue())
+
+
+def _series(rows: list[dict[str, Any]], stage: str, what: str) -> tuple[list[int], list[float]]:
+    its = [row for row in rows if row["stage"] == stage and what in row]
+    return [row["step"] for row in its], [row[what] for row in its]

@@ -1,4 +1,4 @@
-"""The two stages, as the recipe has them: parts -> model -> freeze -> data -> align -> instruct -> run folder.
+"""The stages, as the recipe has them: parts -> model -> freeze -> data -> align -> instruct, and further ones -> run folder.
 
 runs/<name>/recipe.yaml          the resolved recipe
             metrics.jsonl        one line for each log step
@@ -20,7 +20,6 @@ from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
-import orjson
 import torch
 import yaml
 from peft import PeftModel
@@ -33,15 +32,18 @@ from ..model.calibrate import calibrate
 from ..model.device import compute_dtype, pick_device, training_attention
 from ..model.lora import add_lora, check_targets, expected_trainable
 from ..processes import Processes, this_process
-from ..recipe import DataSet, Recipe, Stage
+from ..recipe import Recipe, Stage
 from ..vision.encoders import Encoder, encoder_facts
 from ..vision.store import FeatureStore
 from . import checkpoints
 from .data import Collator, Samples
+from .guard import Guard
+from .log import Log
 from .plot import plot_losses
 from .runs import KIND, held
 from .stopping import Termination
 from .trainer import Reporter, StageTrainer, arguments
+from .watch import Judge, Watch
 
 PICTURES_TO_CALIBRATE = 64
 Report = Callable[[dict[str, Any]], None]
@@ -49,11 +51,14 @@ Report = Callable[[dict[str, Any]], None]
 
 @dataclass
 class Training:
-    """One run of `train`. `report` gets every log line: stage, step, steps, loss, tokens_per_second, seconds."""
+    """One run of `train`. `report` gets every log line: stage, step, steps, loss, tokens_per_second, memory, seconds; or of a step that
+    was not taken `skipped` and `why`; or of held-out questions `held_out`, the share that `judge` calls right, and `answers`."""
 
     recipe: Recipe
     report: Report
     resume: bool = False
+    accept_changes: bool = False
+    judge: Judge | None = None
     device: str = "auto"
     processes: Processes = field(default_factory=this_process)
     facts: dict[str, Any] = field(default_factory=dict)
@@ -75,7 +80,7 @@ class Training:
         store = self._open_store()
         set_seed(recipe.seed)
         built = Phi3WithProjector.from_recipe(recipe, quantise=recipe.train.quantise, stored_features=True, device=self.device)
-        built.model.set_attn_implementation(training_attention(built.device))
+        built.model.set_attn_implementation({"text_config": training_attention(built.device)})
         check_targets(built.model, recipe.train.lora.targets)
         if self.processes.first:
             self._prepare(folder)
@@ -86,12 +91,13 @@ class Training:
         before = _copy(built.projector)
         self.facts["stages"] = {}
         if recipe.train.align is not None:
-            self._stage("align", recipe.train.align, recipe.data.align, built, built.model, store)
+            self._stage("align", recipe.train.align, built, built.model, store)
             self.facts["stages"]["align"]["projector_change"] = change(before, built.projector)
         adapted = add_lora(built.model, recipe.train.lora)
         trainable = sum(p.numel() for p in adapted.parameters() if p.requires_grad)
         self._record_trainable(adapted, trainable)
-        self._stage("instruct", recipe.train.instruct, recipe.data.instruct, built, adapted, store)
+        for name in (name for name in recipe.train.stages if name != "align"):
+            self._stage(name, recipe.train.stages[name], built, adapted, store)
         self.facts["projector_change"] = change(before, _projector_of(adapted))
         if not self.facts["projector_change"] > 0:
             raise TrainingError(
@@ -140,11 +146,11 @@ class Training:
             {name.rsplit(".lora_", 1)[0] for name, p in adapted.named_parameters() if p.requires_grad and ".lora_" in name}
         )
 
-    def _stage(self, name: str, stage: Stage, sets: tuple[DataSet, ...], built: Phi3WithProjector, model: Any, store: FeatureStore) -> None:
+    def _stage(self, name: str, stage: Stage, built: Phi3WithProjector, model: Any, store: FeatureStore) -> None:
         """Trains one stage, or takes its weights if a resumed run had finished it."""
         folder = self.recipe.run / "stages" / name
         samples = Samples(
-            [(self.recipe.path(one.path), one.weight) for one in sets],
+            [(self.recipe.path(one.path), one.weight) for one in self.recipe.data_of(name)],
             built.prompt,
             {side: picture_slots(built.model.config, side) for side in self.recipe.projector.nested or (1,)},
             stage.length,
@@ -161,17 +167,20 @@ class Training:
         about = {
             "recipe": self.recipe.model_dump(mode="json", exclude={"root"}),
             "stage": name,
-            "samples": samples.conversations,
-            "encoder": store.encoder,
+            "data": {"conversations": samples.conversations, "sha256": samples.digest},
+            "features": {"encoder": store.encoder, "sha256": store.digest},
         }
         if self.resume and (folder / artefact.MANIFEST).is_file():
-            self.facts["stages"][name] = artefact.read_manifest(folder, kind="stage")["facts"]
+            made = artefact.read_manifest(folder, kind="stage")
+            if not self.accept_changes:
+                checkpoints.refuse_changes(folder, made["about"], about)
+            self.facts["stages"][name] = made["facts"]
             checkpoints.load_stage(model, folder)
             return
         facts = self._train(name, stage, folder, samples, built, model, store, about)
         self.facts["stages"][name] = facts
         if self.processes.first:
-            with artefact.staged(folder, kind="stage", about={"facts": facts}) as aside:
+            with artefact.staged(folder, kind="stage", about={"facts": facts, "about": about}) as aside:
                 checkpoints.save_stage(model, aside)
 
     def _train(
@@ -187,7 +196,7 @@ class Training:
     ) -> dict[str, Any]:
         recipe = self.recipe
         cpu = built.device.type == "cpu"
-        collate = Collator(store, built.prompt.end_of_text_id, eager=training_attention(built.device) == "eager")
+        collate = Collator(store, built.prompt.end_of_text_id, attention=training_attention(built.device))
         steps = stage.max_steps if stage.max_steps > 0 else round(stage.epochs * samples.conversations / stage.batch)
         rows = samples.rows_at_once(stage.batch, stage.micro_batch, self.processes.count)
         args = arguments(
@@ -202,21 +211,25 @@ class Training:
             cpu=cpu,
             checkpointing=recipe.train.checkpointing,
             report_to=recipe.train.report_to,
+            skip_bad_steps=recipe.train.bad_step == "skip",
         )
-        last = checkpoints.newest_verified(folder, about=about) if self.resume else None
+        last = checkpoints.newest_verified(folder, about=None if self.accept_changes else about) if self.resume else None
         done = checkpoints.step_of(last) if last else 0
-        log = _Log(recipe.run / "metrics.jsonl", name, collate, self.report, self.processes)
+        log = Log(recipe.run / "metrics.jsonl", name, collate, self.report, self.processes)
         if self.processes.first:
             log.keep(done)
         termination = Termination(self.processes)
+        watch = Watch(built, store, recipe, self.judge, log)
+        guard = Guard(recipe.train, self.processes, log)
         trainer = StageTrainer(
             model=model,
             args=args,
             train_dataset=samples,
             data_collator=collate,
-            callbacks=[Reporter(log), termination],
+            callbacks=[Reporter(log), watch, termination],
             stage=stage,
             about=about,
+            guard=guard,
             processes=self.processes,
         )
         trainer.remove_callback(PrinterCallback)  # lines go through `report`
@@ -235,53 +248,22 @@ class Training:
             "steps": result.global_step,
             "loss": result.training_loss,
             "last_loss": log.last_loss,
+            "held_out": watch.accuracy,
             "tokens": tokens,
             "tokens_per_second": tokens / seconds,
             "seconds": seconds,
         }
 
     def _finish(self, folder: Path, adapted: PeftModel) -> None:
-        adapted.save_pretrained(folder / "adapter")
-        plot_losses(folder / "metrics.jsonl", folder / "loss.png")
+        with artefact.writing(folder):
+            adapted.save_pretrained(folder / "adapter")
+            plot_losses(folder / "metrics.jsonl", folder / "loss.png")
         artefact.write_json(folder / "train.json", self.facts)
         for leftover in (folder / "stages").rglob("checkpoint-*"):
             shutil.rmtree(leftover, ignore_errors=True)
         artefact.write_manifest(
             folder, kind=KIND, about={"recipe": self.recipe.name, "base": "nf4" if self.recipe.train.quantise else "full"}
         )
-
-
-class _Log:
-    """`metrics.jsonl`, with the rate of all processes added; the first of them writes it."""
-
-    def __init__(self, path: Path, stage: str, collate: Collator, report: Report, processes: Processes) -> None:
-        self.path, self.stage, self.collate, self.report, self.processes = path, stage, collate, report, processes
-        self.started = time.monotonic()
-        self.last_loss: float | None = None
-
-    def keep(self, steps: int) -> None:
-        """Drops the lines of this stage's later steps, which will be made again, and half a line."""
-        lines = self.path.read_bytes().splitlines(keepends=True) if self.path.is_file() else []
-        whole = [(line, orjson.loads(line)) for line in lines if line.endswith(b"\n")]
-        kept = [line for line, row in whole if row["stage"] != self.stage or row["step"] <= steps]
-        artefact.write_bytes(self.path, b"".join(kept))
-
-    def __call__(self, logs: dict[str, Any]) -> None:
-        seconds = time.monotonic() - self.started
-        row = {
-            "stage": self.stage,
-            **logs,
-            "seconds": round(seconds, 2),
-            "tokens_per_second": round(self.processes.total(self.collate.tokens) / max(seconds, 1e-6), 1),
-        }
-        if "loss" in logs:
-            self.last_loss = float(logs["loss"])
-        if not self.processes.first:
-            return
-        if "loss" in logs:
-            with self.path.open("ab") as file:
-                file.write(orjson.dumps(row) + b"\n")
-        self.report(row)
 
 
 def trainer_steps(trainer: StageTrainer, samples: Samples) -> int:

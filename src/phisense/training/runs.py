@@ -57,11 +57,12 @@ def _look(folder: Path) -> Run:
     log = folder / "metrics.jsonl"
     lines = log.read_bytes().splitlines() if log.is_file() else []
     last: dict[str, Any] = {}
-    for line in lines[-2:]:  # the last may be half a line
+    for line in lines[-4:]:  # the last may be half a line, and some are of answers or of steps left out
         try:
-            last = orjson.loads(line)
+            row = orjson.loads(line)
         except orjson.JSONDecodeError:
             continue
+        last = row if "loss" in row else last
     state = "finished" if _finished(folder) else "running" if _running(folder) else "stopped"
     whole = [path for path in (folder / "stages").glob("*/checkpoint-*") if (path / artefact.MANIFEST).is_file()]
     whole += list((folder / "stages").glob(f"*/{artefact.MANIFEST}"))

@@ -11,7 +11,7 @@ import torch
 from torch import nn
 from transformers import Trainer, TrainerCallback, TrainerControl, TrainerState, TrainingArguments
 
-from ..errors import TrainingError
+from .. import artefact
 from ..model.asking import logits_at
 from ..processes import Processes
 from ..prompt import IGNORED
@@ -19,8 +19,10 @@ from ..recipe import Stage
 from . import checkpoints
 from .batches import LikeLengths
 from .data import Samples
+from .guard import Guard
 from .optimizer import stage_optimizer
 
+GUARD = "guard.json"
 Progress = Callable[[dict[str, Any]], None]
 
 
@@ -37,6 +39,7 @@ def arguments(
     cpu: bool,
     checkpointing: bool,
     report_to: tuple[str, ...],
+    skip_bad_steps: bool,
 ) -> TrainingArguments:
     """`rows` go through the model at once, `passes` times for each step, in every process."""
     return TrainingArguments(
@@ -65,7 +68,7 @@ def arguments(
         ddp_find_unused_parameters=True,  # rows without a picture leave the projector out
         report_to=list(report_to) or "none",
         disable_tqdm=True,
-        logging_nan_inf_filter=False,
+        logging_nan_inf_filter=skip_bad_steps,  # or the mean over the logged steps is as bad as the one left out,
     )
 
 
@@ -74,8 +77,10 @@ class StageTrainer(Trainer):
 
     optimizer: torch.optim.Optimizer | None
 
-    def __init__(self, *args: Any, stage: Stage, about: dict[str, Any], processes: Processes, **kwargs: Any) -> None:
+    def __init__(self, *args: Any, stage: Stage, about: dict[str, Any], guard: Guard, processes: Processes, **kwargs: Any) -> None:
         super().__init__(*args, compute_loss_func=supervised_loss, **kwargs)
+        self.guard = guard
+        self.add_callback(guard)
         self.stage = stage
         self.about = about
         self.processes = processes
@@ -93,19 +98,13 @@ class StageTrainer(Trainer):
 
     def compute_loss(self, model: Any, inputs: dict[str, Any], *args: Any, **kwargs: Any) -> Any:
         """With the logits of supervised positions only."""
+        inputs = {key: value for key, value in inputs.items() if key != "ids"}
         with logits_at(self.model, nn.functional.pad(inputs["labels"][:, 1:] != IGNORED, (0, 1))):
             return super().compute_loss(model, inputs, *args, **kwargs)
 
-    def training_step(self, *args: Any, **kwargs: Any) -> torch.Tensor:
-        """Raises TrainingError on the first loss that is not finite, before any optimizer step uses it."""
-        loss: torch.Tensor = super().training_step(*args, **kwargs)
-        if not torch.isfinite(loss):
-            raise TrainingError(
-                f"the loss is not finite at step {self.state.global_step}",
-                got=f"{loss.item()}",
-                wanted="a finite number",
-                do="Lower the learning rate, or look at the data with phisense show; train --resume goes on from the last checkpoint",
-            )
+    def training_step(self, model: Any, inputs: dict[str, Any], *args: Any, **kwargs: Any) -> torch.Tensor:
+        loss: torch.Tensor = super().training_step(model, inputs, *args, **kwargs)
+        self.guard.saw(loss, inputs["ids"])
         return loss
 
     def _save(self, output_dir: str | None = None, state_dict: Any = None) -> None:
@@ -113,13 +112,17 @@ class StageTrainer(Trainer):
         checkpoints.save_trainable(self.model, Path(output_dir or self.args.output_dir))
 
     def _save_checkpoint(self, model: Any, trial: Any) -> None:
-        super()._save_checkpoint(model, trial)
+        folder = Path(self.args.output_dir) / f"checkpoint-{self.state.global_step}"
+        with artefact.writing(folder):
+            super()._save_checkpoint(model, trial)
         self.processes.wait()  # each saves the state of its random numbers
         if self.processes.first:
-            checkpoints.finish(Path(self.args.output_dir) / f"checkpoint-{self.state.global_step}", about=self.about)
+            artefact.write_json(folder / GUARD, self.guard.state())
+            checkpoints.finish(folder, about=self.about)
 
     def _load_from_checkpoint(self, resume_from_checkpoint: str, model: Any = None) -> None:
         checkpoints.load_trainable(model or self.model, Path(resume_from_checkpoint))
+        self.guard.load(artefact.read_json(Path(resume_from_checkpoint) / GUARD))
 
 
 def supervised_loss(outputs: Any, labels: torch.Tensor, num_items_in_batch: torch.Tensor | int) -> torch.Tensor:

@@ -35,6 +35,7 @@ class FeatureStore:
             raise ArtefactError(f"the feature store {folder} holds pixels", wanted="an encoder to read it with")
         self.folder = folder
         self.encoder = str(about["encoder"])
+        self.digest = artefact.sha256(folder / artefact.MANIFEST)  # which names the sha256 of every file
         self.tokens, self.width = int(about["tokens"]), int(about["width"])
         self.format: Format = about["dtype"]
         self._live = live
