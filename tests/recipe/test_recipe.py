@@ -7,7 +7,7 @@ from pathlib import Path
 import pytest
 
 from phisense.errors import RecipeError
-from phisense.recipe import load_recipe, shipped_recipes
+from phisense.recipe import SHIPPED, load_recipe, shipped_recipes
 
 
 @pytest.mark.parametrize("name", shipped_recipes())
