@@ -108,7 +108,7 @@ def recipe_file(root: Path) -> Path:
     return path
 
 
-def ours(root: Path, changes: tuple[str, ...]) -> dict[str, Any]:
+def ours(root: Path, changes: tuple[str, ...], device: str = "cpu") -> dict[str, Any]:
     from phisense.heap import return_large_blocks
 
     taken = [change.removeprefix("without=") for change in changes if change.startswith("without=")]
@@ -118,22 +118,34 @@ def ours(root: Path, changes: tuple[str, ...]) -> dict[str, Any]:
     from phisense.recipe import load_recipe
     from phisense.training import Training
 
+    from phisense.training.trainer import StageTrainer
+
     for what in taken:
         without(what)
+    spent: list[float] = []
+    train = StageTrainer.train
+
+    def timed(*args: Any, **kwargs: Any) -> Any:
+        began = time.process_time()
+        result = train(*args, **kwargs)
+        spent.append(time.process_time() - began)
+        return result
+
+    StageTrainer.train = timed  # type: ignore[method-assign]
     changes = tuple(change for change in changes if not change.startswith("without="))
 
     facts = Training(
-        load_recipe(recipe_file(root), ("name=ours", "features.folder=features/bench", *changes)), lambda row: None, device="cpu"
+        load_recipe(recipe_file(root), ("name=ours", "features.folder=features/bench", *changes)), lambda row: None, device=device
     )()
     stage = facts["stages"]["instruct"]
     losses = [json.loads(line) for line in (root / "runs" / "ours" / "metrics.jsonl").read_text().splitlines()]
     return {
-        "tokens": stage["tokens"], "seconds": stage["seconds"], "samples": stage["samples"],
+        "tokens": stage["tokens"], "seconds": stage["seconds"], "cpu": sum(spent), "samples": stage["samples"],
         "losses": [(row["step"] / stage["steps"], row["loss"]) for row in losses],
     }  # fmt: skip
 
 
-def start(root: Path) -> None:
+def start(root: Path, device: str = "cpu") -> None:
     """The model that both begin with, as a native folder: assembled and calibrated as `phisense train` does."""
     import torch
 
@@ -145,20 +157,21 @@ def start(root: Path) -> None:
     from phisense.vision.store import FeatureStore
 
     recipe = load_recipe(recipe_file(root), ("features.folder=features/bench",))
-    built = Phi3WithProjector.from_recipe(recipe, device="cpu", dtype=torch.float32)
-    store = FeatureStore(recipe.store, facts=encoder_facts(recipe.vision.part, "clip", -2), dtype="float32")
+    built = Phi3WithProjector.from_recipe(recipe, device=device, dtype=torch.float32 if device == "cpu" else torch.bfloat16)
+    store = FeatureStore(recipe.store, facts=encoder_facts(recipe.vision.part, "clip", -2), dtype=recipe.features.dtype)
     some = random.Random(recipe.seed).sample(store.names, min(len(store), PICTURES_TO_CALIBRATE))
-    features = torch.stack([store.features(name) for name in some])
+    features = torch.stack([store.features(name).float() for name in some]).to(built.device)
     calibrate(built.projector.float(), features, built.model.get_input_embeddings().weight)
     save_model(built, root / "start")
 
 
-def trl(root: Path) -> dict[str, Any]:
+def trl(root: Path, *, gpu: bool = False) -> dict[str, Any]:
+    """On a `gpu` as QLoRA: NF4, bfloat16, and the gradient checkpointing that is TRL's default there."""
     import torch
     from datasets import Dataset
     from datasets import Image as Picture
     from peft import LoraConfig
-    from transformers import AutoModelForImageTextToText, AutoProcessor
+    from transformers import AutoModelForImageTextToText, AutoProcessor, BitsAndBytesConfig
     from trl import SFTConfig, SFTTrainer
 
     from phisense.prompt import CHAT_TEMPLATE, END
@@ -185,13 +198,23 @@ def trl(root: Path) -> dict[str, Any]:
         f"{{%- else -%}}{text}{{{{- '{END}\\n' -}}}}{{%- endif -%}}{{%- endif -%}}",
     )
     processor.chat_template = processor.tokenizer.chat_template = marked
-    model: Any = AutoModelForImageTextToText.from_pretrained(root / "start", dtype=torch.float32)
+    settings = yaml.safe_load((root / "recipe.yaml").read_text())["train"]
+    model: Any = AutoModelForImageTextToText.from_pretrained(
+        root / "start", dtype=torch.bfloat16 if gpu else torch.float32, device_map={"": 0} if gpu else None,
+        quantization_config=BitsAndBytesConfig(
+            load_in_4bit=True, bnb_4bit_quant_type="nf4", bnb_4bit_use_double_quant=True, bnb_4bit_compute_dtype=torch.bfloat16,
+            llm_int8_skip_modules=["multi_modal_projector", "vision_tower", "lm_head"],
+        ) if gpu else None,
+    )  # fmt: skip
+    rank = settings["lora"]["rank"]
     lora = LoraConfig(
-        r=RANK, lora_alpha=2 * RANK, target_modules=Lora().targets, modules_to_save=["multi_modal_projector"], task_type="CAUSAL_LM"
+        r=rank, lora_alpha=2 * rank, target_modules=Lora().targets, modules_to_save=["multi_modal_projector"], task_type="CAUSAL_LM"
     )
+    stage = settings["instruct"]
     args = SFTConfig(
-        output_dir=str(root / "trl"), per_device_train_batch_size=BATCH, num_train_epochs=1, learning_rate=RATE, warmup_steps=0.03,
-        lr_scheduler_type="cosine", max_length=None, assistant_only_loss=True, gradient_checkpointing=False, bf16=False, use_cpu=True,
+        output_dir=str(root / "trl"), per_device_train_batch_size=stage["micro_batch"], learning_rate=stage["learning_rate"],
+        gradient_accumulation_steps=stage["batch"] // stage["micro_batch"], num_train_epochs=1, warmup_steps=0.03,
+        lr_scheduler_type="cosine", max_length=None, assistant_only_loss=True, gradient_checkpointing=gpu, bf16=gpu, use_cpu=not gpu,
         report_to="none", logging_steps=1, save_strategy="no", disable_tqdm=True, seed=0, weight_decay=0.0, max_grad_norm=1.0,
     )  # fmt: skip
     trainer = SFTTrainer(model=model, args=args, train_dataset=data, processing_class=processor, peft_config=lora)
@@ -208,8 +231,9 @@ def trl(root: Path) -> dict[str, Any]:
     result = trainer.train()
     seconds = time.monotonic() - started
     losses = [(row["step"] / result.global_step, row["loss"]) for row in trainer.state.log_history if "loss" in row]
-    trainer.model.merge_and_unload().save_pretrained(root / "trl-model")
-    AutoProcessor.from_pretrained(root / "start").save_pretrained(root / "trl-model")
+    if not gpu:  # whose loss is compared
+        trainer.model.merge_and_unload().save_pretrained(root / "trl-model")
+        AutoProcessor.from_pretrained(root / "start").save_pretrained(root / "trl-model")
     return {"tokens": counted[0], "supervised": counted[1], "seconds": seconds, "samples": len(rows), "losses": losses}
 
 
@@ -271,14 +295,20 @@ def compare(root: Path, rounds: int) -> dict[str, Any]:
 
 
 def levers(root: Path) -> dict[str, dict[str, float]]:
-    """What each lever alone is worth: the same epoch's time and memory without it, over those with all; each beside a whole run."""
+    """What each lever alone is worth: processor time and memory of the epoch without it, over those with all, which come first and last.
+
+    Processor time, for a shared machine's neighbours disturb it less than the clock.
+    """
     words = [word for change in LEVERS["pictures encoded beforehand"] for word in ("--set", change)]
     subprocess.run([sys.executable, "-m", "phisense", "features", str(recipe_file(root)), *words], check=True)
-    found = {}
-    for name, changes in LEVERS.items():
-        whole, less = child("ours", root), child("ours", root, changes)
-        found[name] = {"time": round(less["seconds"] / whole["seconds"], 3), "memory": round(less["rss"] / whole["rss"], 3)}
-        print(f"without: {name}: {found[name]['time']:.2f} of the time, {found[name]['memory']:.2f} of the memory", flush=True)
+    first = child("ours", root)
+    less = {name: child("ours", root, changes) for name, changes in LEVERS.items()}
+    whole = {key: (first[key] + last[key]) / 2 for last in [child("ours", root)] for key in ("cpu", "rss")}
+    found = {
+        name: {"time": round(one["cpu"] / whole["cpu"], 3), "memory": round(one["rss"] / whole["rss"], 3)} for name, one in less.items()
+    }
+    for name, one in found.items():
+        print(f"without: {name}: {one['time']:.2f} of the processor time, {one['memory']:.2f} of the memory", flush=True)
     return found
 
 
@@ -323,13 +353,13 @@ def main() -> None:
             print(f"features: {time.monotonic() - began:.0f} s, once")
             start(root)
         result = compare(root, asked.rounds)
-        if asked.levers:
-            result["levers"] = levers(root)
         if asked.plot:
             plot(result["curves"], asked.plot)
-    del result["curves"]
-    for key, value in result.items():
-        print(f"{key}: {value}")
+        del result["curves"]
+        for key, value in result.items():
+            print(f"{key}: {value}", flush=True)
+        if asked.levers:
+            result["levers"] = levers(root)
     if asked.json:
         print(json.dumps(result))
 

@@ -63,7 +63,7 @@ def test_the_disk_is_full_at_each_write(tmp_path: Path, verb: Any) -> None:
     sizes = sorted({path.stat().st_size for path in run.rglob("*") if path.is_file()})
     shutil.rmtree(run)
     refused = []
-    for most in sizes:  # each lets one more of the files be written
+    for most in sizes[:: max(1, len(sizes) // 5)]:  # each lets more of the files be written
         code, errors = life(tmp_path, most - 1, "--resume") if run.is_dir() else life(tmp_path, most - 1)
         if code == 0:
             break

@@ -4,8 +4,10 @@ from __future__ import annotations
 
 import json
 import os
+import signal
 import subprocess
 import sys
+import time
 from pathlib import Path
 from typing import Any
 
@@ -19,6 +21,7 @@ from phisense.recipe import load_recipe
 from phisense.training import Training, trainer
 from phisense.training.batches import LikeLengths
 from phisense.training.data import Samples
+from phisense.training.runs import runs
 
 from ..tiny import make_root
 
@@ -89,6 +92,26 @@ def test_one_step_however_it_is_cut(root: Path, verb: Any, monkeypatch: pytest.M
     monkeypatch.setattr(trainer, "supervised_loss", mean_of_means)
     verb("train", root / "tiny.yaml", *micro(1, "control"))
     assert apart(whole, told(root, "control"))[0] > 1e-3, "each conversation's mean, as much as the next one's"
+
+
+def test_sigterm_stops_all_processes_at_the_same_step(root: Path) -> None:
+    words = ["-m", "phisense", "train", str(root / "tiny.yaml"), *micro(4, "stopped"), "--set", "train.instruct.max_steps=400"]
+    torchrun = [sys.executable, "-m", "torch.distributed.run", "--standalone", "--nproc-per-node", "2", *words]
+    log = root / "runs" / "stopped" / "metrics.jsonl"
+    with subprocess.Popen(torchrun, stderr=subprocess.PIPE, text=True, env={**os.environ, "OMP_NUM_THREADS": "1"}) as process:
+        for _ in range(1200):
+            if log.is_file() and log.read_text().count('"stage":"instruct"') >= 6:
+                break
+            time.sleep(0.1)
+        process.send_signal(signal.SIGTERM)  # torchrun hands it on to each
+        _, errors = process.communicate(timeout=120)
+    assert "stopped by SIGTERM" in errors
+    (run,) = (one for one in runs(root) if one.name == "stopped")
+    assert (run.state, run.stage, run.resumable) == ("stopped", "instruct", True)
+    assert run.step is not None
+    assert 6 <= run.step < 400
+    (whole,) = {path.name for path in (log.parent / "stages" / "instruct").glob(f"checkpoint-{run.step}")}
+    assert (log.parent / "stages" / "instruct" / whole / "manifest.json").is_file()
 
 
 def test_a_batch_that_the_processes_cannot_share_is_refused(root: Path) -> None:

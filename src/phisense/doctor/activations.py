@@ -65,10 +65,8 @@ def _keys_and_values(x: Setting, attended: int, keys: int) -> float:
     copied: in spans for heads that share keys, and for the cache that is filled along without checkpointing."""
     n, c = x.positions, x.number
     behind = x.rows * x.behind * 2 * attended if x.spans else 0
-    if x.spans and attended != keys:
-        own = 2 * attended
-    else:
-        own = keys + attended + 2 * keys if x.checkpointing else 2 * keys
+    copied = not x.checkpointing or (x.spans and attended != keys)
+    own = 2 * (attended if x.spans else keys) if copied else keys + attended + 2 * keys
     return float(c * (n * own + behind))
 
 
