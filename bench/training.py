@@ -117,7 +117,6 @@ def ours(root: Path, changes: tuple[str, ...], device: str = "cpu") -> dict[str,
 
     from phisense.recipe import load_recipe
     from phisense.training import Training
-
     from phisense.training.trainer import StageTrainer
 
     for what in taken:
