@@ -194,7 +194,7 @@ def features(
     device: Device = "auto",
     json: Json = False,
 ) -> dict[str, Any]:
-    """Encode every picture of the recipe's data once, into a store on disk. Interrupted, it goes on where it stopped.
+    """Encode every picture that a recipe trains on or asks about once, into a store on disk. Interrupted, it goes on where it stopped.
 
     Under `accelerate launch` or `torchrun` the processes share the work, and the store is the same.
     """
@@ -207,6 +207,7 @@ def features(
     names = [name for one in sets for row in read_conversations(r.path(one.path)) for name in row.images]
     from ..model.device import compute_dtype, pick_device
     from ..processes import this_process
+    from ..training.watch import watched_questions
     from ..vision.encoders import Encoder
     from ..vision.store import encode_pictures
     from ..vision.store import plan as plan_store
@@ -215,6 +216,7 @@ def features(
     dtype = compute_dtype(where) if where.type == "cuda" else None
     encoder = Encoder(r.vision.part, r.vision.encoder, r.vision.layer, device=str(where), **({"dtype": dtype} if dtype else {}))
     pictures = Pictures(r.image_folders)
+    names += [q.image for q in watched_questions(r) if q.image is not None and pictures.find(q.image) is not None]
     processes = this_process()
     if plan:
         return _tell_plan(plan_store(encoder, names, pictures, r.root, batch=r.features.batch), json)

@@ -33,7 +33,7 @@ class Watch(TrainerCallback):
     ) -> None:
         self.built, self.store, self.judge, self.report = built, store, judge, report
         self.times = recipe.train.watch.times
-        self.questions = _questions(recipe, store) if judge else []
+        self.questions = [q for q in watched_questions(recipe) if q.image is None or q.image in store] if judge else []
         self.accuracy: float | None = None
 
     def on_step_end(self, args: TrainingArguments, state: TrainerState, control: TrainerControl, **kwargs: Any) -> None:
@@ -71,11 +71,10 @@ class Watch(TrainerCallback):
         return said
 
 
-def _questions(recipe: Recipe, store: FeatureStore) -> list[Question]:
-    """As many as the recipe wants, evenly spaced, of those with a short answer, and without a picture or with one in the store."""
+def watched_questions(recipe: Recipe) -> list[Question]:
+    """As many held-out ones as the recipe wants, evenly spaced, of those with a short answer. Their pictures need features."""
     files = [recipe.path(file) for file in recipe.data.held_out]
-    known = [q for file in files if file.exists() for q in read_questions(file) if q.image is None or q.image in store]
-    found = [q for q in known if q.kind not in CAPTION_KINDS]
+    found = [q for file in files if file.exists() for q in read_questions(file) if q.kind not in CAPTION_KINDS]
     wanted = recipe.train.watch.questions
     return found[:: -(-len(found) // wanted)] if found and wanted else []
 

@@ -107,10 +107,14 @@ class Tuning:
             raise UsageError("--vary names no value of the recipe", got=", ".join(unknown), wanted="for example train.lora.rank")
         folder = recipe.root / "studies" / recipe.name
         folder.mkdir(parents=True, exist_ok=True)
-        self.verb("features", self.source, *_sets((*self.changes, *_shared(recipe))), "--device", self.device)
+        self.verb("features", self.source, *_sets((*self.changes, *_shared(recipe), self._asked)), "--device", self.device)
         study = self._study(recipe, folder)
         self._run(study, recipe, folder)
         return self._report(study, recipe, folder)
+
+    @property
+    def _asked(self) -> str:
+        return f"train.watch.questions={self.questions}"
 
     def _study(self, recipe: Recipe, folder: Path) -> Any:
         optuna = _optuna()
@@ -151,7 +155,7 @@ class Tuning:
         its = tuple(f"{one.key}={one.suggest(trial)}" for one in self.ranges)
         name = f"{recipe.name}-tune-{trial.number}"
         console.out.rule(f"trial {trial.number}: {' '.join(its)}", align="left")
-        wanted = (f"name={name}", *_shared(recipe), f"train.watch.questions={self.questions}")
+        wanted = (f"name={name}", *_shared(recipe), self._asked)
         changed: Recipe | None = None
         try:
             changed = load_recipe(self.source, (*self.changes, *its, *wanted))
