@@ -44,7 +44,7 @@ def peak_memory() -> int | None:
 
 
 def training_attention(device: torch.device) -> str:
-    """Spans on a CPU: the fused kernel's backward pass takes so long there that a training step is 1.5 times as slow."""
+    """Spans on a CPU, where padding is computed in full; padded rows with a mask on a GPU."""
     return SPANS if device.type == "cpu" else "sdpa"
 
 
