@@ -66,17 +66,21 @@ def test_what_falls_behind_is_pruned(tmp_path: Path, verb: Any, monkeypatch: pyt
 
 
 def test_settings_that_break_training_are_left(tmp_path: Path, verb: Any, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Even the first; and if all of them break, it says why."""
     make_root(tmp_path)
     call = Training.__call__
+    broken = {0, 1}
 
     def breaks(self: Training) -> dict[str, Any]:
-        if self.recipe.name.endswith("-1"):
+        if int(self.recipe.name.rpartition("-")[2]) in broken:
             raise TrainingError("the loss jumped at step 7")
         return call(self)
 
     monkeypatch.setattr(Training, "__call__", breaks)
+    with pytest.raises(TrainingError, match=r"no trial came to its end; got 2 trials\. .*the loss jumped"):
+        tune(tmp_path, verb, 2)
     found = tune(tmp_path, verb, 3)
-    assert [row["state"] for row in found["trials"]] == ["complete", "pruned", "complete"]
+    assert [row["state"] for row in found["trials"]] == ["pruned", "pruned", "complete"]
     assert "the loss jumped" in found["trials"][1]["why"]
 
 
@@ -99,6 +103,8 @@ def test_what_cannot_be_tuned(tmp_path: Path, verb: Any) -> None:
     make_root(tmp_path)
     with pytest.raises(UsageError, match="names no value of the recipe; got train.lora.rnk"):
         verb("tune", tmp_path / "tiny.yaml", "--vary", "train.lora.rnk=2,4")
+    with pytest.raises(UsageError, match=r"all trials read the same features; got --vary vision.layer"):
+        verb("tune", tmp_path / "tiny.yaml", "--vary", "vision.layer=-2,-1")
     with pytest.raises(UsageError, match="there is nothing to tune by"):
         verb("tune", tmp_path / "tiny.yaml", "--set", "data.held_out=[]")
     assert not (tmp_path / "runs").exists()

@@ -34,7 +34,12 @@ def test_a_run_records_what_it_did(trained: dict[str, Any]) -> None:
     facts = json.loads((run / "train.json").read_text())
     lines = [json.loads(line) for line in (run / "metrics.jsonl").read_text().splitlines()]
     assert {line["stage"] for line in lines} == {"align", "instruct"}
-    assert all(line["loss"] > 0 and line["tokens_per_second"] > 0 for line in lines)
+    steps = [line for line in lines if "loss" in line]
+    looks = [line for line in lines if "held_out" in line]
+    assert len(steps) + len(looks) == len(lines)
+    assert all(line["loss"] > 0 and line["tokens_per_second"] > 0 for line in steps)
+    assert {line["stage"] for line in looks} == {"align", "instruct"}
+    assert looks[-1]["held_out"] > 0.5, "the practice world is learned"
     assert (run / "loss.png").read_bytes().startswith(b"\x89PNG")
     assert yaml.safe_load((run / "recipe.yaml").read_text())["train"]["lora"]["rank"] == 16
     assert facts["projector_change"] > 0
@@ -43,7 +48,7 @@ def test_a_run_records_what_it_did(trained: dict[str, Any]) -> None:
     by_hand = 6 * 16 * ((192 + 576) + (192 + 192) + (192 + 1024) + (512 + 192)) + 2 * (192 * 192 + 192)
     assert facts["trainable"] == facts["trainable_expected"] == by_hand
     assert len(facts["modules"]) == 6 * 4
-    first, last = lines[0]["loss"], [line for line in lines if line["stage"] == "instruct"][-1]["loss"]
+    first, last = steps[0]["loss"], [line for line in steps if line["stage"] == "instruct"][-1]["loss"]
     assert last < first / 2
 
 

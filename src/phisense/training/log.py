@@ -1,4 +1,4 @@
-"""What a run says of itself while it trains: a line for each logged step, and for each step that was not taken."""
+"""What a run says of itself while it trains: a line for each logged step, each look at held-out questions, each step not taken."""
 
 from __future__ import annotations
 

@@ -105,6 +105,9 @@ class Tuning:
         unknown = [one.key for one in self.ranges if _at(recipe, one.key) is None]
         if unknown:
             raise UsageError("--vary names no value of the recipe", got=", ".join(unknown), wanted="for example train.lora.rank")
+        seen = [one.key for one in self.ranges if one.key.startswith(("vision.", "features."))]
+        if seen:
+            raise UsageError("all trials read the same features", got=f"--vary {seen[0]}", do="phisense compare walks such variants")
         folder = recipe.root / "studies" / recipe.name
         folder.mkdir(parents=True, exist_ok=True)
         self.verb("features", self.source, *_sets((*self.changes, *_shared(recipe), self._asked)), "--device", self.device)
@@ -145,7 +148,7 @@ class Tuning:
             timeout=self.hours * 3600 if self.hours else None,
             callbacks=[
                 optuna.study.MaxTrialsCallback(self.trials, states=ended),
-                lambda study, trial: self._report(study, recipe, folder),
+                lambda study, trial: self._report_so_far(study, recipe, folder),
                 lambda study, trial: gc.collect(),  # the model of the trial, before the next one's is built
             ],
         )
@@ -196,6 +199,10 @@ class Tuning:
             )  # fmt: skip
         trial.set_user_attr("seconds", round(facts["seconds"], 1))
         return last
+
+    def _report_so_far(self, study: Any, recipe: Recipe, folder: Path) -> None:
+        if study.get_trials(deepcopy=False, states=(_optuna().trial.TrialState.COMPLETE,)):
+            self._report(study, recipe, folder)
 
     def _report(self, study: Any, recipe: Recipe, folder: Path) -> dict[str, Any]:
         rows = [
