@@ -18,6 +18,7 @@ from lives import begin, in_a_life
 from small_runs import STEPS, make, outcome, train
 
 from phisense import artefact
+from phisense.model.trained import FILE
 from phisense.training import checkpoints
 
 WAYS = ("a bit flipped", "cut short", "gone")
@@ -46,7 +47,7 @@ def stock_takes_it(stage: Path, said: Path) -> None:
 
     try:
         at = Path(str(get_last_checkpoint(str(stage))))
-        load_file(at / checkpoints.WEIGHTS)
+        load_file(at / FILE)
         for name in ("optimizer.pt", "scheduler.pt", "rng_state.pth"):
             if name != "rng_state.pth" or (at / name).is_file():  # without one it only tells
                 with safe_globals():

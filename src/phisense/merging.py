@@ -27,8 +27,10 @@ from .conversations import IMAGE, Message, Pictures, Question, read_questions
 from .errors import MergeError
 from .model import Phi3WithProjector, save_model
 from .model.asking import Answered, Asked, ask
+from .model.assembly import Visual
 from .model.device import DTYPES
 from .model.folder import KIND
+from .model.trained import ADAPTER, WEIGHTS, load_trainable, only_projector, projector_of, with_language
 from .recipe import Recipe, load_recipe
 from .vision.encoders import Encoder
 from .vision.pictures import open_picture
@@ -47,11 +49,11 @@ class Measured:
 
 @dataclass(frozen=True)
 class Probe:
-    """One held-out question with its answer and the picture's stored features `(P, D)`."""
+    """One held-out question with its answer and its picture: the features `(P, D)`, or itself if the vision tower was trained along."""
 
     question: Message
     answer: Message
-    features: tuple[torch.Tensor, ...]
+    seen: tuple[Visual, ...]
 
 
 def merge(
@@ -72,7 +74,7 @@ def merge(
     # One model is in memory at a time; the reference is the adapter as it was trained, unmerged, computed in float32.
     adapted = _with_adapter(recipe, run, device, quantise=recipe.train.quantise)
     reference_loss, reference = _measure(adapted, recipe, probes)
-    trained = {name: p.detach().float().cpu().clone() for name, p in _projector(adapted).named_parameters()}
+    trained = {name: p.detach().float().cpu().clone() for name, p in projector_of(adapted.model).named_parameters()}
     merged = _merge_lora(adapted, recipe)
     del adapted
     progress(names[1], 1, len(names))
@@ -87,12 +89,13 @@ def merge(
     projector_change = max(
         float((p.detach().float().cpu() - trained[name].to(p.dtype).float()).abs().max()) for name, p in merged.projector.named_parameters()
     )
-    figures["on_original"] = compare(_merge_lora(_with_adapter(recipe, run, device, quantise=False), recipe), 3)
+    if recipe.train.lora is not None:
+        figures["on_original"] = compare(_merge_lora(_with_adapter(recipe, run, device, quantise=False), recipe), 3)
     if recipe.train.quantise:
         figures["back_to_nf4"] = compare(_requantised(merged, recipe, device), 4)
     figures["shuffled"] = compare(_merge_lora(_with_adapter(recipe, run, device, quantise=recipe.train.quantise, shuffled=True), recipe), 5)
     report = {
-        "reference": "the unmerged adapter on the dequantised NF4 base" if recipe.train.quantise else "the unmerged adapter on the base",
+        "reference": _reference(recipe),
         "reference_loss": reference_loss,
         "probes": len(probes),
         "dtype": recipe.merge.dtype,
@@ -103,6 +106,12 @@ def merge(
     check_gate(figures["merged"], projector_change, recipe)
     _write(merged, folder, report, recipe)
     return folder, report
+
+
+def _reference(recipe: Recipe) -> str:
+    if recipe.train.lora is None:
+        return "the model as it was trained, in float32"
+    return f"the unmerged adapter on the {'dequantised NF4 base' if recipe.train.quantise else 'base'}"
 
 
 def check_gate(measured: Measured, projector_change: float, recipe: Recipe) -> None:
@@ -130,30 +139,50 @@ def _probes(recipe: Recipe, device: str) -> list[Probe]:
     for i, question in enumerate(questions):
         about.setdefault(question.image or f"question {i}", []).append(question)
     chosen = [q for name in list(about)[::step] for q in about[name]][: recipe.merge.samples]
-    encoder = Encoder(recipe.vision.part, recipe.vision.encoder, recipe.vision.layer)
+    seen = _look(recipe, sorted({question.image for question in chosen if question.image is not None}))
+    return [
+        Probe(
+            Message("user", q.text if q.image is None else f"{IMAGE}\n{q.text}"),
+            Message("assistant", q.answers[0]),
+            () if q.image is None else (seen[q.image],),
+        )
+        for q in chosen
+    ]
+
+
+def _look(recipe: Recipe, names: Sequence[str]) -> dict[str, Visual]:
+    """What the models are shown of each picture."""
     pictures = Pictures(recipe.image_folders)
-    names = sorted({question.image for question in chosen if question.image is not None})
-    features: dict[str, torch.Tensor] = {}
+    seen: dict[str, Visual] = {}
+    encoder = None if recipe.tunes_vision else Encoder(recipe.vision.part, recipe.vision.encoder, recipe.vision.layer)
     for start in range(0, len(names), recipe.features.batch):
         some = names[start : start + recipe.features.batch]
-        features.update(zip(some, encoder.encode([open_picture(pictures.path(name), name=name) for name in some]), strict=True))
-    probes = []
-    for question in chosen:
-        seen = (features[question.image],) if question.image is not None else ()
-        text = f"{IMAGE}\n{question.text}" if seen else question.text
-        probes.append(Probe(Message("user", text), Message("assistant", question.answers[0]), seen))
-    return probes
+        opened = [open_picture(pictures.path(name), name=name) for name in some]
+        seen.update(zip(some, encoder.encode(opened) if encoder else opened, strict=True))
+    return seen
 
 
 def _with_adapter(recipe: Recipe, run: Path, device: str, *, quantise: bool, shuffled: bool = False) -> Phi3WithProjector:
-    """The base with the run's adapter on it, in float32. Raises MergeError if any of its weights found no place."""
-    built = Phi3WithProjector.from_recipe(recipe, quantise=quantise, stored_features=True, device=device, dtype=torch.float32)
+    """The base with the run's adapter on it, in float32; after full fine-tuning with its weights. Raises MergeError if any of them found
+    no place."""
+    stored = not recipe.tunes_vision
+    built = Phi3WithProjector.from_recipe(recipe, quantise=quantise, stored_features=stored, device=device, dtype=torch.float32)
+    layers = built.model.config.text_config.num_hidden_layers
+
+    def rename(name: str) -> str:
+        return _other_end(name, layers) if shuffled else name
+
+    if recipe.train.lora is None:
+        only_projector(built)
+        load_trainable(with_language(built, recipe), run / WEIGHTS, rename)
+        built.model.requires_grad_(False)
+        return built
     dequantise(built.model)
-    config = LoraConfig.from_pretrained(str(run / "adapter"))
+    config = LoraConfig.from_pretrained(str(run / ADAPTER))
     config.inference_mode = True
     adapted = PeftModel(built.model, config)
-    weights = load_peft_weights(str(run / "adapter"), device="cpu")
-    loaded = set_peft_model_state_dict(adapted, _reversed_layers(weights, recipe, built) if shuffled else weights)
+    weights = {rename(name): weight for name, weight in load_peft_weights(str(run / ADAPTER), device="cpu").items()}
+    loaded = set_peft_model_state_dict(adapted, weights)
     if loaded.unexpected_keys:
         raise MergeError(
             "the adapter does not fit the base",
@@ -163,14 +192,11 @@ def _with_adapter(recipe: Recipe, run: Path, device: str, *, quantise: bool, shu
     return built
 
 
-def _reversed_layers(weights: dict[str, torch.Tensor], recipe: Recipe, built: Phi3WithProjector) -> dict[str, torch.Tensor]:
-    last = built.model.config.text_config.num_hidden_layers - 1
-    renamed = {}
-    for name, weight in weights.items():
-        head, layers, tail = name.partition(".layers.")
-        number, dot, rest = tail.partition(".")
-        renamed[f"{head}{layers}{last - int(number)}{dot}{rest}" if layers else name] = weight
-    return renamed
+def _other_end(name: str, layers: int) -> str:
+    """The same weight of the layer that is as far from the language part's end as this one is from its beginning."""
+    head, within, tail = name.partition(".language_model.layers.")
+    number, dot, rest = tail.partition(".")
+    return f"{head}{within}{layers - 1 - int(number)}{dot}{rest}" if within else name
 
 
 def _merge_lora(adapted: Phi3WithProjector, recipe: Recipe) -> Phi3WithProjector:
@@ -178,8 +204,9 @@ def _merge_lora(adapted: Phi3WithProjector, recipe: Recipe) -> Phi3WithProjector
     plain = adapted.model
     for name, module in list(plain.named_modules()):
         if hasattr(module, "lora_A") and hasattr(module, "get_delta_weight"):
-            plain.set_submodule(name, _linear(module.get_base_layer().weight.detach().float() + module.get_delta_weight("default").float()))
-    plain.model.multi_modal_projector = plain.model.multi_modal_projector.modules_to_save["default"]
+            base = module.get_base_layer()
+            plain.set_submodule(name, _linear(base.weight.detach().float() + module.get_delta_weight("default").float(), base.bias))
+    plain.model.multi_modal_projector = projector_of(plain)
     plain.to(DTYPES[recipe.merge.dtype])
     return Phi3WithProjector(plain.eval(), adapted.processor, adapted.prompt, adapted.window)
 
@@ -196,9 +223,11 @@ def dequantise(model: torch.nn.Module) -> None:
         model.set_submodule(name, _linear(dequantize_4bit(module.weight.data, state).float()))
 
 
-def _linear(weight: torch.Tensor) -> torch.nn.Linear:
-    linear = torch.nn.Linear(weight.shape[1], weight.shape[0], bias=False, device="meta")
+def _linear(weight: torch.Tensor, bias: torch.Tensor | None = None) -> torch.nn.Linear:
+    linear = torch.nn.Linear(weight.shape[1], weight.shape[0], bias=bias is not None, device="meta")
     linear.weight = torch.nn.Parameter(weight, requires_grad=False)
+    if bias is not None:
+        linear.bias = torch.nn.Parameter(bias.detach().float(), requires_grad=False)
     return linear
 
 
@@ -234,23 +263,18 @@ def _measure(built: Phi3WithProjector, recipe: Recipe, probes: Sequence[Probe]) 
     answered: list[Answered] = []
     for start in range(0, len(probes), recipe.evaluate.batch):
         some = probes[start : start + recipe.evaluate.batch]
-        seen = {id(features): features for probe in some for features in probe.features}
+        seen = {id(one): one for probe in some for one in probe.seen}
         slots = dict(zip(seen, built.project(list(seen.values())), strict=True)) if seen else {}
-        asked = [Asked((p.question,), p.answer, tuple(slots[id(features)] for features in p.features)) for p in some]
+        asked = [Asked((p.question,), p.answer, tuple(slots[id(one)] for one in p.seen)) for p in some]
         answered += ask(built, asked, max_new_tokens=recipe.evaluate.max_new_tokens)
     return sum(one.loss for one in answered) / sum(one.tokens for one in answered), [one.ids for one in answered]
 
 
-def _projector(adapted: Phi3WithProjector) -> torch.nn.Module:
-    wrapped: Any = adapted.projector  # PEFT trains a copy of the projector and keeps both
-    found: torch.nn.Module = wrapped.modules_to_save["default"]
-    return found
-
-
 def _write(merged: Phi3WithProjector, folder: Path, report: dict[str, Any], recipe: Recipe) -> None:
-    """Puts the vision tower back where its stand-in was, and writes the folder."""
-    whole = Phi3WithProjector.from_recipe(recipe, quantise=False, device="cpu", dtype=DTYPES[recipe.merge.dtype])
-    merged.model.model.vision_tower = whole.model.model.vision_tower.to(merged.device)
+    """Puts the vision tower where its stand-in was, unless it was trained along, and writes the folder."""
+    if not recipe.tunes_vision:
+        whole = Phi3WithProjector.from_recipe(recipe, quantise=False, device="cpu", dtype=DTYPES[recipe.merge.dtype])
+        merged.model.model.vision_tower = whole.model.model.vision_tower.to(merged.device)
     speech = recipe.speech.part if recipe.speech else None
     with artefact.staged(folder, kind=KIND, about={"recipe": recipe.name, "speech": speech}) as aside:
         save_model(merged, aside)

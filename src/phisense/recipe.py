@@ -102,6 +102,7 @@ class Lora(_Section):
         r".*language_model.*\.(qkv_proj|o_proj|gate_up_proj|down_proj)",
         description="regular expression that must match all four fused matrices of each layer, and nothing else",
     )
+    vision: bool = Field(False, description="the same rank in the vision tower, up to the layer that is read; needs features.dtype pixels")
 
 
 class Stage(_Section):
@@ -135,7 +136,7 @@ class Train(_Section):
     align: Stage | None = None
     instruct: Stage
     further: dict[str, Further] = Field({}, description="stages after instruct, by name and in their order: projector and LoRA go on")
-    lora: Lora = Lora()
+    lora: Lora | None = Field(Lora(), description="null: full fine-tuning, every weight of the language part; needs quantise: false")
     quantise: bool = Field(True, description="the frozen language part in NF4 with double quantisation (QLoRA)")
     checkpointing: bool = Field(True, description="recompute activations in the backward pass to save memory")
     share_pictures: bool = Field(True, description="a picture goes through the model once for all its conversations; the loss is the same")
@@ -149,7 +150,9 @@ class Train(_Section):
     report_to: tuple[str, ...] = Field((), description="Trainer integrations, e.g. tensorboard")
 
     @model_validator(mode="after")
-    def _named(self) -> Train:
+    def _fits(self) -> Train:
+        if self.lora is None and self.quantise:
+            raise ValueError("full fine-tuning (lora: null) needs quantise: false, since 4-bit weights do not move")
         wrong = [name for name in self.further if name in ("align", "instruct") or not re.fullmatch(r"[a-z][a-z0-9_-]*", name)]
         if wrong:
             raise ValueError(f"a further stage cannot be called {wrong[0]}: take small letters, and another name than align and instruct")
@@ -186,6 +189,17 @@ class Recipe(_Section):
     train: Train
     merge: Merge = Merge()
     evaluate: Evaluate = Evaluate()
+
+    @model_validator(mode="after")
+    def _fits(self) -> Recipe:
+        if self.tunes_vision and (self.features.dtype != "pixels" or self.projector.nested):
+            raise ValueError("train.lora.vision needs features.dtype: pixels and no projector.nested, since stored features do not move")
+        return self
+
+    @property
+    def tunes_vision(self) -> bool:
+        """Whether the vision tower is trained along."""
+        return self.train.lora is not None and self.train.lora.vision
 
     def path(self, relative: Path) -> Path:
         """A data path as the user means it."""
@@ -294,7 +308,8 @@ def _explain(error: ValidationError, name: str) -> RecipeError:
     if first["type"] == "missing":
         return RecipeError(f"{name} lacks the key {where}")
     said = first["msg"].removeprefix("Value error, ")
-    return RecipeError(f"{name}: {where} is wrong: {said[0].lower()}{said[1:]}", got=repr(first["input"]))
+    got = None if isinstance(first["input"], dict) else repr(first["input"])  # a whole section says nothing
+    return RecipeError(f"{name}: {f'{where} is wrong: ' if where else ''}{said[0].lower()}{said[1:]}", got=got)
 
 
 def _keys_at(loc: tuple[int | str, ...]) -> list[str]:

@@ -59,7 +59,7 @@ def learnt(built: Phi3WithProjector, rows: list[Packed], attention: str) -> tupl
     """The loss over all supervised tokens, and every parameter's gradient."""
     built.model.set_attn_implementation(attention)
     store: Any = Store(built.slots, built.model.config.vision_config.hidden_size)
-    batch = Collator(store, built.prompt.end_of_text_id, attention=attention)(rows)
+    batch = Collator(store.batch, built.prompt.end_of_text_id, attention=attention)(rows)
     del batch["ids"]
     built.model.zero_grad()
     loss = built.model(**batch).loss
@@ -134,7 +134,7 @@ def test_an_answer_between_two_pictures_is_not_shared(built: Phi3WithProjector) 
 def test_logits_of_supervised_positions_give_the_models_own_loss(built: Phi3WithProjector) -> None:
     rows = pack(samples_of(built), built.prompt.image_id, 512)
     store: Any = Store(built.slots, built.model.config.vision_config.hidden_size)
-    batch = Collator(store, built.prompt.end_of_text_id, attention="sdpa")(rows)
+    batch = Collator(store.batch, built.prompt.end_of_text_id, attention="sdpa")(rows)
     del batch["ids"]
     labels = batch["labels"]
     whole = built.model(**batch)

@@ -162,20 +162,21 @@ def test_resuming_nothing_is_refused(root: Path, verb: Any) -> None:
 
 
 def test_a_damaged_checkpoint_is_passed_over(tmp_path: Path, parts: tuple[str, str]) -> None:
+    from phisense.model import trained
     from phisense.training import checkpoints
 
     model = torch.nn.Linear(3, 3)
     for step in (2, 4):
         folder = tmp_path / f"checkpoint-{step}"
-        checkpoints.save_trainable(model, folder)
+        trained.save_trainable(model, folder)
         checkpoints.finish(folder, about={"run": 1})
     assert checkpoints.newest_verified(tmp_path, about={"run": 1}) == tmp_path / "checkpoint-4"
-    weights = tmp_path / "checkpoint-4" / checkpoints.WEIGHTS
+    weights = tmp_path / "checkpoint-4" / trained.FILE
     data = bytearray(weights.read_bytes())
     data[-1] ^= 1
     weights.write_bytes(data)
     assert checkpoints.newest_verified(tmp_path, about={"run": 1}) == tmp_path / "checkpoint-2"
-    checkpoints.save_trainable(model, tmp_path / "checkpoint-3")  # a life that went on from there
+    trained.save_trainable(model, tmp_path / "checkpoint-3")  # a life that went on from there
     checkpoints.finish(tmp_path / "checkpoint-3", about={"run": 1})
     assert checkpoints.newest_verified(tmp_path, about={"run": 1}) == tmp_path / "checkpoint-3"
     assert (tmp_path / "checkpoint-2").is_dir(), "the damaged one after it does not count as kept"

@@ -12,6 +12,9 @@ What autograd keeps of one layer, in the order of the code (transformers' Phi-3,
                 also keys and values anew where one span is behind another
     MLP         gate and up in one tensor, and the activated gate                     c N (2M + M)
 
+In full fine-tuning each matrix keeps its input as with LoRA, and each norm what it multiplies by its weights, c N H. A vision tower that is
+trained along keeps of each layer that is read what the table says, over the P patches and a class row of every picture.
+
 Tests compare this with what autograd really saved.
 """
 
@@ -39,6 +42,8 @@ class Setting:
     pictures: int
     scores: int  # of a row, that attention in spans computes: as large is its mask
     behind: int  # keys of a row's spans that are behind another
+    full: bool = False  # every weight of the language part is trained
+    tower: bool = False  # LoRA in the vision tower, too
 
     @property
     def positions(self) -> int:
@@ -53,7 +58,8 @@ def layer(s: Shapes, x: Setting) -> float:
     kept += c * n * attended + _keys_and_values(x, attended, keys)
     kept += n * s.heads * 4
     kept += c * n * 3 * s.mlp
-    for inputs, _ in s.matrices if x.rank is not None else ():
+    kept += 2 * c * n * s.hidden if x.full else 0
+    for inputs, _ in s.matrices if x.rank is not None or x.full else ():
         kept += c * n * inputs + c * n * (x.rank or 0)
         if x.dropout:
             kept += n * inputs * (1 if x.cuda else c)
@@ -73,7 +79,21 @@ def _keys_and_values(x: Setting, attended: int, keys: int) -> float:
 def saved(s: Shapes, x: Setting) -> float:
     """Everything that autograd holds when the loss is known, the loss's own tensors not counted."""
     layers = s.layers * (x.number * x.positions * s.hidden if x.checkpointing else layer(s, x))
-    return layers + projector(s, x) + x.positions * (4 * s.hidden + 4) + around(s, x)
+    last_norm = x.positions * (4 * s.hidden + 4) + (x.number * x.positions * s.hidden if x.full else 0)
+    return layers + projector(s, x) + last_norm + around(s, x) + tower(s, x)
+
+
+def tower(s: Shapes, x: Setting) -> float:
+    """A vision tower under training. Norms keep their input and their output (the matrices'), attention queries, keys, values and twice
+    its output, the MLP its middle before and after the activation and once within it."""
+    if not x.tower:
+        return 0.0
+    rows, rank = x.pictures * (s.patches + 1), x.rank or 0
+    if x.checkpointing:
+        return float(x.number * s.vision_read * rows * s.width)
+    kept = rows * (9 * s.width + 3 * s.vision_mlp + 6 * rank)
+    thinned = rows * (5 * s.width + s.vision_mlp) if x.dropout else 0
+    return float(s.vision_read * (x.number * (kept + thinned) + (x.pictures * s.vision_heads * (s.patches + 1) * 4)))
 
 
 def around(s: Shapes, x: Setting) -> float:

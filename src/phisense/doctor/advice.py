@@ -6,7 +6,7 @@ from collections.abc import Callable, Iterator
 from dataclasses import dataclass
 from typing import Any
 
-from ..recipe import Recipe
+from ..recipe import Lora, Recipe
 
 Predict = Callable[[Recipe], float]
 
@@ -44,7 +44,10 @@ def changes(recipe: Recipe, stage: str) -> Iterator[tuple[str, str, Recipe]]:
     if not train.checkpointing:
         changed = recipe.model_copy(update={"train": train.model_copy(update={"checkpointing": True})})
         yield "train.checkpointing=true", "the same result, a third slower", changed
-    if not train.quantise:
+    if train.lora is None:
+        changed = recipe.model_copy(update={"train": train.model_copy(update={"lora": Lora()})})
+        yield "train.lora={}", "LoRA of rank 64 instead of every weight", changed
+    elif not train.quantise:
         changed = recipe.model_copy(update={"train": train.model_copy(update={"quantise": True})})
         yield "train.quantise=true", "the frozen base in 4 bits", changed
     if recipe.projector.pool == 1:
@@ -52,7 +55,7 @@ def changes(recipe: Recipe, stage: str) -> Iterator[tuple[str, str, Recipe]]:
         yield "projector.pool=2", "a quarter of the slots: less fine detail; LLaVA's loaders do not read it", changed
     for length in (n for n in (2048, 1024, 512, 256) if n < asked.length):
         yield f"{_key(stage)}.length={length}", "longer conversations lose their last turns", _staged(recipe, stage, length=length)
-    if stage != "align":
+    if stage != "align" and train.lora is not None:
         for rank in (n for n in (64, 32, 16, 8) if n < train.lora.rank):
             lora = train.lora.model_copy(update={"rank": rank})
             changed = recipe.model_copy(update={"train": train.model_copy(update={"lora": lora})})

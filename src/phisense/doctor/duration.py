@@ -16,12 +16,15 @@ from .shapes import Shapes
 def training_flops(s: Shapes, recipe: Recipe, stage: str, device: Device, found: Lengths) -> float:
     """Operations for one row of the mean length with one picture; at most as many of its tokens as have a loss need logits."""
     tokens = found.mean
-    lora = s.lora(recipe.train.lora.rank) if stage != "align" else 0
+    tuned = recipe.train.lora if stage != "align" else None
+    lora = s.lora(tuned.rank) if tuned else 0
     passes = 3 if recipe.train.checkpointing else 2
+    own = s.matrix_weights if stage != "align" and recipe.train.lora is None else 0  # once more for their own gradients
+    seen = 0 if recipe.features.dtype != "pixels" else s.vision_matrices * (passes if tuned and tuned.vision else 1)
     pairs = found.scores * (tokens / found.longest) ** 2 if device.spans else tokens**2 / 2
     attention = 4.0 * s.layers * s.heads * s.head * pairs
-    layers = 2.0 * tokens * s.matrix_weights * passes + 2.0 * tokens * lora * (passes + 1) + attention * (passes + 1)
-    return layers + 2.0 * min(tokens, found.supervised) * s.output * 2 + 2.0 * s.slots * s.projector * 3
+    layers = 2.0 * tokens * (s.matrix_weights * passes + own) + 2.0 * tokens * lora * (passes + 1) + attention * (passes + 1)
+    return layers + 2.0 * (s.patches + 1) * seen + 2.0 * min(tokens, found.supervised) * s.output * 2 + 2.0 * s.slots * s.projector * 3
 
 
 def step_seconds(s: Shapes, recipe: Recipe, stage: str, asked: Stage, device: Device, found: Lengths) -> float:

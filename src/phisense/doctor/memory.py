@@ -60,9 +60,9 @@ def language_bytes(s: Shapes, number: int, quantise: bool) -> int:
     return matrices + (s.embeddings + s.output + s.norms) * number
 
 
-def trainable(s: Shapes, rank: int | None) -> int:
-    """Trained parameters: the projector, and LoRA of `rank` if there is one."""
-    return s.projector + (s.lora(rank) if rank is not None else 0)
+def trainable(s: Shapes, rank: int | None, *, tower: bool = False) -> int:
+    """Trained parameters: the projector, and LoRA of `rank` if there is one, in the vision tower, too, if that is trained along."""
+    return s.projector + (s.lora(rank) + (s.vision_lora(rank) if tower else 0) if rank is not None else 0)
 
 
 def setting(recipe: Recipe, stage: str, device: Device, found: Lengths) -> Setting:
@@ -84,6 +84,8 @@ def setting(recipe: Recipe, stage: str, device: Device, found: Lengths) -> Setti
         pictures=rows,
         scores=found.scores,
         behind=found.behind,
+        full=stage != "align" and recipe.train.lora is None,
+        tower=stage != "align" and recipe.tunes_vision,
     )
 
 
@@ -95,11 +97,17 @@ def training(recipe: Recipe, stage: str, s: Shapes, device: Device, found: Lengt
 def _training_moments(recipe: Recipe, stage: str, s: Shapes, device: Device, found: Lengths) -> list[Peak]:
     x = setting(recipe, stage, device, found)
     asked = recipe.train.stages[stage]
-    weights = float(language_bytes(s, device.number, recipe.train.quantise))
-    trained = trainable(s, x.rank)
+    full = recipe.train.lora is None  # then it is float32 from the beginning, and autocast makes a copy in what is computed in
+    weights = float(language_bytes(s, 4 if full else device.number, recipe.train.quantise))
+    trained = trainable(s, x.rank, tower=x.tower) + (s.language if x.full else 0)
     # PEFT trains a copy of the projector and keeps the first; on a CPU a third is kept to tell how far it moved.
     spare = 4.0 * s.projector * ((x.rank is not None) + (not device.cuda))
-    held = {"framework": device.baseline, "weights": weights, "trained": 4.0 * trained + spare, "mapped": _mapped(s, device, recipe)}
+    own = 4.0 * (trained - (s.language if x.full else 0)) + spare
+    held = {"framework": device.baseline, "weights": weights, "trained": own, "mapped": _mapped(s, device, recipe)}
+    if recipe.features.dtype == "pixels":
+        held["vision tower"] = float(device.number * s.vision)
+    if full and device.number < 4:
+        held["cast"] = float(device.number * (s.matrix_weights + s.output))
     optimizer = {**held, "optimizer": 8.0 * trained}
     accumulated = 4.0 * trained if asked.batch > asked.micro_batch else 0.0
     kept = activations.saved(s, x)
@@ -150,8 +158,9 @@ def merging(recipe: Recipe, s: Shapes, device: Device) -> Peak:
     """The merge holds the merged model in its own format and a second one in float32, compares, and quantises the first anew."""
     number = 4 if recipe.merge.dtype == "float32" else 2
     whole = s.language + s.projector
-    rank = recipe.train.lora.rank
-    weights = float(number * whole + 4 * whole + 4 * (s.lora(rank) + s.projector))
+    lora = recipe.train.lora
+    own = trainable(s, lora.rank if lora else None, tower=recipe.tunes_vision)
+    weights = float(number * whole + 4 * whole + 4 * own)
     again = float(language_bytes(s, 4, True)) if recipe.train.quantise else 0.0
     rows, tokens = recipe.evaluate.batch, s.slots + QUESTION + recipe.evaluate.max_new_tokens
     terms = {

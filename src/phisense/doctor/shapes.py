@@ -45,6 +45,8 @@ class Shapes:
     width: int
     vision: int
     vision_layers: int
+    vision_read: int  # of them, those that the projector's input comes through
+    vision_heads: int
     vision_mlp: int
     notes: tuple[str, ...] = ()
 
@@ -59,6 +61,15 @@ class Shapes:
     def lora(self, rank: int) -> int:
         """Weights of the adapter: `rank * (inputs + outputs)` for each matrix (Hu et al. 2021, arXiv:2106.09685)."""
         return self.layers * sum(rank * (a + b) for a, b in self.matrices)
+
+    def vision_lora(self, rank: int) -> int:
+        """The same of the vision tower: four square matrices and two of the MLP, in each layer that is read."""
+        return self.vision_read * rank * (4 * 2 * self.width + 2 * (self.width + self.vision_mlp))
+
+    @property
+    def vision_matrices(self) -> int:
+        """Weights of the matrices in the layers that are read."""
+        return self.vision_read * (4 * self.width**2 + 2 * self.width * self.vision_mlp)
 
 
 def shapes_of(recipe: Recipe) -> Shapes:
@@ -99,7 +110,9 @@ def shapes_of(recipe: Recipe) -> Shapes:
         width=seen.hidden_size,
         vision=_count(tower),
         vision_layers=seen.num_hidden_layers,
-        vision_mlp=getattr(seen, "intermediate_size", 4 * seen.hidden_size),
+        vision_read=seen.num_hidden_layers + 1 + recipe.vision.layer,
+        vision_heads=seen.num_attention_heads,
+        vision_mlp=getattr(seen, "intermediate_size", None) or seen.hidden_size * seen.mlp_ratio,
         notes=tuple(note for note in (text_note, seen_note) if note),
     )
 

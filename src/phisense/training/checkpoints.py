@@ -16,35 +16,11 @@ from safetensors.torch import load_file, save_file
 
 from .. import artefact
 from ..errors import ArtefactError
+from ..model.trained import load_trainable, save_trainable
 
 KIND = "checkpoint"
-WEIGHTS = "trainable.safetensors"
 RANDOM = "random.safetensors"
 KEPT = 2
-
-
-def trainable_state(model: Any) -> dict[str, torch.Tensor]:
-    """Every weight that training moves, by name."""
-    return {name: p.detach().cpu().contiguous() for name, p in model.named_parameters() if p.requires_grad}
-
-
-def save_trainable(model: Any, folder: Path) -> None:
-    folder.mkdir(parents=True, exist_ok=True)
-    save_file(trainable_state(model), folder / WEIGHTS)
-
-
-def load_trainable(model: Any, folder: Path) -> None:
-    """Raises ArtefactError unless the file holds exactly the model's trainable weights."""
-    stored = load_file(folder / WEIGHTS)
-    own = {name: p for name, p in model.named_parameters() if p.requires_grad}
-    if stored.keys() != own.keys():
-        odd = sorted(stored.keys() ^ own.keys())
-        raise ArtefactError(
-            f"{folder} belongs to another run", got=f"{len(odd)} weights that differ, such as {odd[0]}", do="Train without --resume"
-        )
-    with torch.no_grad():
-        for name, parameter in own.items():
-            parameter.copy_(stored[name].to(parameter.device))
 
 
 def save_stage(model: Any, folder: Path) -> None:

@@ -5,7 +5,7 @@ from __future__ import annotations
 import hashlib
 import math
 import random
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -18,7 +18,6 @@ from ..model import pad_rows
 from ..model.projectors import average_patches
 from ..model.spans import SPANS
 from ..prompt import Prompt
-from ..vision.store import FeatureStore
 from .packing import Packed, Sample, alone, end_to_end, pack, padded
 
 
@@ -110,13 +109,14 @@ class Samples(Dataset[Packed]):
 class Collator:
     """Rows -> `input_ids`, `labels` `(B, T)`, `position_ids` and, if there are pictures, `pixel_values` `(N, P, D)`.
 
-    The pixel values are stored features: in training a stand-in takes the vision tower's place. For the attention of model/spans.py
+    The pixel values are stored features, `look`'s of some names: in training a stand-in takes the vision tower's place, unless that is
+    trained along. For the attention of model/spans.py
     the rows lie end to end, B is 1, and `spans` says what sees what. For any other they are padded, and `attention_mask` says it:
     `(B, T)`, or booleans `(B, 1, T, T)` if a row holds several conversations.
     """
 
-    def __init__(self, store: FeatureStore, pad: int, *, attention: str) -> None:
-        self.store = store
+    def __init__(self, look: Callable[[list[str]], torch.Tensor], pad: int, *, attention: str) -> None:
+        self.look = look
         self.pad = pad
         self.attention = attention
         self.tokens = 0  # handed out so far: each conversation's own, padding not counted
@@ -127,7 +127,7 @@ class Collator:
         self.tokens += sum(row.tokens for row in rows)
         names = [name for row in rows for name in row.images]
         if names:
-            features = self.store.batch(names)
+            features = self.look(names)
             pools = [row.pool for row in rows for _ in row.images]
             if any(pool > 1 for pool in pools):  # of unlike lengths, so as one long picture: the projector reads patch by patch
                 pooled = [average_patches(one, pool) for one, pool in zip(features, pools, strict=True)]

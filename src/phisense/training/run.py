@@ -4,7 +4,7 @@ runs/<name>/recipe.yaml          the resolved recipe
             metrics.jsonl        one line for each log step
             loss.png             the loss curves
             train.json           what was trainable, how far the projector moved, tokens and seconds
-            adapter/             LoRA and projector, in PEFT's format
+            adapter/             LoRA and projector, in PEFT's format; after full fine-tuning weights/
             stages/              each finished stage's weights; its checkpoints while it runs
             manifest.json        written last: a run without it never finished
 """
@@ -22,15 +22,14 @@ from typing import Any
 
 import torch
 import yaml
-from peft import PeftModel
 from transformers import PrinterCallback, set_seed
 
 from .. import artefact
 from ..errors import ArtefactError, TrainingError
-from ..model import Phi3WithProjector, picture_slots
+from ..model import Phi3WithProjector, picture_slots, trained
 from ..model.calibrate import calibrate
 from ..model.device import compute_dtype, pick_device, training_attention
-from ..model.lora import add_lora, check_targets, expected_trainable
+from ..model.lora import check_targets
 from ..processes import Processes, this_process
 from ..recipe import Recipe, Stage
 from ..vision.encoders import Encoder, encoder_facts
@@ -43,7 +42,7 @@ from .plot import plot_losses
 from .runs import KIND, held
 from .stopping import Termination
 from .trainer import Reporter, StageTrainer, arguments
-from .watch import Judge, Watch
+from .watch import Judge, Watch, watched_questions
 
 PICTURES_TO_CALIBRATE = 64
 Report = Callable[[dict[str, Any]], None]
@@ -79,26 +78,22 @@ class Training:
         recipe = self.recipe
         store = self._open_store()
         set_seed(recipe.seed)
-        built = Phi3WithProjector.from_recipe(recipe, quantise=recipe.train.quantise, stored_features=True, device=self.device)
-        built.model.set_attn_implementation({"text_config": training_attention(built.device)})
-        check_targets(built.model, recipe.train.lora.targets)
+        built = self._build(store)
         if self.processes.first:
             self._prepare(folder)
         self.processes.wait()
-        built.model.requires_grad_(False)
-        built.projector.float().requires_grad_(True)
+        trained.only_projector(built)
         self._calibrate(built, store)
-        before = _copy(built.projector)
+        before = trained.copy(built.projector)
         self.facts["stages"] = {}
         if recipe.train.align is not None:
             self._stage("align", recipe.train.align, built, built.model, store)
-            self.facts["stages"]["align"]["projector_change"] = change(before, built.projector)
-        adapted = add_lora(built.model, recipe.train.lora)
-        trainable = sum(p.numel() for p in adapted.parameters() if p.requires_grad)
-        self._record_trainable(adapted, trainable)
+            self.facts["stages"]["align"]["projector_change"] = trained.change(before, built.projector)
+        model = trained.with_language(built, recipe)
+        self.facts |= trained.count(model, recipe)
         for name in (name for name in recipe.train.stages if name != "align"):
-            self._stage(name, recipe.train.stages[name], built, adapted, store)
-        self.facts["projector_change"] = change(before, _projector_of(adapted))
+            self._stage(name, recipe.train.stages[name], built, model, store)
+        self.facts["projector_change"] = trained.change(before, trained.projector_of(model))
         if not self.facts["projector_change"] > 0:
             raise TrainingError(
                 "training did not move the projector",
@@ -108,9 +103,23 @@ class Training:
             )
         self.facts["seconds"] = time.monotonic() - started
         if self.processes.first:
-            self._finish(folder, adapted)
+            self._finish(folder, model)
         self.processes.wait()
         return self.facts
+
+    def _build(self, store: FeatureStore) -> Phi3WithProjector:
+        """The model without a vision tower, or with the one through which the store reads its pictures if that is trained along."""
+        recipe = self.recipe
+        where = pick_device(self.device)
+        whole = torch.float32 if recipe.train.lora is None else None  # what is trained is float32; autocast computes
+        built = Phi3WithProjector.from_recipe(recipe, quantise=recipe.train.quantise, stored_features=True, device=str(where), dtype=whole)
+        built.model.set_attn_implementation({"text_config": training_attention(built.device)})
+        if recipe.train.lora is not None:
+            check_targets(built.model, recipe.train.lora.targets)
+        if recipe.tunes_vision:
+            assert store.live is not None
+            built.model.model.vision_tower = store.live.model
+        return built
 
     def _prepare(self, folder: Path) -> None:
         if not self.resume:
@@ -128,23 +137,12 @@ class Training:
         return FeatureStore(self.recipe.store, facts=encoder_facts(vision.part, vision.encoder, vision.layer), dtype=dtype, live=live)
 
     def _calibrate(self, built: Phi3WithProjector, store: FeatureStore) -> None:
-        """Fits the fresh projector to the parts, by the features of some training pictures."""
-        some = random.Random(self.recipe.seed).sample(store.names, min(len(store), PICTURES_TO_CALIBRATE))
+        """Fits the fresh projector to the parts, by the features of some pictures; not of those that the watched questions are about."""
+        held_out = {question.image for question in watched_questions(self.recipe)}
+        names = [name for name in store.names if name not in held_out] or store.names
+        some = random.Random(self.recipe.seed).sample(names, min(len(names), PICTURES_TO_CALIBRATE))
         features = torch.stack([store.features(name).float() for name in some]).to(built.device)
         self.facts["calibration"] = calibrate(built.projector, features, built.model.get_input_embeddings().weight)
-
-    def _record_trainable(self, adapted: PeftModel, trainable: int) -> None:
-        """Refuses to train another number of parameters than the shapes say."""
-        expected = expected_trainable(adapted.get_base_model(), self.recipe.train.lora, projector=_projector_of(adapted))
-        if trainable != expected:
-            raise TrainingError(
-                "the adapter has the wrong size", got=f"{trainable:,} trainable parameters", wanted=f"{expected:,}", do="Check train.lora"
-            )
-        self.facts["trainable"] = trainable
-        self.facts["trainable_expected"] = expected
-        self.facts["modules"] = sorted(
-            {name.rsplit(".lora_", 1)[0] for name, p in adapted.named_parameters() if p.requires_grad and ".lora_" in name}
-        )
 
     def _stage(self, name: str, stage: Stage, built: Phi3WithProjector, model: Any, store: FeatureStore) -> None:
         """Trains one stage, or takes its weights if a resumed run had finished it."""
@@ -196,7 +194,11 @@ class Training:
     ) -> dict[str, Any]:
         recipe = self.recipe
         cpu = built.device.type == "cpu"
-        collate = Collator(store, built.prompt.end_of_text_id, attention=training_attention(built.device))
+        collate = Collator(
+            store.pixels if recipe.tunes_vision else store.batch,
+            built.prompt.end_of_text_id,
+            attention=training_attention(built.device),
+        )
         steps = stage.max_steps if stage.max_steps > 0 else round(stage.epochs * samples.conversations / stage.batch)
         rows = samples.rows_at_once(stage.batch, stage.micro_batch, self.processes.count)
         args = arguments(
@@ -254,9 +256,9 @@ class Training:
             "seconds": seconds,
         }
 
-    def _finish(self, folder: Path, adapted: PeftModel) -> None:
+    def _finish(self, folder: Path, model: Any) -> None:
         with artefact.writing(folder):
-            adapted.save_pretrained(folder / "adapter")
+            trained.write(model, folder)
             plot_losses(folder / "metrics.jsonl", folder / "loss.png")
         artefact.write_json(folder / "train.json", self.facts)
         for leftover in (folder / "stages").rglob("checkpoint-*"):
@@ -272,21 +274,3 @@ def trainer_steps(trainer: StageTrainer, samples: Samples) -> int:
     per_step = trainer.args.train_batch_size * trainer.args.gradient_accumulation_steps * trainer.processes.count
     per_epoch = max(1, -(-len(samples) // per_step))
     return int(per_epoch * trainer.args.num_train_epochs)
-
-
-def change(before: dict[str, torch.Tensor], projector: torch.nn.Module) -> float:
-    """How far the projector moved: the norm of the difference over the norm before."""
-    after = _copy(projector)
-    moved = sum(float((after[name] - old).square().sum()) for name, old in before.items())
-    return float((moved / sum(float(old.square().sum()) for old in before.values())) ** 0.5)
-
-
-def _copy(projector: torch.nn.Module) -> dict[str, torch.Tensor]:
-    return {name: p.detach().float().cpu().clone() for name, p in projector.named_parameters()}
-
-
-def _projector_of(adapted: PeftModel) -> torch.nn.Module:
-    """PEFT trains a copy of the projector; this is the copy."""
-    module: Any = adapted.get_base_model().model.multi_modal_projector
-    found: torch.nn.Module = module.modules_to_save["default"]
-    return found

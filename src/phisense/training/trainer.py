@@ -13,6 +13,7 @@ from transformers import Trainer, TrainerCallback, TrainerControl, TrainerState,
 
 from .. import artefact
 from ..model.asking import logits_at
+from ..model.trained import load_trainable, save_trainable
 from ..processes import Processes
 from ..prompt import IGNORED
 from ..recipe import Stage
@@ -109,7 +110,7 @@ class StageTrainer(Trainer):
 
     def _save(self, output_dir: str | None = None, state_dict: Any = None) -> None:
         """Only what training moves: the frozen base is where it was."""
-        checkpoints.save_trainable(self.model, Path(output_dir or self.args.output_dir))
+        save_trainable(self.model, Path(output_dir or self.args.output_dir))
 
     def _save_checkpoint(self, model: Any, trial: Any) -> None:
         folder = Path(self.args.output_dir) / f"checkpoint-{self.state.global_step}"
@@ -121,7 +122,7 @@ class StageTrainer(Trainer):
             checkpoints.finish(folder, about=self.about)
 
     def _load_from_checkpoint(self, resume_from_checkpoint: str, model: Any = None) -> None:
-        checkpoints.load_trainable(model or self.model, Path(resume_from_checkpoint))
+        load_trainable(model or self.model, Path(resume_from_checkpoint))
         self.guard.load(artefact.read_json(Path(resume_from_checkpoint) / GUARD))
 
 

@@ -73,11 +73,9 @@ def usual_ranges(recipe: Recipe) -> list[Range]:
     stage, lora = recipe.train.instruct, recipe.train.lora
     rates = {"learning_rate": stage.learning_rate, "projector_learning_rate": stage.projector_learning_rate or stage.learning_rate}
     ranges = [Range(f"train.instruct.{key}", rate / 5, rate * 5) for key, rate in rates.items()]
-    ranges += [
-        Range("train.instruct.warm_up", 0.0, max(0.1, stage.warm_up)),
-        Range("train.lora.rank", choices=tuple(sorted({max(1, lora.rank // 2), lora.rank, 2 * lora.rank}))),
-        Range("train.lora.alpha", choices=tuple(sorted({max(1, lora.alpha // 2), lora.alpha, 2 * lora.alpha}))),
-    ]
+    ranges.append(Range("train.instruct.warm_up", 0.0, max(0.1, stage.warm_up)))
+    for key, value in {"rank": lora.rank, "alpha": lora.alpha}.items() if lora else ():
+        ranges.append(Range(f"train.lora.{key}", choices=tuple(sorted({max(1, value // 2), value, 2 * value}))))
     if recipe.projector.kind == "mlp" and not recipe.projector.nested:
         ranges.append(Range("projector.pool", choices=tuple(sorted({1, 2, recipe.projector.pool}))))
     return ranges

@@ -141,8 +141,12 @@ class Encoder:
     @torch.inference_mode()
     def encode_prepared(self, pixels: torch.Tensor) -> torch.Tensor:
         """As `encode`, from prepared pictures."""
+        return self._read(self.normalise(pixels))
+
+    def normalise(self, pixels: torch.Tensor) -> torch.Tensor:
+        """Prepared pictures as the model takes them."""
         mean, std = (torch.tensor(values).view(3, 1, 1) for values in (self.processor.image_mean, self.processor.image_std))
-        return self._read((pixels.float() / 255 - mean) / std)
+        return (pixels.float() / 255 - mean) / std
 
     def _read(self, pixels: torch.Tensor) -> torch.Tensor:
         pixels = pixels.to(self.device, self.model.dtype)

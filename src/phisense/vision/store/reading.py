@@ -38,7 +38,7 @@ class FeatureStore:
         self.digest = artefact.sha256(folder / artefact.MANIFEST)  # which names the sha256 of every file
         self.tokens, self.width = int(about["tokens"]), int(about["width"])
         self.format: Format = about["dtype"]
-        self._live = live
+        self.live = live
         self._where: dict[str, tuple[int, int]] = artefact.read_json(folder / INDEX)
         self._paths = shard_paths(folder)
         self._files: dict[str, dict[str, Any]] = artefact.read_json(folder / artefact.MANIFEST)["files"]
@@ -61,7 +61,12 @@ class FeatureStore:
     def batch(self, names: list[str]) -> torch.Tensor:
         """`(B, P, D)`, in the store's dtype (int8 as float16, pixels as the encoder gives them)."""
         rows = torch.stack([self._row(name) for name in names])
-        return self._live.encode_prepared(rows).cpu() if self._live is not None and self.format == "pixels" else rows
+        return self.live.encode_prepared(rows).cpu() if self.live is not None and self.format == "pixels" else rows
+
+    def pixels(self, names: list[str]) -> torch.Tensor:
+        """What a store of pixels holds, as its encoder's model takes it: `(B, 3, S, S)`, normalised."""
+        assert self.live is not None, "a store of features has no pixels"
+        return self.live.normalise(torch.stack([self._row(name) for name in names]))
 
     def _row(self, name: str) -> torch.Tensor:
         if name not in self._where:
