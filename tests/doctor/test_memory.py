@@ -2,12 +2,14 @@
 
 from __future__ import annotations
 
+import shutil
 from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
 import pytest
 import torch
+from transformers import CLIPVisionConfig, CLIPVisionModel
 
 from phisense import Phi3WithProjector
 from phisense.conversations import IMAGE, Message
@@ -60,6 +62,14 @@ def test_trainable_parameters_are_those_of_the_built_model(parts: tuple[str, str
         assert planned == expected_trainable(built.model, None)
 
 
+def test_trainable_parameters_of_a_trained_tower(parts: tuple[str, str]) -> None:
+    recipe = recipe_of(parts)
+    built = build(recipe, False)
+    built.model.model.vision_tower = CLIPVisionModel.from_pretrained(parts[1]).requires_grad_(False)
+    model = add_lora(built.model, Lora(rank=4, vision=True))
+    assert memory.trainable(shapes_of(recipe), 4, tower=True) == sum(p.numel() for p in model.parameters() if p.requires_grad)
+
+
 @pytest.mark.parametrize("quantise", [False, True])
 def test_weight_bytes_are_those_of_the_built_model(parts: tuple[str, str], quantise: bool) -> None:
     recipe = recipe_of(parts)
@@ -79,8 +89,6 @@ def test_weight_bytes_are_those_of_the_built_model(parts: tuple[str, str], quant
 
 
 def test_vision_weights_are_those_of_the_tower(parts: tuple[str, str]) -> None:
-    from transformers import CLIPVisionModel
-
     tower = CLIPVisionModel.from_pretrained(parts[1])
     assert shapes_of(recipe_of(parts)).vision == sum(p.numel() for p in tower.parameters())
 
@@ -98,13 +106,19 @@ def end_to_end_of(batch: dict[str, Any], shared: int) -> dict[str, Any]:
     return {**end_to_end(made), "pixel_values": batch["pixel_values"]}
 
 
-def kept_by_autograd(built: Phi3WithProjector, model: Any, rows: int, tokens: int, spans: bool, shared: int) -> tuple[int, int]:
+def kept_by_autograd(
+    built: Phi3WithProjector, model: Any, rows: int, tokens: int, spans: bool, shared: int, tower: bool = False
+) -> tuple[int, int]:
     """Bytes of the storages that the forward pass hands to autograd, parameters and buffers not counted; tokens of a row with a loss."""
+    width = built.model.config.vision_config.hidden_size
     talk = [Message("user", f"{IMAGE}\nWhat?"), Message("assistant", "Red. " * 40)]
-    batch = built.inputs([talk] * rows, [[torch.rand(16, 16)]] * rows)
+    batch = built.inputs([talk] * rows, [[torch.rand(16, width)]] * rows)
     for key in ("input_ids", "attention_mask", "labels"):
         batch[key] = batch[key][:, :tokens].contiguous()
     assert batch["input_ids"].shape == (rows, tokens)
+    if tower:
+        side = built.model.config.vision_config.image_size
+        batch["pixel_values"] = torch.rand(rows, 3, side, side)
     if spans:
         batch = end_to_end_of(batch, shared)
     own = {t.untyped_storage().data_ptr() for t in (*model.parameters(), *model.buffers())}
@@ -160,12 +174,17 @@ def measure(parts: tuple[str, str], x: Setting, shared: int = 0) -> tuple[int, S
     recipe = recipe_of(parts)
     built = build(recipe, x.quantise)
     built.model.set_attn_implementation({"text_config": SPANS if x.spans else "sdpa"})
-    model = built.model if x.rank is None else add_lora(built.model, Lora(rank=x.rank, dropout=x.dropout))
+    if x.tower:
+        built.model.model.vision_tower = CLIPVisionModel.from_pretrained(parts[1]).requires_grad_(False)
+    if x.full:
+        built.model.model.language_model.requires_grad_(True)
+        built.model.lm_head.requires_grad_(True)
+    model = built.model if x.rank is None else add_lora(built.model, Lora(rank=x.rank, dropout=x.dropout, vision=x.tower))
     built.model.config.use_cache = False  # as Trainer does
     if x.checkpointing:
         built.model.activation_checkpointing_enable(activation_checkpointing_kwargs={"use_reentrant": False})
     model.train()
-    kept, supervised = kept_by_autograd(built, model, x.rows, x.tokens, x.spans, shared)
+    kept, supervised = kept_by_autograd(built, model, x.rows, x.tokens, x.spans, shared, x.tower)
     return kept, shapes_of(recipe), replace(x, supervised=supervised)
 
 
@@ -182,6 +201,34 @@ def test_activations_are_what_autograd_keeps(
     assert planned == pytest.approx(kept, rel=BOUND)
     if not checkpointing:  # the control: the same plan with one thing forgotten is outside the bound
         assert planned - activations.layer(s, x) != pytest.approx(kept, rel=BOUND)
+
+
+@pytest.mark.parametrize("checkpointing", [False, True])
+def test_full_fine_tuning_costs_what_autograd_keeps(wider: tuple[str, str], checkpointing: bool) -> None:
+    x = replace(setting_of(2, TOKENS, None, 0.0, checkpointing, False, True), full=True)
+    kept, s, x = measure(wider, x)
+    around = activations.around(s, x) if checkpointing else 0
+    assert activations.saved(s, x) + activations.kept_by_loss(s, x) - around == pytest.approx(kept, rel=BOUND)
+    forgotten = replace(x, full=False)
+    assert activations.saved(s, forgotten) + activations.kept_by_loss(s, x) - around != pytest.approx(kept, rel=BOUND)
+
+
+@pytest.mark.parametrize("dropout", [0.0, 0.1])
+def test_a_trained_tower_costs_what_autograd_keeps(seeing: tuple[str, str], dropout: float) -> None:
+    x = replace(setting_of(2, TOKENS, 4, dropout, False, False, True), tower=True)
+    kept, s, x = measure(seeing, x)
+    without, _, _ = measure(seeing, replace(x, tower=False))
+    assert activations.tower(s, x) == pytest.approx(kept - without, rel=BOUND)
+
+
+@pytest.fixture(scope="module")
+def seeing(tmp_path_factory: pytest.TempPathFactory, parts: tuple[str, str]) -> tuple[str, str]:
+    """A vision part with layers that outweigh the rest."""
+    folder = tmp_path_factory.mktemp("seeing") / "vision"
+    shape = {"hidden_size": 64, "intermediate_size": 160, "num_hidden_layers": 4, "num_attention_heads": 4}
+    CLIPVisionModel(CLIPVisionConfig(image_size=32, patch_size=8, **shape)).save_pretrained(folder)
+    shutil.copy(Path(parts[1]) / "preprocessor_config.json", folder)
+    return parts[0], str(folder)
 
 
 @pytest.mark.parametrize("rank", [None, 4])
@@ -206,7 +253,6 @@ def test_checkpointing_is_planned_as_a_saving(wider: tuple[str, str]) -> None:
 def test_one_recomputed_layer_is_what_a_layer_keeps(wider: tuple[str, str], tmp_path: Path) -> None:
     """Two models that differ in one layer differ by what a layer keeps."""
     import json
-    import shutil
 
     x = setting_of(2, TOKENS, 4, 0.0, False, False, True)
     kept, s, x = measure(wider, x)

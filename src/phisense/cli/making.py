@@ -21,7 +21,7 @@ def train(
     device: Device = "auto",
     json: Json = False,
 ) -> dict[str, Any]:
-    """Train in two stages: align (projector), then instruct (projector and QLoRA). Writes a run folder.
+    """Train in stages: align (projector), instruct (projector and LoRA, or the whole language part), further ones. Writes a run folder.
 
     Under `accelerate launch` or `torchrun` the processes share each batch, and the losses are those of one process.
     """
@@ -41,9 +41,8 @@ def train(
     if json:
         console.print_json(result)
     else:
-        console.out.print(
-            f"{facts['trainable']:,} parameters trained, as the shapes say, in {len(facts['modules'])} LoRA modules and the projector"
-        )
+        where = "the language part" if r.train.lora is None else f"{len(facts['modules'])} LoRA modules"
+        console.out.print(f"{facts['trainable']:,} parameters trained, as the shapes say, in {where} and the projector")
         console.out.print(f"the projector moved by {facts['projector_change']:.1%}")
         console.out.print(f"run -> {r.run} (loss.png, metrics.jsonl, train.json)")
     return result

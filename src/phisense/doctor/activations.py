@@ -79,21 +79,24 @@ def _keys_and_values(x: Setting, attended: int, keys: int) -> float:
 def saved(s: Shapes, x: Setting) -> float:
     """Everything that autograd holds when the loss is known, the loss's own tensors not counted."""
     layers = s.layers * (x.number * x.positions * s.hidden if x.checkpointing else layer(s, x))
-    last_norm = x.positions * (4 * s.hidden + 4) + (x.number * x.positions * s.hidden if x.full else 0)
+    last_norm = x.positions * (4 * s.hidden + 4)
+    if x.full:  # and the output matrix keeps its input
+        last_norm += x.number * (x.positions + x.rows * x.supervised) * s.hidden
     return layers + projector(s, x) + last_norm + around(s, x) + tower(s, x)
 
 
 def tower(s: Shapes, x: Setting) -> float:
-    """A vision tower under training. Norms keep their input and their output (the matrices'), attention queries, keys, values and twice
-    its output, the MLP its middle before and after the activation and once within it."""
+    """A vision tower under training. Norms keep their input, twice a layer, and their output for the matrices behind; attention queries,
+    keys, values and its output; the MLP its middle before, within and after the activation. The layers that are not read run all the same:
+    nothing in them is trained, so they keep no matrix's input."""
     if not x.tower:
         return 0.0
-    rows, rank = x.pictures * (s.patches + 1), x.rank or 0
+    rows, unread = x.pictures * (s.patches + 1), s.vision_layers - s.vision_read
     if x.checkpointing:
-        return float(x.number * s.vision_read * rows * s.width)
-    kept = rows * (9 * s.width + 3 * s.vision_mlp + 6 * rank)
-    thinned = rows * (5 * s.width + s.vision_mlp) if x.dropout else 0
-    return float(s.vision_read * (x.number * (kept + thinned) + (x.pictures * s.vision_heads * (s.patches + 1) * 4)))
+        return float(x.number * s.vision_layers * rows * s.width)
+    alone = 6 * s.width + 2 * s.vision_mlp + 4 + s.vision_heads  # with each norm's mean and spread, and attention's sums
+    inputs = 2 * s.width + s.vision_mlp + 6 * (x.rank or 0) + ((7 * s.width + s.vision_mlp) if x.dropout else 0)
+    return float(x.number * rows * (s.vision_read * (alone + inputs) + unread * alone))
 
 
 def around(s: Shapes, x: Setting) -> float:
