@@ -8,7 +8,7 @@ conversations as long as LLaVA-Instruct-150K's, 1.94 a picture, for one epoch.
 
 Both begin with the same weights. Each side trains in a process of its own. Useful tokens are those of every conversation by itself,
 padding not counted. After training both are asked for their loss on the same conversations that neither was trained on. `--levers` trains
-our side with one thing taken away at a time. What the features cost once is told beside it and not counted.
+our side with one thing taken away, or added, at a time. What the features cost once is told beside it and not counted.
 """
 
 from __future__ import annotations
@@ -41,6 +41,8 @@ LEVERS = {
     "logits where there is a loss": ("without=logits",),
     "large blocks returned": ("without=heap",),
 }
+#: --levers, too: what is not part of the comparison, since it costs time or changes the loss.
+ADDED = {"checkpointing": ("train.checkpointing=true",), "2x2 pooling, 49 tokens a picture": ("projector.pool=2",)}
 
 
 def without(what: str) -> None:
@@ -294,20 +296,24 @@ def compare(root: Path, rounds: int) -> dict[str, Any]:
 
 
 def levers(root: Path) -> dict[str, dict[str, float]]:
-    """What each lever alone is worth: processor time and memory of the epoch without it, over those with all, which come first and last.
+    """What each lever alone is worth: processor time and memory of the epoch without it, or with one more, over those of ours, which comes
+    first and last.
 
     Processor time, for a shared machine's neighbours disturb it less than the clock.
     """
     words = [word for change in LEVERS["pictures encoded beforehand"] for word in ("--set", change)]
     subprocess.run([sys.executable, "-m", "phisense", "features", str(recipe_file(root)), *words], check=True)
     first = child("ours", root)
-    less = {name: child("ours", root, changes) for name, changes in LEVERS.items()}
+    less = {name: child("ours", root, changes) for name, changes in (LEVERS | ADDED).items()}
     whole = {key: (first[key] + last[key]) / 2 for last in [child("ours", root)] for key in ("cpu", "rss")}
     found = {
         name: {"time": round(one["cpu"] / whole["cpu"], 3), "memory": round(one["rss"] / whole["rss"], 3)} for name, one in less.items()
     }
     for name, one in found.items():
-        print(f"without: {name}: {one['time']:.2f} of the processor time, {one['memory']:.2f} of the memory", flush=True)
+        print(
+            f"{'with' if name in ADDED else 'without'}: {name}: {one['time']:.2f} of the processor time, {one['memory']:.2f} of the memory",
+            flush=True,
+        )
     return found
 
 

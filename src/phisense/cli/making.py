@@ -30,10 +30,15 @@ def train(
     r = load_recipe(recipe, tuple(set_ or ()))
     from .. import console
     from ..evaluation.answers import is_right
+    from ..model.device import compute_dtype, pick_device, training_attention
     from ..training import Training
 
+    where = pick_device(device)
     with console.bars() as bar:
         training = Training(r, lambda row: _show(row, bar), resume=resume, accept_changes=accept_changes, device=device, judge=is_right)
+        if training.processes.first:
+            dtype = str(compute_dtype(where)).removeprefix("torch.")
+            console.err.print(f"on {where.type}: computes in {dtype}, attention {training_attention(where)}")
         facts = training()
     if not training.processes.first:
         return facts
