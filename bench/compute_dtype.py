@@ -1,9 +1,10 @@
 """What the number format that a QLoRA run computes in does to loss and gradients. `python bench/compute_dtype.py demo/runs/practice`
 
 The run's adapter lies on its base in NF4 as `phisense train` loads it, computing in float32, in bfloat16 and in float16 (adapter and
-projector in float32, under autocast), and on the base as it was. Each reads the same held-out questions with the right answers. The table says their loss, and how far the gradient of everything that is trained is from that of NF4 in float32: the norm of the difference
-over the norm, and the cosine. The control is the gradient of other questions. On a CPU the formats are emulated where it has no
-instructions for them; the figures are those of the format, not of the device.
+projector in float32, under autocast), and on the base as it was. Each reads the same held-out questions with the right answers. The table
+says their loss, and how far the gradient of everything that is trained is from that of NF4 in float32: the norm of the difference over
+the norm, and the cosine. The control is the gradient of other questions. On a CPU the formats are emulated where it has no instructions for
+them; the figures are those of the format, not of the device.
 """
 
 from __future__ import annotations
