@@ -6,6 +6,8 @@ import os
 from collections.abc import Callable
 from dataclasses import dataclass
 
+from .errors import UsageError
+
 
 @dataclass(frozen=True, slots=True)
 class Processes:
@@ -24,6 +26,13 @@ class Processes:
 
 
 def this_process() -> Processes:
+    """Raises UsageError where the launcher was told to cut the model up: what is saved and compared here is whole."""
+    for flag, what in {"ACCELERATE_USE_FSDP": "FSDP", "ACCELERATE_USE_DEEPSPEED": "DeepSpeed"}.items():
+        if os.environ.get(flag, "false").lower() == "true":
+            raise UsageError(
+                "phisense train keeps a whole model in every process", got=what,
+                do="Launch with --multi_gpu, or by torchrun; docs/recipes.md says why",
+            )  # fmt: skip
     if int(os.environ.get("WORLD_SIZE", "1")) < 2:
         return Processes()
     import torch

@@ -5,6 +5,7 @@ from __future__ import annotations
 import json
 import os
 import signal
+import socket
 import subprocess
 import sys
 import time
@@ -15,7 +16,7 @@ import pytest
 import torch
 from safetensors.torch import load_file
 
-from phisense.errors import TrainingError
+from phisense.errors import TrainingError, UsageError
 from phisense.processes import Processes
 from phisense.recipe import load_recipe
 from phisense.training import Training, trainer
@@ -92,6 +93,33 @@ def test_one_step_however_it_is_cut(root: Path, verb: Any, monkeypatch: pytest.M
     monkeypatch.setattr(trainer, "supervised_loss", mean_of_means)
     verb("train", root / "tiny.yaml", *micro(1, "control"))
     assert apart(whole, told(root, "control"))[0] > 1e-3, "each conversation's mean, as much as the next one's"
+
+
+def test_two_machines(root: Path, verb: Any) -> None:
+    """As far as one can play two: a launcher for each, which find one another by an address and a port, and a folder both reach."""
+    with socket.socket() as free:
+        free.bind(("127.0.0.1", 0))
+        port = free.getsockname()[1]
+    env = {**os.environ, "OMP_NUM_THREADS": "1"}
+    words = ["-m", "phisense", "train", str(root / "tiny.yaml"), *micro(4, "nodes")]
+    place = ["--nnodes", "2", "--nproc-per-node", "1", "--master-addr", "127.0.0.1", "--master-port", str(port)]
+    launch = [sys.executable, "-m", "torch.distributed.run", *place]
+    machines = [
+        subprocess.Popen([*launch, "--node-rank", str(rank), *words], stderr=subprocess.PIPE, text=True, env=env) for rank in range(2)
+    ]
+    errors = [machine.communicate(timeout=300)[1] for machine in machines]
+    assert [machine.returncode for machine in machines] == [0, 0], errors
+    verb("train", root / "tiny.yaml", *micro(8, "alone"))
+    losses, weights = apart(told(root, "alone"), told(root, "nodes"))
+    assert losses <= 1e-6
+    assert weights <= 1e-5
+
+
+@pytest.mark.parametrize("flag", ["ACCELERATE_USE_FSDP", "ACCELERATE_USE_DEEPSPEED"])
+def test_a_launcher_that_cuts_the_model_up_is_refused(root: Path, flag: str, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setenv(flag, "true")
+    with pytest.raises(UsageError, match="keeps a whole model in every process"):
+        Training(load_recipe(root / "tiny.yaml"), lambda row: None)
 
 
 def test_sigterm_stops_all_processes_at_the_same_step(root: Path) -> None:

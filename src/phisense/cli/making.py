@@ -46,8 +46,8 @@ def train(
     if json:
         console.print_json(result)
     else:
-        where = "the language part" if r.train.lora is None else f"{len(facts['modules'])} LoRA modules"
-        console.out.print(f"{facts['trainable']:,} parameters trained, as the shapes say, in {where} and the projector")
+        what = "the language part" if r.train.lora is None else f"{len(facts['modules'])} LoRA modules"
+        console.out.print(f"{facts['trainable']:,} parameters trained, as the shapes say, in {what} and the projector")
         console.out.print(f"the projector moved by {facts['projector_change']:.1%}")
         console.out.print(f"run -> {r.run} (loss.png, metrics.jsonl, train.json)")
     return result
