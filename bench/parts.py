@@ -1,13 +1,21 @@
-"""Parts with random weights of a middling size, for the benchmarks that need no learned ones."""
+"""Parts with random weights of any size, for the benchmarks that need no learned ones."""
 
 from __future__ import annotations
 
 import shutil
 from pathlib import Path
+from typing import Any
+
+MIDDLING = {"hidden_size": 768, "intermediate_size": 2048, "num_attention_heads": 12}  # 134 million weights with 12 layers
 
 
-def make_parts(root: Path, layers: int) -> None:
-    """A Phi-3 of width 768 with the real 32,064-row vocabulary (134 million weights with 12 layers), and a CLIP of B/16-224's shape."""
+def make_parts(
+    root: Path, layers: int, text: dict[str, Any] = MIDDLING, seen: dict[str, Any] | None = None, *, window: int = 2048, cuda: bool = False
+) -> None:
+    """A Phi-3 of the shape `text` with the real 32,064-row vocabulary, and a CLIP of the shape `seen`, B/16-224's if None.
+
+    With `cuda` they are made on the GPU in bfloat16.
+    """
     import torch
     from transformers import CLIPImageProcessorPil, CLIPVisionConfig, CLIPVisionModel, Phi3Config, Phi3ForCausalLM
 
@@ -15,13 +23,19 @@ def make_parts(root: Path, layers: int) -> None:
 
     torch.manual_seed(0)
     language = Phi3Config(
-        vocab_size=32064, hidden_size=768, intermediate_size=2048, num_hidden_layers=layers, num_attention_heads=12,
-        num_key_value_heads=12, max_position_embeddings=2048, original_max_position_embeddings=2048, sliding_window=None, bos_token_id=1,
-        eos_token_id=None, pad_token_id=None, tie_word_embeddings=False,
+        vocab_size=32064, num_hidden_layers=layers, num_key_value_heads=text["num_attention_heads"], max_position_embeddings=window,
+        original_max_position_embeddings=window, sliding_window=None, bos_token_id=1, eos_token_id=None, pad_token_id=None,
+        tie_word_embeddings=False, **text,
     )  # fmt: skip
-    Phi3ForCausalLM(language).save_pretrained(root / "language")
+    vision = CLIPVisionConfig(**{"image_size": 224, "patch_size": 16, **(seen or {})})
+    torch.set_default_dtype(torch.bfloat16 if cuda else torch.float32)
+    try:
+        with torch.device("cuda" if cuda else "cpu"):
+            Phi3ForCausalLM(language).save_pretrained(root / "language")
+            CLIPVisionModel(vision).save_pretrained(root / "vision")
+    finally:
+        torch.set_default_dtype(torch.float32)
     for path in (Path(phisense.__file__).parent / "practice" / "parts" / "language").glob("tokenizer*.json"):
         shutil.copy(path, root / "language")
-    vision = CLIPVisionConfig(image_size=224, patch_size=16)
-    CLIPVisionModel(vision).save_pretrained(root / "vision")
-    CLIPImageProcessorPil(size={"shortest_edge": 224}, crop_size={"height": 224, "width": 224}).save_pretrained(root / "vision")
+    side = vision.image_size
+    CLIPImageProcessorPil(size={"shortest_edge": side}, crop_size={"height": side, "width": side}).save_pretrained(root / "vision")

@@ -93,7 +93,7 @@ def make_data(root: Path, pictures: int) -> None:
         (root / f"{split}.json").write_text(json.dumps(rows))
 
 
-def recipe_file(root: Path) -> Path:
+def write_recipe(root: Path) -> None:
     stage = {"epochs": 1, "batch": BATCH, "micro_batch": BATCH, "learning_rate": RATE, "length": 1024, "warm_up": 0.03}
     raw = {
         "name": "bench",
@@ -105,9 +105,7 @@ def recipe_file(root: Path) -> Path:
         "train": {"quantise": False, "checkpointing": False, "lora": {"rank": RANK, "alpha": 2 * RANK}, "instruct": stage, "log_every": 1},
         "merge": {"dtype": "float32"},
     }
-    path = root / "recipe.yaml"
-    path.write_text(yaml.safe_dump(raw))
-    return path
+    (root / "recipe.yaml").write_text(yaml.safe_dump(raw))
 
 
 def ours(root: Path, changes: tuple[str, ...], device: str = "cpu") -> dict[str, Any]:
@@ -136,7 +134,7 @@ def ours(root: Path, changes: tuple[str, ...], device: str = "cpu") -> dict[str,
     changes = tuple(change for change in changes if not change.startswith("without="))
 
     facts = Training(
-        load_recipe(recipe_file(root), ("name=ours", "features.folder=features/bench", *changes)), lambda row: None, device=device
+        load_recipe(root / "recipe.yaml", ("name=ours", "features.folder=features/bench", *changes)), lambda row: None, device=device
     )()
     stage = facts["stages"]["instruct"]
     losses = [json.loads(line) for line in (root / "runs" / "ours" / "metrics.jsonl").read_text().splitlines()]
@@ -157,7 +155,7 @@ def start(root: Path, device: str = "cpu") -> None:
     from phisense.vision.encoders import encoder_facts
     from phisense.vision.store import FeatureStore
 
-    recipe = load_recipe(recipe_file(root), ("features.folder=features/bench",))
+    recipe = load_recipe(root / "recipe.yaml", ("features.folder=features/bench",))
     built = Phi3WithProjector.from_recipe(recipe, device=device, dtype=torch.float32 if device == "cpu" else torch.bfloat16)
     store = FeatureStore(recipe.store, facts=encoder_facts(recipe.vision.part, "clip", -2), dtype=recipe.features.dtype)
     some = random.Random(recipe.seed).sample(store.names, min(len(store), PICTURES_TO_CALIBRATE))
@@ -204,7 +202,7 @@ def trl(root: Path, *, gpu: bool = False) -> dict[str, Any]:
         root / "start", dtype=torch.bfloat16 if gpu else torch.float32, device_map={"": 0} if gpu else None,
         quantization_config=BitsAndBytesConfig(
             load_in_4bit=True, bnb_4bit_quant_type="nf4", bnb_4bit_use_double_quant=True, bnb_4bit_compute_dtype=torch.bfloat16,
-            llm_int8_skip_modules=["multi_modal_projector", "vision_tower", "lm_head"],
+            llm_int8_skip_modules=["model.multi_modal_projector", "model.vision_tower", "lm_head"],
         ) if gpu else None,
     )  # fmt: skip
     rank = settings["lora"]["rank"]
@@ -258,9 +256,10 @@ def held_out_loss(root: Path, model: Path) -> float:
     return total / tokens
 
 
-def child(side: str, root: Path, changes: tuple[str, ...] = ()) -> dict[str, Any]:
+def child(side: str, root: Path, changes: tuple[str, ...] = (), script: str = __file__) -> dict[str, Any]:
+    """What one side says of itself, in a process of its own that `script` is the program of."""
     out = root / "said.json"
-    words = [sys.executable, __file__, "--side", side, "--root", str(root), "--out", str(out), *(w for c in changes for w in ("--set", c))]
+    words = [sys.executable, script, "--side", side, "--root", str(root), "--out", str(out), *(w for c in changes for w in ("--set", c))]
     ran = subprocess.run(words, capture_output=True, text=True, env={**os.environ})
     if ran.returncode:
         raise SystemExit(ran.stdout + ran.stderr)
@@ -302,7 +301,7 @@ def levers(root: Path) -> dict[str, dict[str, float]]:
     Processor time, for a shared machine's neighbours disturb it less than the clock.
     """
     words = [word for change in LEVERS["pictures encoded beforehand"] for word in ("--set", change)]
-    subprocess.run([sys.executable, "-m", "phisense", "features", str(recipe_file(root)), *words], check=True)
+    subprocess.run([sys.executable, "-m", "phisense", "features", str(root / "recipe.yaml"), *words], check=True)
     first = child("ours", root)
     less = {name: child("ours", root, changes) for name, changes in (LEVERS | ADDED).items()}
     whole = {key: (first[key] + last[key]) / 2 for last in [child("ours", root)] for key in ("cpu", "rss")}
@@ -352,9 +351,10 @@ def main() -> None:
         if not (root / "start").is_dir():
             make_parts(root, layers=8)
             make_data(root, asked.pictures)
+            write_recipe(root)
             began = time.monotonic()
             words = ["--set", "features.folder=features/bench"]
-            subprocess.run([sys.executable, "-m", "phisense", "features", str(recipe_file(root)), *words], check=True)
+            subprocess.run([sys.executable, "-m", "phisense", "features", str(root / "recipe.yaml"), *words], check=True)
             print(f"features: {time.monotonic() - began:.0f} s, once")
             start(root)
         result = compare(root, asked.rounds)

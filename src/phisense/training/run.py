@@ -99,7 +99,7 @@ class Training:
                 "training did not move the projector",
                 got="a change of 0",
                 wanted="more",
-                do="This is a fault of phisense; please report it",
+                do="In a warm-up the first step's rate is 0: take more steps, or warm_up: 0. Else it is a fault of phisense",
             )
         self.facts["seconds"] = time.monotonic() - started
         if self.processes.first:

@@ -13,6 +13,7 @@ from __future__ import annotations
 
 import gc
 import shutil
+import warnings
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from pathlib import Path
@@ -119,12 +120,14 @@ class Tuning:
 
     def _study(self, recipe: Recipe, folder: Path) -> Any:
         optuna = _optuna()
-        storage = optuna.storages.RDBStorage(
-            self.storage or f"sqlite:///{folder / 'study.db'}",
-            heartbeat_interval=HEARTBEAT,
-            grace_period=5 * HEARTBEAT,
-            heartbeat_stale_trial_callback=optuna.storages.RetryHeartbeatStaleTrialCallback(max_retry=2),
-        )
+        with warnings.catch_warnings():
+            warnings.simplefilter("ignore", optuna.exceptions.ExperimentalWarning)  # they are what a dead worker's trial is found by
+            storage = optuna.storages.RDBStorage(
+                self.storage or f"sqlite:///{folder / 'study.db'}",
+                heartbeat_interval=HEARTBEAT,
+                grace_period=5 * HEARTBEAT,
+                heartbeat_stale_trial_callback=optuna.storages.RetryHeartbeatStaleTrialCallback(max_retry=2),
+            )
         unpruned = recipe.train.watch.times if recipe.train.align else 0  # align's looks say little of how it will end
         study = optuna.create_study(
             study_name=recipe.name, storage=storage, direction="maximize", load_if_exists=True,
@@ -155,7 +158,8 @@ class Tuning:
         optuna = _optuna()
         its = tuple(f"{one.key}={one.suggest(trial)}" for one in self.ranges)
         name = f"{recipe.name}-tune-{trial.number}"
-        console.out.rule(f"trial {trial.number}: {' '.join(its)}", align="left")
+        console.out.rule(f"trial {trial.number}", align="left")
+        console.out.print(" ".join(its), markup=False, soft_wrap=True)
         wanted = (f"name={name}", *_shared(recipe), self._asked)
         changed: Recipe | None = None
         try:
