@@ -8,6 +8,8 @@ in bfloat16.) On held-out questions four models are compared with the unmerged a
     on_original      the original base + adapter
     back_to_nf4      the merged weights quantised again (the naive merge: small changes snap back to the same grid)
     shuffled         the adapter's layers in reverse order: the control, which the gate must refuse
+
+After full fine-tuning there is no adapter: the trained weights are compared with what the recipe's dtype leaves of them, and with the control.
 """
 
 from __future__ import annotations
@@ -23,10 +25,10 @@ from peft import LoraConfig, PeftModel, set_peft_model_state_dict
 from peft.utils import load_peft_weights
 
 from . import artefact
-from .conversations import IMAGE, Message, Pictures, Question, read_questions
+from .conversations import Pictures, Question, read_questions
 from .errors import MergeError
 from .model import Phi3WithProjector, save_model
-from .model.asking import Answered, Asked, ask
+from .model.asking import Answered, about, ask
 from .model.assembly import Visual
 from .model.device import DTYPES
 from .model.folder import KIND
@@ -49,11 +51,10 @@ class Measured:
 
 @dataclass(frozen=True)
 class Probe:
-    """One held-out question with its answer and its picture: the features `(P, D)`, or itself if the vision tower was trained along."""
+    """A held-out question and its picture: the features `(P, D)`, or itself if the vision tower was trained along."""
 
-    question: Message
-    answer: Message
-    seen: tuple[Visual, ...]
+    question: Question
+    seen: Visual | None
 
 
 def merge(
@@ -140,14 +141,7 @@ def _probes(recipe: Recipe, device: str) -> list[Probe]:
         about.setdefault(question.image or f"question {i}", []).append(question)
     chosen = [q for name in list(about)[::step] for q in about[name]][: recipe.merge.samples]
     seen = _look(recipe, sorted({question.image for question in chosen if question.image is not None}))
-    return [
-        Probe(
-            Message("user", q.text if q.image is None else f"{IMAGE}\n{q.text}"),
-            Message("assistant", q.answers[0]),
-            () if q.image is None else (seen[q.image],),
-        )
-        for q in chosen
-    ]
+    return [Probe(q, None if q.image is None else seen[q.image]) for q in chosen]
 
 
 def _look(recipe: Recipe, names: Sequence[str]) -> dict[str, Visual]:
@@ -263,9 +257,9 @@ def _measure(built: Phi3WithProjector, recipe: Recipe, probes: Sequence[Probe]) 
     answered: list[Answered] = []
     for start in range(0, len(probes), recipe.evaluate.batch):
         some = probes[start : start + recipe.evaluate.batch]
-        seen = {id(one): one for probe in some for one in probe.seen}
+        seen = {id(p.seen): p.seen for p in some if p.seen is not None}
         slots = dict(zip(seen, built.project(list(seen.values())), strict=True)) if seen else {}
-        asked = [Asked((p.question,), p.answer, tuple(slots[id(one)] for one in p.seen)) for p in some]
+        asked = [about(p.question, slots.get(id(p.seen))) for p in some]
         answered += ask(built, asked, max_new_tokens=recipe.evaluate.max_new_tokens)
     return sum(one.loss for one in answered) / sum(one.tokens for one in answered), [one.ids for one in answered]
 

@@ -16,10 +16,10 @@ import orjson
 import torch
 
 from .. import artefact
-from ..conversations import IMAGE, Message, Pictures, Question
+from ..conversations import Pictures, Question
 from ..errors import DataError, UsageError
 from ..model import Phi3WithProjector
-from ..model.asking import Asked, ask
+from ..model.asking import about, ask
 from ..vision.pictures import open_picture
 from .answers import is_right
 from .report import render
@@ -118,14 +118,7 @@ def _ask(
     made: dict[int, Prediction] = {}
     for start in range(0, len(order), size):
         rows = order[start : start + size]
-        asked = [
-            Asked(
-                (Message("user", f"{IMAGE}\n{questions[i].text}" if shown[i] else questions[i].text),),
-                Message("assistant", questions[i].answers[0]),
-                (seen[str(shown[i])],) if shown[i] else (),
-            )
-            for i in rows
-        ]
+        asked = [about(questions[i], seen[str(shown[i])] if shown[i] else None) for i in rows]
         for i, answered in zip(rows, ask(built, asked, max_new_tokens=max_new_tokens), strict=True):
             q = questions[i]
             right = is_right(answered.text, q.answers)

@@ -16,7 +16,7 @@ import torch
 from torch import nn
 from transformers import DynamicCache
 
-from ..conversations import Message
+from ..conversations import IMAGE, Message, Question
 from ..prompt import IGNORED, Rendered
 from .assembly import Phi3WithProjector, pad_rows
 
@@ -28,6 +28,12 @@ class Asked:
     messages: tuple[Message, ...]
     right: Message
     slots: tuple[torch.Tensor, ...]
+
+
+def about(question: Question, seen: torch.Tensor | None) -> Asked:
+    """A question and its first right answer, about the slots of a picture or about none."""
+    text = question.text if seen is None else f"{IMAGE}\n{question.text}"
+    return Asked((Message("user", text),), Message("assistant", question.answers[0]), () if seen is None else (seen,))
 
 
 @dataclass(frozen=True, slots=True)

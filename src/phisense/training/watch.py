@@ -9,9 +9,9 @@ from typing import Any
 import torch
 from transformers import TrainerCallback, TrainerControl, TrainerState, TrainingArguments
 
-from ..conversations import CAPTION_KINDS, IMAGE, Message, Question, read_questions
+from ..conversations import CAPTION_KINDS, Question, read_questions
 from ..model import Phi3WithProjector
-from ..model.asking import Asked, ask
+from ..model.asking import about, ask
 from ..recipe import Recipe
 from ..vision.store import FeatureStore
 
@@ -59,14 +59,7 @@ class Watch(TrainerCallback):
                 some = self.questions[start : start + AT_ONCE]
                 names = list(dict.fromkeys(q.image for q in some if q.image is not None))
                 slots = dict(zip(names, self.built.project([self.store.features(name).float() for name in names]), strict=True))
-                asked = [
-                    Asked(
-                        (Message("user", f"{IMAGE}\n{q.text}" if q.image else q.text),),
-                        Message("assistant", q.answers[0]),
-                        (slots[q.image],) if q.image else (),
-                    )
-                    for q in some
-                ]
+                asked = [about(q, slots[q.image] if q.image else None) for q in some]
                 said += [one.text for one in ask(self.built, asked, max_new_tokens=LONGEST)]
         return said
 
