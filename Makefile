@@ -26,10 +26,10 @@ bench: $(VENV)/.dev            ## measure what docs/benchmarks.md says of data a
 	$(BIN)/python bench/check.py
 	$(BIN)/python bench/memory.py
 
-soak: $(VENV)/.dev             ## damaged inputs and checkpoints, killed runs, a store of full scale (an hour, 12 GB of disk)
+soak: $(VENV)/.dev             ## damaged inputs and checkpoints, 1,000 killed trainings, a store of full scale (three hours, 12 GB of disk)
 	$(BIN)/python bench/fuzz_check.py
 	$(BIN)/python bench/kill_store.py
-	$(BIN)/python bench/kill_training.py
+	$(BIN)/python bench/kill_training.py --kills 1000
 	$(BIN)/python bench/break_checkpoints.py
 	$(BIN)/python bench/store.py
 
