@@ -54,7 +54,7 @@ def learn(
         (loss.float() * count).backward()
         total += float(loss.detach()) * count
         tokens += count
-    return total / tokens, torch.cat([p.grad.float().flatten() for p in model.parameters() if p.grad is not None]) / tokens
+    return total / tokens, torch.cat([p.grad.double().flatten() for p in model.parameters() if p.grad is not None]) / tokens
 
 
 def main() -> None:
