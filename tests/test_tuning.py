@@ -46,7 +46,9 @@ def test_a_study_and_its_continuation(tmp_path: Path, verb: Any) -> None:
     assert (tmp_path / "runs" / "tiny-best" / "manifest.json").is_file()
 
 
-def test_what_falls_behind_is_pruned(tmp_path: Path, verb: Any, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_what_falls_behind_is_pruned(
+    tmp_path: Path, verb: Any, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
     """Three trials answer as well as they can be said to; the fourth looks worse at every look, and does not come to its end."""
     make_root(tmp_path)
     numbers = iter([0.9] * 12 + [0.1] * 4)
@@ -61,6 +63,9 @@ def test_what_falls_behind_is_pruned(tmp_path: Path, verb: Any, monkeypatch: pyt
     found = tune(tmp_path, verb, 4)
     assert [row["state"] for row in found["trials"]] == ["complete"] * 3 + ["pruned"]
     assert found["trials"][3]["why"].startswith("behind the others after instruct")
+    told = capsys.readouterr().out
+    assert "trial 0: 90.0% of 6 held-out questions right" in told
+    assert "trial 3: left out: behind the others after instruct" in told
     assert not (tmp_path / "runs" / "tiny-tune-3").exists()
     assert (tmp_path / "runs" / "tiny-tune-0").exists()
 

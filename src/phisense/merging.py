@@ -9,7 +9,8 @@ in bfloat16.) On held-out questions four models are compared with the unmerged a
     back_to_nf4      the merged weights quantised again (the naive merge: small changes snap back to the same grid)
     shuffled         the adapter's layers in reverse order: the control, which the gate must refuse
 
-After full fine-tuning there is no adapter: the trained weights are compared with what the recipe's dtype leaves of them, and with the control.
+After full fine-tuning there is no adapter: the trained weights are compared with what the recipe's dtype leaves of them, and with the
+control.
 """
 
 from __future__ import annotations

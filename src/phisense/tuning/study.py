@@ -149,7 +149,7 @@ class Tuning:
             timeout=self.hours * 3600 if self.hours else None,
             callbacks=[
                 optuna.study.MaxTrialsCallback(self.trials, states=ended),
-                lambda study, trial: self._report_so_far(study, recipe, folder),
+                lambda study, trial: self._so_far(study, trial, recipe, folder),
                 lambda study, trial: gc.collect(),  # the model of the trial, before the next one's is built
             ],
         )
@@ -202,7 +202,13 @@ class Tuning:
         trial.set_user_attr("seconds", round(facts["seconds"], 1))
         return last
 
-    def _report_so_far(self, study: Any, recipe: Recipe, folder: Path) -> None:
+    def _so_far(self, study: Any, trial: Any, recipe: Recipe, folder: Path) -> None:
+        """What a trial came to, on a line; and the report."""
+        if trial.value is None or "why" in trial.user_attrs:
+            told = f"left out: {trial.user_attrs.get('why', trial.state.name.lower())}"
+        else:
+            told = f"{trial.value:.1%} of {self.questions} held-out questions right"
+        console.out.print(f"trial {trial.number}: {told}", markup=False, soft_wrap=True)
         if study.get_trials(deepcopy=False, states=(_optuna().trial.TrialState.COMPLETE,)):
             self._report(study, recipe, folder)
 
