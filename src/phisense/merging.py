@@ -33,7 +33,7 @@ from .model.asking import Answered, about, ask
 from .model.assembly import Visual
 from .model.device import DTYPES
 from .model.folder import KIND
-from .model.trained import ADAPTER, WEIGHTS, load_trainable, only_projector, projector_of, with_language
+from .model.trained import ADAPTER, WEIGHTS, load_trainable, only_projector, projector_of, snapshot, with_language
 from .recipe import Recipe, load_recipe
 from .vision.encoders import Encoder
 from .vision.pictures import open_picture
@@ -76,7 +76,7 @@ def merge(
     # One model is in memory at a time; the reference is the adapter as it was trained, unmerged, computed in float32.
     adapted = _with_adapter(recipe, run, device, quantise=recipe.train.quantise)
     reference_loss, reference = _measure(adapted, recipe, probes)
-    trained = {name: p.detach().float().cpu().clone() for name, p in projector_of(adapted.model).named_parameters()}
+    trained = snapshot(projector_of(adapted.model))
     merged = _merge_lora(adapted, recipe)
     del adapted
     progress(names[1], 1, len(names))

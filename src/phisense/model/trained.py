@@ -95,12 +95,13 @@ def projector_of(model: Any) -> nn.Module:
     return found
 
 
-def copy(projector: nn.Module) -> dict[str, torch.Tensor]:
+def snapshot(projector: nn.Module) -> dict[str, torch.Tensor]:
+    """Its weights as they are now, in float32 on the CPU."""
     return {name: p.detach().float().cpu().clone() for name, p in projector.named_parameters()}
 
 
 def change(before: dict[str, torch.Tensor], projector: nn.Module) -> float:
     """How far the projector moved: the norm of the difference over the norm before."""
-    after = copy(projector)
+    after = snapshot(projector)
     moved = sum(float((after[name] - old).square().sum()) for name, old in before.items())
     return float((moved / sum(float(old.square().sum()) for old in before.values())) ** 0.5)

@@ -84,7 +84,7 @@ class Training:
         self.processes.wait()
         trained.only_projector(built)
         self._calibrate(built, store)
-        before = trained.copy(built.projector)
+        before = trained.snapshot(built.projector)
         self.facts["stages"] = {}
         if recipe.train.align is not None:
             self._stage("align", recipe.train.align, built, built.model, store)

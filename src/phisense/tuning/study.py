@@ -204,12 +204,13 @@ class Tuning:
 
     def _so_far(self, study: Any, trial: Any, recipe: Recipe, folder: Path) -> None:
         """What a trial came to, on a line; and the report."""
-        if trial.value is None or "why" in trial.user_attrs:
-            told = f"left out: {trial.user_attrs.get('why', trial.state.name.lower())}"
-        else:
+        complete = _optuna().trial.TrialState.COMPLETE
+        if trial.state == complete:
             told = f"{trial.value:.1%} of {self.questions} held-out questions right"
+        else:
+            told = f"left out: {trial.user_attrs['why']}"
         console.out.print(f"trial {trial.number}: {told}", markup=False, soft_wrap=True)
-        if study.get_trials(deepcopy=False, states=(_optuna().trial.TrialState.COMPLETE,)):
+        if study.get_trials(deepcopy=False, states=(complete,)):
             self._report(study, recipe, folder)
 
     def _report(self, study: Any, recipe: Recipe, folder: Path) -> dict[str, Any]:
