@@ -38,7 +38,9 @@ class Echo:
     def defuse(self, text: str) -> str:
         return text.replace("<image>", "< image>")
 
-    def stream(self, messages: Sequence[Message], seen: Sequence[Any], sampling: Sampling, stop: threading.Event) -> Iterator[str]:
+    def stream(
+        self, messages: Sequence[Message], seen: Sequence[Any], sampling: Sampling, stop: threading.Event, owner: object
+    ) -> Iterator[str]:
         self.given.append(list(messages))
         for word in f"I was given {len(messages)} messages".split():
             if stop.is_set():

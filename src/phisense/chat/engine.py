@@ -25,7 +25,7 @@ class Sampling:
 
 
 class Engine(Protocol):
-    """Stateless between calls, so that one engine serves many sessions."""
+    """One engine serves many sessions. What it keeps of one between turns, it keeps for that `owner` alone, and can do without."""
 
     @property
     def name(self) -> str: ...
@@ -50,6 +50,11 @@ class Engine(Protocol):
         """`text` with control tokens and picture markers broken, so that they stay text."""
         ...
 
-    def stream(self, messages: Sequence[Message], seen: Sequence[Seen], sampling: Sampling, stop: threading.Event) -> Iterator[str]:
-        """The next answer piece by piece, until it ends or `stop` is set. Closing the iterator also ends the generation."""
+    def stream(
+        self, messages: Sequence[Message], seen: Sequence[Seen], sampling: Sampling, stop: threading.Event, owner: object
+    ) -> Iterator[str]:
+        """The next answer piece by piece, until it ends or `stop` is set. Closing the iterator also ends the generation.
+
+        `owner`, in practice the session, is who may find again what was computed in this turn.
+        """
         ...

@@ -21,7 +21,7 @@ class Turn:
     answer: str
 
 
-@dataclass
+@dataclass(eq=False)
 class Session:
     """`turns` are what the model really receives, oldest first. `notice` is what the user should know about the last turn.
 
@@ -67,7 +67,7 @@ class Session:
 
     def _answer(self, text: str, sampling: Sampling, stop: threading.Event) -> Iterator[str]:
         said = ""
-        pieces = self.engine.stream(self._messages(text), self._pictures(), sampling, stop)
+        pieces = self.engine.stream(self._messages(text), self._pictures(), sampling, stop, self)
         try:
             for piece in pieces:
                 said += piece

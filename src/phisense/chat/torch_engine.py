@@ -50,7 +50,9 @@ class TorchEngine:
     def defuse(self, text: str) -> str:
         return self.built.prompt.defuse(text)
 
-    def stream(self, messages: Sequence[Message], seen: Sequence[torch.Tensor], sampling: Sampling, stop: threading.Event) -> Iterator[str]:
+    def stream(
+        self, messages: Sequence[Message], seen: Sequence[torch.Tensor], sampling: Sampling, stop: threading.Event, owner: object
+    ) -> Iterator[str]:
         with self._one_at_a_time:
             batch = self.built.slotted([messages], [seen], supervised=False)
             del batch["labels"]

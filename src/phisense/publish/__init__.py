@@ -1,0 +1,1 @@
+"""A model folder for others: files of llama.cpp, a Space, a model card."""
