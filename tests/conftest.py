@@ -58,7 +58,12 @@ def parts(tmp_path_factory: pytest.TempPathFactory) -> tuple[str, str]:
 
 @pytest.fixture(scope="session")
 def road(tmp_path_factory: pytest.TempPathFactory, verb: Any) -> tuple[Path, dict[str, Any]]:
-    """The demo, walked once with fewer scenes: its folder and its summary. What many tests look at, whichever worker they run on."""
+    """The demo, walked once with fewer scenes: its folder and its summary. What many tests look at, whichever worker they run on.
+
+    PHISENSE_ROAD names one walked before (`phisense demo --no-app --out DIR`), for one who runs a single test again and again.
+    """
+    if walked := os.environ.get("PHISENSE_ROAD"):
+        return Path(walked), json.loads((Path(walked) / "summary.json").read_text())
     workers = "PYTEST_XDIST_WORKER" in os.environ
     root = (tmp_path_factory.getbasetemp().parent if workers else tmp_path_factory.getbasetemp()) / "road"
     with FileLock(root.with_suffix(".lock")):

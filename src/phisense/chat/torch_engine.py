@@ -2,29 +2,47 @@
 
 from __future__ import annotations
 
+import itertools
 import threading
 from collections.abc import Iterator, Sequence
+from dataclasses import dataclass
 from pathlib import Path
-from typing import Any
 
 import torch
 from PIL.Image import Image
-from transformers import StoppingCriteria, StoppingCriteriaList, TextIteratorStreamer
 
 from ..conversations import Message
 from ..model import Phi3WithProjector, load_model
+from ..model.decoding import Decoding
 from .engine import Sampling
+from .kept import Shelf
+from .turns import Turns
+from .words import Words
 
-PATIENCE = 120.0  # seconds to wait for the next piece before giving up
+AT_ONCE = 512  # tokens of a prompt between two looks at whether to stop
+MOST_KEPT = 4e9  # bytes of keys and values of conversations that wait for their next turn
+
+
+@dataclass(frozen=True, slots=True)
+class _Kept:
+    """A conversation so far: what was read, the pictures in it, and its keys and values."""
+
+    ids: tuple[int, ...]
+    seen: tuple[torch.Tensor, ...]
+    keys_and_values: torch.Tensor
 
 
 class TorchEngine:
-    """One generation at a time; others wait for the lock. A picture is encoded and projected once, by `see`."""
+    """One generation at a time; others wait, in the order they came. A picture is encoded and projected once, by `see`; of a conversation
+    that goes on, only what is new is computed. Keys and values of those that spoke last are kept, the more the shorter the window.
+    """
 
     def __init__(self, built: Phi3WithProjector, name: str) -> None:
         self.built = built
         self.name = name
-        self._one_at_a_time = threading.Lock()
+        self._decoding = Decoding(built)
+        self._kept: Shelf[_Kept] = Shelf(max(2, min(256, int(MOST_KEPT // self._decoding.buffer.nbytes))))
+        self._turns = Turns()
 
     @classmethod
     def open(cls, folder: Path, device: str = "auto", picture_tokens: int | None = None) -> TorchEngine:
@@ -41,7 +59,7 @@ class TorchEngine:
     @torch.inference_mode()
     def see(self, picture: Image) -> torch.Tensor:
         """`(P', H)`."""
-        with self._one_at_a_time:
+        with self._turns:
             return self.built.project([picture])[0]
 
     def count(self, messages: Sequence[Message], seen: Sequence[torch.Tensor]) -> int:
@@ -53,52 +71,60 @@ class TorchEngine:
     def stream(
         self, messages: Sequence[Message], seen: Sequence[torch.Tensor], sampling: Sampling, stop: threading.Event, owner: object
     ) -> Iterator[str]:
-        with self._one_at_a_time:
-            batch = self.built.slotted([messages], [seen], supervised=False)
-            del batch["labels"]
-            tokenizer: Any = self.built.prompt.tokenizer
-            streamer = TextIteratorStreamer(tokenizer, skip_prompt=True, timeout=PATIENCE, skip_special_tokens=True)
-            gone = threading.Event()
-            made = _Generation(self.built.model, batch, sampling, streamer, (stop, gone))
-            made.start()
+        ids = self.built.prompt.ask(messages, [len(slots) for slots in seen])
+        with self._turns:
+            logits = self._read(ids, seen, stop, owner)
+            words = Words(self.built.prompt.tokenizer)
             try:
-                yield from streamer
-            finally:  # also when whoever listens has gone: the thread must not go on for nobody
-                gone.set()
-                made.join()
-            if made.error is not None:
-                raise made.error
+                if logits is not None:
+                    yield from self._say(logits, words, sampling, stop)
+            finally:
+                read = (*ids, *words.ids)[: self._decoding.length]
+                self._kept.put(owner, _Kept(read, tuple(seen), self._decoding.save()))
+
+    def _read(self, ids: list[int], seen: Sequence[torch.Tensor], stop: threading.Event, owner: object) -> torch.Tensor | None:
+        """Reads what the conversation has more than at its last turn; the next token's logits, or None if stopped before they came."""
+        decoding = self._decoding
+        kept = self._kept.take(owner)
+        same = 0 if kept is None else _same(kept, ids, seen, self.built.prompt.image_id)
+        decoding.length = 0
+        if kept is not None and same:
+            decoding.load(kept.keys_and_values, same)
+        logits = None
+        for part in decoding.embed(ids, list(seen))[:, same:].split(AT_ONCE, 1):
+            if stop.is_set():
+                return None
+            logits = decoding.read(part)
+        return logits
+
+    def _say(self, logits: torch.Tensor, words: Words, sampling: Sampling, stop: threading.Event) -> Iterator[str]:
+        stops = set(self.built.prompt.stop_ids)
+        for left in reversed(range(sampling.max_new_tokens)):
+            token = choose(logits, sampling)
+            if token in stops:
+                break
+            if piece := words.push(token):
+                yield piece
+            if stop.is_set() or not left:
+                break
+            logits = self._decoding.step(token)
+        if rest := words.rest():
+            yield rest
 
 
-class _Generation(threading.Thread):
-    def __init__(
-        self, model: Any, batch: dict[str, Any], sampling: Sampling, streamer: TextIteratorStreamer, stops: Sequence[threading.Event]
-    ) -> None:
-        super().__init__(daemon=True)
-        self.model, self.batch, self.sampling, self.streamer = model, batch, sampling, streamer
-        self.stopping = StoppingCriteriaList([_Stopped(stops)])
-        self.error: Exception | None = None
-
-    def run(self) -> None:
-        warm = self.sampling.temperature > 0
-        how = {"do_sample": True, "temperature": self.sampling.temperature, "top_p": self.sampling.top_p} if warm else {"do_sample": False}
-        try:
-            with torch.inference_mode():
-                self.model.generate(
-                    **self.batch,
-                    **how,
-                    max_new_tokens=self.sampling.max_new_tokens,
-                    streamer=self.streamer,
-                    stopping_criteria=self.stopping,
-                )
-        except Exception as error:  # carried to the thread that listens
-            self.error = error
-            self.streamer.end()
+def _same(kept: _Kept, ids: Sequence[int], seen: Sequence[torch.Tensor], image: int) -> int:
+    """How many of `ids` the kept ones begin with; at least the last is read again, for its logits."""
+    same = sum(1 for _ in itertools.takewhile(lambda pair: pair[0] == pair[1], zip(kept.ids, ids[:-1], strict=False)))
+    if len(kept.seen) != len(seen) or any(a is not b for a, b in zip(kept.seen, seen, strict=True)):
+        return next((i for i in range(same) if ids[i] == image), same)
+    return same
 
 
-class _Stopped(StoppingCriteria):
-    def __init__(self, stops: Sequence[threading.Event]) -> None:
-        self.stops = stops
-
-    def __call__(self, input_ids: torch.Tensor, scores: torch.Tensor, **_: Any) -> torch.Tensor:
-        return torch.full((len(input_ids),), any(stop.is_set() for stop in self.stops), device=input_ids.device)
+@torch.inference_mode()
+def choose(logits: torch.Tensor, sampling: Sampling) -> int:
+    """The next token of logits `(V,)`: the likeliest, or with a temperature one of the likeliest that make up `top_p` together."""
+    if sampling.temperature <= 0:
+        return int(logits.argmax())
+    chances, order = (logits / sampling.temperature).softmax(0).sort(descending=True)
+    chances[chances.cumsum(0) - chances >= sampling.top_p] = 0
+    return int(order[torch.multinomial(chances, 1)])
