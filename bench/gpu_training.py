@@ -52,11 +52,32 @@ def make(root: Path, *, tiny: bool, pool: int, pictures: int) -> None:
     subprocess.run([sys.executable, __file__, "--side", "start", "--root", str(root), *(["--tiny"] if tiny else [])], check=True)
 
 
-def one_side(side: str, root: Path, *, tiny: bool) -> dict[str, Any]:
+def one_side(side: str, root: Path, changes: tuple[str, ...], *, tiny: bool) -> dict[str, Any]:
+    """What `sides` says, but tokens and seconds from the end of the second step to the end of the last: a run is not its first step."""
     import torch
+    from transformers import Trainer, TrainerCallback
 
-    said = sides.ours(root, (), "cpu" if tiny else "cuda") if side == "ours" else sides.trl(root, gpu=not tiny)
-    said["memory"] = 0 if tiny else torch.cuda.max_memory_allocated()
+    marks: list[tuple[float, int]] = []
+
+    class Pace(TrainerCallback):
+        def __init__(self, collate: Any) -> None:
+            self.collate = collate
+
+        def on_step_end(self, *_: Any, **__: Any) -> None:
+            if not tiny:
+                torch.cuda.synchronize()
+            marks.append((time.perf_counter(), self.collate.tokens))
+
+    train = Trainer.train
+
+    def paced(self: Any, *args: Any, **kwargs: Any) -> Any:
+        self.add_callback(Pace(self.data_collator))
+        return train(self, *args, **kwargs)
+
+    Trainer.train = paced
+    said = sides.ours(root, changes, "cpu" if tiny else "cuda") if side == "ours" else sides.trl(root, gpu=not tiny)
+    (began, before), (ended, after) = marks[1], marks[-1]
+    said |= {"tokens": after - before, "seconds": ended - began, "memory": 0 if tiny else torch.cuda.max_memory_allocated()}
     return said
 
 
@@ -81,13 +102,13 @@ def weights(tiny: bool) -> int:
     return LAYERS[tiny] * (4 * width**2 + 3 * width * mlp)
 
 
-def compare(root: Path, rounds: int, tiny: bool) -> dict[str, Any]:
+def compare(root: Path, rounds: int, tiny: bool, changes: tuple[str, ...]) -> dict[str, Any]:
     best = None if tiny else peak()
     rates: dict[str, list[float]] = {"ours": [], "trl": []}
     memory = {"ours": 0.0, "trl": 0.0}
     for number in range(rounds):
         for side in rates:
-            said = sides.child(side, root, ("tiny",) if tiny else (), __file__)
+            said = sides.child(side, root, (*(("tiny",) if tiny else ()), *(changes if side == "ours" else ())), __file__)
             rates[side].append(said["tokens"] / said["seconds"])
             memory[side] = said["memory"] / 1e9
         print(
@@ -106,21 +127,23 @@ def compare(root: Path, rounds: int, tiny: bool) -> dict[str, Any]:
 
 def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
-    parser.add_argument("--pictures", type=int, default=64)
+    parser.add_argument("--pictures", type=int, default=160)
     parser.add_argument("--rounds", type=int, default=2)
     parser.add_argument("--pool", type=int, default=1, help="1: 576 tokens a picture; 2: 144")
     parser.add_argument("--tiny", action="store_true", help="a tiny shape on a CPU")
     parser.add_argument("--json", action="store_true", help="end with one line of JSON")
     parser.add_argument("--root", type=Path, help="keep what is made here")
     parser.add_argument("--side", choices=("ours", "trl", "start"), help=argparse.SUPPRESS)
-    parser.add_argument("--set", action="append", default=[], help=argparse.SUPPRESS)
+    parser.add_argument("--set", action="append", default=[], help="change a key of our recipe, such as train.checkpointing=false")
     parser.add_argument("--out", type=Path, help=argparse.SUPPRESS)
     asked = parser.parse_args()
     if asked.side == "start":
         sides.start(asked.root, "cpu" if asked.tiny else "cuda")
         return
     if asked.side:
-        asked.out.write_text(json.dumps(one_side(asked.side, asked.root, tiny="tiny" in asked.set)))
+        asked.out.write_text(
+            json.dumps(one_side(asked.side, asked.root, tuple(c for c in asked.set if c != "tiny"), tiny="tiny" in asked.set))
+        )
         return
     import torch
 
@@ -130,7 +153,7 @@ def main() -> None:
         root = (asked.root or Path(spare)).resolve()
         root.mkdir(parents=True, exist_ok=True)
         make(root, tiny=asked.tiny, pool=asked.pool, pictures=asked.pictures)
-        result = compare(root, asked.rounds, asked.tiny)
+        result = compare(root, asked.rounds, asked.tiny, tuple(asked.set))
     if not asked.tiny:
         print(torch.cuda.get_device_name())
     for key, value in result.items():

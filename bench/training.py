@@ -217,15 +217,7 @@ def trl(root: Path, *, gpu: bool = False) -> dict[str, Any]:
         report_to="none", logging_steps=1, save_strategy="no", disable_tqdm=True, seed=0, weight_decay=0.0, max_grad_norm=1.0,
     )  # fmt: skip
     trainer = SFTTrainer(model=model, args=args, train_dataset=data, processing_class=processor, peft_config=lora)
-    collate, counted = trainer.data_collator, [0, 0]
-
-    def counting(batch: list[dict[str, Any]]) -> dict[str, Any]:
-        made: dict[str, Any] = collate(batch)
-        counted[0] += int(made["attention_mask"].sum())
-        counted[1] += int((made["labels"][:, 1:] != -100).sum())
-        return made
-
-    trainer.data_collator = counting
+    counting = trainer.data_collator = Counting(trainer.data_collator)
     started = time.monotonic()
     result = trainer.train()
     seconds = time.monotonic() - started
@@ -233,7 +225,20 @@ def trl(root: Path, *, gpu: bool = False) -> dict[str, Any]:
     if not gpu:  # whose loss is compared
         trainer.model.merge_and_unload().save_pretrained(root / "trl-model")
         AutoProcessor.from_pretrained(root / "start").save_pretrained(root / "trl-model")
-    return {"tokens": counted[0], "supervised": counted[1], "seconds": seconds, "samples": len(rows), "losses": losses}
+    return {"tokens": counting.tokens, "supervised": counting.supervised, "seconds": seconds, "samples": len(rows), "losses": losses}
+
+
+class Counting:
+    """A collator that counts what is no padding."""
+
+    def __init__(self, collate: Any) -> None:
+        self.collate, self.tokens, self.supervised = collate, 0, 0
+
+    def __call__(self, batch: list[dict[str, Any]]) -> dict[str, Any]:
+        made: dict[str, Any] = self.collate(batch)
+        self.tokens += int(made["attention_mask"].sum())
+        self.supervised += int((made["labels"][:, 1:] != -100).sum())
+        return made
 
 
 def held_out_loss(root: Path, model: Path) -> float:

@@ -104,7 +104,10 @@ class _Step:
         self.token, self.at = torch.zeros(1, 1, dtype=torch.long, device=device), torch.zeros(1, dtype=torch.long, device=device)
         self.at.fill_(decoding.length)
         self.graph = torch.cuda.CUDAGraph()
-        with _rotations_from_a_table(decoding, span):
+        positions = torch.arange(min(span, decoding.window), device=device)
+        # Held here: a recording reads it where it was, and would go on reading there if it were freed.
+        self.rotations = decoding.built.model.model.language_model.rotary_emb(decoding.buffer, position_ids=positions[None])
+        with _rotations_from_a_table(decoding.built.model.model.language_model.rotary_emb, self.rotations):
             beside = torch.cuda.Stream()
             beside.wait_stream(torch.cuda.current_stream())
             with torch.cuda.stream(beside):  # kernels are chosen, and their memory taken, before anything is recorded
@@ -116,8 +119,9 @@ class _Step:
 
     def _run(self) -> torch.Tensor:
         embedded = self.decoding.built.model.get_input_embeddings()(self.token)
-        seen = torch.arange(self.span, device=self.at.device) <= self.at
-        return self.decoding._forward(embedded, self.at[None], seen[None, None, None], self)
+        behind = torch.arange(self.span, device=self.at.device) > self.at
+        hidden = torch.zeros(1, 1, 1, self.span, device=self.at.device, dtype=embedded.dtype).masked_fill_(behind, float("-inf"))
+        return self.decoding._forward(embedded, self.at[None], hidden, self)
 
     def update(self, keys: torch.Tensor, values: torch.Tensor, layer: int, *_: Any, **__: Any) -> tuple[torch.Tensor, torch.Tensor]:
         mine = self.decoding.buffer[layer]
@@ -133,12 +137,9 @@ class _Step:
 
 
 @contextmanager
-def _rotations_from_a_table(decoding: Decoding, span: int) -> Iterator[None]:
+def _rotations_from_a_table(rotary: Any, table: tuple[torch.Tensor, torch.Tensor]) -> Iterator[None]:
     """Long-rope asks how long the sequence is, which a recording cannot answer; within the window the answer never matters."""
-    rotary = decoding.built.model.model.language_model.rotary_emb
-    positions = torch.arange(min(span, decoding.window), device=decoding.buffer.device)
-    cosines, sines = rotary(decoding.buffer, position_ids=positions[None])
-    rotary.forward = lambda _, position_ids: (cosines[:, position_ids[0]], sines[:, position_ids[0]])
+    rotary.forward = lambda _, position_ids: tuple(part[:, position_ids[0]] for part in table)
     try:
         yield
     finally:
