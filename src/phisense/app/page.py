@@ -1,169 +1,155 @@
-"""The page itself: what stands where, and which step of `talk` each button takes."""
+"""The page itself: what stands where, and which step each button takes."""
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Sequence
+from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
 
 import gradio as gr
+from fastapi.middleware import Middleware
 
 from ..chat import Engine
-from ..errors import PhisenseError
+from ..errors import UsageError
 from ..speech import Transcriber
+from .door import Door
 from .examples import Example
-from .talk import Said, Visitor, transcribe
-
-MOST_UPLOAD = "32mb"
-WAITING = 16  # people in the queue
-HOUR = 3600  # seconds; uploads and idle visitors are forgotten after it
+from .limits import Limits
+from .steps import Steps
+from .talk import Room
 
 _CSS = """
 .gradio-container { max-width: 1080px !important; margin: auto; overflow-x: hidden }
 #conversation { min-height: 24rem }
-#about { opacity: .75; font-size: .9rem }
+#about, #timing { opacity: .75; font-size: .9rem }
 #examples .grid-container { grid-template-columns: repeat(3, minmax(0, 1fr)) !important } /* or phones scroll sideways */
 footer { display: none !important }
 """
+_DARK = "() => { document.body.classList.toggle('dark') }"
+_DOWNLOAD = """(messages) => {
+  const said = (m) => typeof m.content === 'string' ? m.content : m.content.map((part) => part.text ?? '').join('');
+  const text = messages.map((m) => `**${m.role === 'user' ? 'You' : 'Model'}:** ${said(m)}`).join('\\n\\n') + '\\n';
+  const link = document.createElement('a');
+  link.href = URL.createObjectURL(new Blob([text], {type: 'text/markdown'}));
+  link.download = 'conversation.md';
+  link.click();
+  URL.revokeObjectURL(link.href);
+  return [];
+}"""
 
-Messages = list[dict[str, Any]]
 
-
-def build(engine: Engine, ears: Transcriber | None = None, examples: Sequence[Example] = ()) -> gr.Blocks:  # noqa: C901, a page is one place
-    """The page over one engine; without `ears` the voice tab says how to get them."""
-    with gr.Blocks(title="phisense", delete_cache=(HOUR, HOUR)) as page:
-        visitor = gr.State(None, time_to_live=HOUR)
+def build(engine: Engine, ears: Transcriber | None = None, examples: Sequence[Example] = (), limits: Limits | None = None) -> gr.Blocks:
+    """The page over one engine; without `ears` the voice tab says how to get them. `room` of the page is what its visitors share."""
+    room = Room(engine, ears, limits or Limits())
+    steps = Steps(room)
+    # Gradio looks for old uploads every so often, so what is deleted may be older by that.
+    often = room.limits.hour // 6
+    with gr.Blocks(title="phisense", delete_cache=(often, room.limits.hour - often), analytics_enabled=False) as page:
+        page.room = room
+        visitor = gr.State(None, time_to_live=room.limits.hour, delete_callback=lambda me: me and me.stop.set())
         gr.Markdown("# phisense\nShow a picture and ask about it, by keyboard or by voice.")
         with gr.Row():
             with gr.Column(scale=2, min_width=280):
                 picture = gr.Image(
-                    type="filepath",
-                    image_mode=None,
-                    sources=["upload", "clipboard", "webcam"],
-                    label="Picture",
-                    height=320,
-                    elem_id="picture",
-                )
-                # Gradio would open the file itself, before any bound of ours; `open_picture` is the only one that does.
-                picture.preprocess = _path_only
+                    type="filepath", image_mode=None, sources=["upload", "clipboard", "webcam"], label="Picture", height=320, elem_id="picture"
+                )  # fmt: skip
                 chosen = _example_gallery(examples)
                 gr.Markdown(f"{engine.name}: {engine.picture_tokens} tokens a picture, a window of {engine.window}", elem_id="about")
+                timing = gr.Markdown("", elem_id="timing")
+                where = gr.Button("Where it looked", size="sm", elem_id="where", visible=hasattr(engine, "gaze"))
+                looked = gr.Image(label="Where the last answer looked", interactive=False, visible=False, elem_id="looked", format="png")
             with gr.Column(scale=3, min_width=280):
                 conversation = gr.Chatbot(
-                    label="Conversation", elem_id="conversation", height=420, buttons=["copy", "copy_all"], sanitize_html=True
-                )
+                    label="Conversation", elem_id="conversation", height=420, buttons=["copy", "copy_all"], sanitize_html=True,
+                    allow_tags=False, editable="user", feedback_options=None, latex_delimiters=[],
+                    placeholder="Upload, paste, drop or photograph a picture, then ask.",
+                )  # fmt: skip
                 ready = gr.Dataset(
                     components=[gr.Textbox(visible=False)], samples=[], label="Ready questions", visible=False, elem_id="ready"
                 )
                 with gr.Tab("Text", id="text"), gr.Row():
                     question = gr.Textbox(
-                        placeholder="Ask something; Enter sends",
-                        show_label=False,
-                        scale=5,
-                        max_length=2000,
-                        elem_id="question",
-                        autofocus=True,
-                    )
+                        placeholder="Ask something; Enter sends", show_label=False, scale=5, max_length=room.limits.question,
+                        elem_id="question", autofocus=True,
+                    )  # fmt: skip
                     send = gr.Button("Send", variant="primary", scale=1, min_width=80, elem_id="send")
                 with gr.Tab("Voice", id="voice"):
-                    sound = gr.Audio(type="filepath", sources=["microphone", "upload"], label="Say your question", elem_id="sound")
+                    sound = gr.Audio(
+                        type="filepath", sources=["microphone", "upload"], label="Say your question", elem_id="sound",
+                        max_length=None if ears is None else round(ears.longest),
+                    )  # fmt: skip
                     heard = gr.Textbox(
-                        label="Heard",
-                        interactive=False,
-                        elem_id="heard",
-                        placeholder="What was understood appears here and is asked at once",
+                        label="Heard", elem_id="heard", placeholder="What was understood appears here; change it, or send it"
                     )
-                    if ears is None:
-                        gr.Markdown("This page has no ears: start it with `--speech` and a Whisper.")
+                    with gr.Row():
+                        at_once = gr.Checkbox(True, label="Send at once", elem_id="at-once")
+                        send_heard = gr.Button("Send", elem_id="send-heard", min_width=80)
+                    language = gr.Markdown(
+                        "" if ears else "This page has no ears: start it with `--speech` and a Whisper.", elem_id="language"
+                    )
                 with gr.Row():
                     stop = gr.Button("Stop", min_width=80, elem_id="stop")
                     clear = gr.Button("Clear conversation", min_width=120, elem_id="clear")
+                    download = gr.Button("Download", min_width=100, elem_id="download")
+                    dark = gr.Button("Dark or light", min_width=100, elem_id="dark")
+                with gr.Accordion("Settings", open=False, elem_id="settings"):
+                    warmth = gr.Slider(0, 1.5, 0, step=0.1, label="Temperature; 0 always gives the likeliest answer", elem_id="warmth")
+                    tokens = gr.Slider(
+                        16, room.limits.longest_answer, room.limits.answer, step=16, label="Longest answer, tokens", elem_id="tokens"
+                    )
 
-        def ask(text: str, path: str | None, state: Visitor | None, shown: Messages) -> Iterator[tuple[Messages, str, Visitor]]:
-            """Streams the conversation; the box is emptied once the question has been taken."""
-            me = state or Visitor(engine)
-            try:
-                for lines in me.ask(text or "", Path(path) if path else None):
-                    yield _messages(lines), "", me
-            except PhisenseError as error:
-                gr.Warning(str(error))
-                yield shown, text, me
-
-        def listen(path: str | None) -> str:
-            try:
-                return transcribe(ears, Path(path) if path else None)
-            except PhisenseError as error:
-                gr.Warning(str(error))
-                return ""
-
-        def ask_heard(text: str, path: str | None, state: Visitor | None, shown: Messages) -> Iterator[tuple[Messages, Visitor]]:
-            if not text:
-                yield shown, state or Visitor(engine)
-                return
-            for messages, _, me in ask(text, path, state, shown):
-                yield messages, me
-
-        def look(path: str | None, state: Visitor | None, shown: Messages) -> tuple[Messages, Visitor]:
-            """A picture was put there or taken away; it is encoded while the visitor types."""
-            me = state or Visitor(engine)
-            if path is not None and Path(path) == me.refused:  # said already; the browser reports a change twice
-                return shown, me
-            try:
-                me.look(Path(path) if path else None)
-            except PhisenseError as error:
-                gr.Warning(str(error))
-                return shown, me
-            return (shown if me.session.turns else []), me
-
-        def halt(state: Visitor | None) -> None:
-            if state is not None:
-                state.stop.set()
-
-        def forget(state: Visitor | None) -> tuple[Messages, Visitor]:
-            me = state or Visitor(engine)
-            me.clear()
-            return [], me
-
-        inputs = [question, picture, visitor, conversation]
-        asking = {
-            "fn": ask,
-            "inputs": inputs,
-            "outputs": [conversation, question, visitor],
-            "concurrency_limit": 1,
-            "concurrency_id": "model",
-        }
+        _only_uploads(picture, sound)
+        model: dict[str, Any] = {"concurrency_limit": 1, "concurrency_id": "model"}
+        told = [conversation, question, timing, visitor]
+        asking: dict[str, Any] = {"fn": steps.ask, "inputs": [question, picture, warmth, tokens, visitor], "outputs": told, **model}
         question.submit(**asking, api_name="ask")
         send.click(**asking, api_name=False)
         ready.click(lambda sample: sample[0], ready, question, api_name=False, queue=False).then(**asking, api_name=False)
-        heard_it = gr.on([sound.stop_recording, sound.upload], listen, sound, heard, api_name="listen", concurrency_limit=1)
-        heard_it.then(
-            ask_heard,
-            [heard, picture, visitor, conversation],
-            [conversation, visitor],
-            api_name="ask_heard",
-            concurrency_limit=1,
-            concurrency_id="model",
+        hearing = gr.on(
+            [sound.stop_recording, sound.upload], steps.listen, sound, [heard, language], api_name="listen", concurrency_limit=1
         )
-        picture.change(
-            look,
-            [picture, visitor, conversation],
-            [conversation, visitor],
-            api_name="look",
-            concurrency_limit=1,
-            concurrency_id="model",
-            show_progress="hidden",
-        )
+        spoken = {"inputs": [heard, at_once, picture, warmth, tokens, visitor], "outputs": [conversation, heard, timing, visitor], **model}
+        hearing.then(steps.ask_heard, **spoken, api_name="ask_heard")
+        heard_inputs = [heard, picture, warmth, tokens, visitor]
+        for event in (send_heard.click, heard.submit):
+            event(steps.ask, heard_inputs, [conversation, heard, timing, visitor], **model, api_name=False)
+        changed = [picture, question, warmth, tokens, visitor]
+        conversation.retry(steps.retry, changed, told, **model, api_name=False)
+        conversation.edit(steps.edit, changed, told, **model, api_name=False)
+        conversation.undo(steps.undo, visitor, [conversation, question, visitor], **model, api_name=False)
+        picture.change(steps.look, [picture, visitor], [conversation, visitor], **model, api_name="look", show_progress="hidden")
+        picture.change(lambda: gr.update(visible=False), None, looked, queue=False, api_name=False)
+        where.click(steps.where, visitor, looked, **model, api_name=False)
         # Beside the queue: they must work while an answer is being made.
-        conversation.clear(forget, visitor, [conversation, visitor], queue=False, api_name=False)
-        stop.click(halt, visitor, None, queue=False, api_name="stop")
-        clear.click(forget, visitor, [conversation, visitor], queue=False, api_name="clear")
+        conversation.clear(steps.clear, visitor, [conversation, timing, visitor], queue=False, api_name=False)
+        stop.click(steps.halt, visitor, None, queue=False, api_name="stop")
+        clear.click(steps.clear, visitor, [conversation, timing, visitor], queue=False, api_name="clear")
+        download.click(None, conversation, None, js=_DOWNLOAD)
+        dark.click(None, None, None, js=_DARK)
+        page.unload(steps.leave)
         if chosen is not None:
             _wire_examples(chosen, examples, picture, ready)
     return page
 
 
-def _path_only(payload: Any) -> str | None:
-    return None if payload is None else payload.path
+def _only_uploads(*components: Any) -> None:
+    """Gradio would decode a picture before any bound of ours, convert a sound, and fetch what is named by an address."""
+
+    def path_only(payload: Any) -> str | None:
+        return None if payload is None else payload.path
+
+    def guarded(keep: Any) -> Any:
+        def move(url_or_file_path: str | Path | None) -> str | None:
+            if url_or_file_path is not None and not Path(url_or_file_path).is_file():
+                raise UsageError("only uploaded files are read")
+            moved: str | None = keep(url_or_file_path)
+            return moved
+
+        return move
+
+    for component in components:
+        component.preprocess = path_only
+        component.move_resource_to_block_cache = guarded(component.move_resource_to_block_cache)
 
 
 def _example_gallery(examples: Sequence[Example]) -> gr.Gallery | None:
@@ -189,25 +175,19 @@ def _wire_examples(gallery: gr.Gallery, examples: Sequence[Example], picture: gr
     gallery.select(choose, None, [picture, ready], api_name=False, queue=False)
 
 
-def _messages(lines: Sequence[Said]) -> Messages:
-    """Gradio's message format; a notice is a line of the assistant's in italics, and no turn of the model."""
-    return [
-        {"role": "user" if line.who == "user" else "assistant", "content": f"*{line.text}*" if line.who == "notice" else line.text}
-        for line in lines
-    ]
-
-
 def launch(page: gr.Blocks, *, host: str = "127.0.0.1", port: int = 7860, block: bool = True, allowed: Sequence[Path] = ()) -> Any:
     """Serves the page with bounded uploads and a bounded queue. `port` 0 takes a free one."""
-    page.queue(max_size=WAITING, default_concurrency_limit=2)
+    limits: Limits = page.room.limits
+    page.queue(max_size=limits.waiting, default_concurrency_limit=2)
     return page.launch(
         server_name=host,
         server_port=port or None,
-        max_file_size=MOST_UPLOAD,
+        max_file_size=limits.upload,
         prevent_thread_lock=not block,
         show_error=False,
         enable_monitoring=False,
-        theme=gr.themes.Soft(),
+        theme=gr.themes.Soft(font=["system-ui", "sans-serif"], font_mono=["ui-monospace", "monospace"]),  # none is fetched
         css=_CSS,
         allowed_paths=[str(path.resolve()) for path in allowed],
+        app_kwargs={"middleware": [Middleware(Door, limits=limits)]},
     )

@@ -5,20 +5,25 @@ A visitor's `Session` is the only memory there is; it lives in that visitor's st
 
 from __future__ import annotations
 
-import re
 import threading
+import time
+import weakref
 from collections.abc import Iterator
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from pathlib import Path
 
-from ..chat import Engine, Sampling, Session
-from ..errors import SoundError
-from ..speech import Transcriber
-from ..vision.pictures import open_picture
+from PIL.Image import Image
 
-LONGEST_ANSWER = 256  # tokens
-_REMOTE = re.compile(r"!?\[([^\]]*)\]\([^)]*\)|<[a-zA-Z/][^>]*>")
-_LONE_NUMBER = re.compile(r"^([ \t]*\d+)\.[ \t]*$", re.MULTILINE)
+from ..chat import Engine, Sampling, Session
+from ..errors import ChatError, SoundError
+from ..speech import Transcriber, Transcript
+from ..vision.pictures import open_picture
+from .limits import PICTURES, Limits
+from .overlay import overlay
+from .pump import Pump
+from .taming import tame
+
+AGAIN = 0.7  # temperature of another try, or it would be the same answer
 
 
 @dataclass(frozen=True, slots=True)
@@ -29,63 +34,151 @@ class Said:
     text: str
 
 
+@dataclass
+class Room:
+    """What all visitors share: the engine, the ears, the bounds; `live` are the answers that are being made."""
+
+    engine: Engine
+    ears: Transcriber | None = None
+    limits: Limits = field(default_factory=Limits)
+    live: set[Pump] = field(default_factory=set)
+    visitors: weakref.WeakValueDictionary[str, Visitor] = field(default_factory=weakref.WeakValueDictionary)
+
+    def visitor(self, key: str | None) -> Visitor:
+        """A new one; `leave` finds it by `key`, the browser session's."""
+        made = Visitor(self)
+        if key is not None:
+            self.visitors[key] = made
+        return made
+
+    def leave(self, key: str | None) -> None:
+        """The tab was closed: what is being made for it ends."""
+        gone = self.visitors.pop(key, None) if key is not None else None
+        if gone is not None:
+            gone.stop.set()
+
+    def transcribe(self, sound: Path | None) -> Transcript:
+        """What is said in a recording. Raises SoundError for no recording, or one in which nothing is heard."""
+        if self.ears is None:
+            raise SoundError("this page has no ears", do="Start it with --speech and a Whisper")
+        if sound is None:
+            raise SoundError("there is no recording yet", do="Record a question or upload one")
+        return self.ears.transcribe(sound, name="The recording")
+
+
 class Visitor:
     """One person's session, which picture it has looked at, and a way to stop the answer that is being made."""
 
-    def __init__(self, engine: Engine) -> None:
-        self.session = Session(engine, Sampling(max_new_tokens=LONGEST_ANSWER))
+    def __init__(self, room: Room) -> None:
+        self.room = room
+        self.session = Session(room.engine, Sampling(max_new_tokens=room.limits.answer))
         self.stop = threading.Event()
         self.refused: Path | None = None
+        self.timing = ""
+        self.lines: list[Said] = []
         self._picture: Path | None = None
+        self._pump: Pump | None = None
+
+    def choose(self, temperature: float, tokens: int) -> None:
+        """Bounded, whatever a page sends."""
+        most = self.room.limits.longest_answer
+        self.session.sampling = Sampling(max(1, min(tokens, most)), min(max(temperature, 0.0), 2.0))
 
     def look(self, picture: Path | None) -> None:
         """Reads and encodes the picture if it is another one than before. Raises PictureError for what cannot be read."""
         if picture == self._picture:
             return
         self.refused = picture
-        self.session.show(None if picture is None else open_picture(picture, name="The upload"))
+        self.session.show(None if picture is None else open_picture(picture, name="The upload", formats=PICTURES))
         self.refused, self._picture = None, picture
+        if not self.session.turns:
+            self.lines = []
 
-    def ask(self, question: str, picture: Path | None) -> Iterator[list[Said]]:
-        """The conversation after each piece of the answer; the first one holds the question alone. Raises PhisenseError."""
+    def ask(self, question: str, picture: Path | None, temperature: float | None = None) -> Iterator[list[Said]]:
+        """The conversation after each piece of the answer, and now and then while none comes; the first one holds the question alone.
+
+        Raises PhisenseError.
+        """
+        self._finish()
         self.look(picture)
+        if len(question) > self.room.limits.question:
+            got, wanted = f"{len(question):,} characters", f"at most {self.room.limits.question:,}"
+            raise ChatError("the question is too long", got=got, wanted=wanted, do="Ask in fewer words")
         notice = self.session.notice
         self.stop = stop = threading.Event()
-        pieces = self.session.ask(question, stop)
+        pieces = self.session.ask(question, stop, temperature)
         notices = [text for text in (notice, self.session.notice) if text]
-        before = self.conversation() + [Said("notice", text) for text in notices]
-        asked = [*before, Said("user", question.strip())]
-        yield asked
-        said = ""
-        try:
-            for piece in pieces:
-                said += piece
-                yield [*asked, Said("assistant", tame(said.strip()))]
-        finally:
-            pieces.close()  # type: ignore[attr-defined]
-        if not said.strip():
-            yield [*asked, Said("notice", "Stopped before a word." if stop.is_set() else "The model had nothing to say.")]
+        asked = [*self.conversation(), *(Said("notice", text) for text in notices), Said("user", tame(question.strip()))]
+        yield self._show(asked)
+        yield from self._answer(asked, pieces)
+
+    def _answer(self, asked: list[Said], pieces: Iterator[str]) -> Iterator[list[Said]]:
+        began, first, said = time.monotonic(), 0.0, ""
+        self._pump = pump = Pump(pieces, self.stop, self.room.limits.seconds, self.room.live)
+        for piece in pump:
+            if piece and not said:
+                first = time.monotonic() - began
+            said += piece
+            yield self._show([*asked, Said("assistant", tame(said.strip()) if said else f"… {time.monotonic() - began:.0f} s")])
+        last = [*asked, Said("assistant", tame(said.strip()))] if said.strip() else asked
+        if pump.late:
+            last.append(Said("notice", f"Cut off after {self.room.limits.seconds:.0f} s, the most that one answer may take."))
+        elif not said.strip():
+            last.append(Said("notice", "Stopped before a word." if self.stop.is_set() else "The model had nothing to say."))
+        if said:
+            whole = time.monotonic() - began
+            self.timing = f"First word after {first:.1f} s, the answer after {whole:.1f} s"
+        yield self._show(last)
+
+    def again(self, line: int, picture: Path | None, question: str | None = None) -> Iterator[list[Said]]:
+        """Asks anew what line `line` of the conversation asked, or `question` in its place, and forgets what came after."""
+        turn = self._turn(line)
+        asked = self.session.turns[turn].question if turn < len(self.session.turns) else self.lines[line].text
+        self.undo(line)
+        temperature = max(AGAIN, self.session.sampling.temperature) if question is None else None
+        yield from self.ask(asked if question is None else question, picture, temperature)
+
+    def undo(self, line: int) -> str:
+        """Forgets the question on line `line` and all after it; returns its text."""
+        self._finish()
+        turn = self._turn(line)
+        turns = self.session.turns
+        text = turns[turn].question if turn < len(turns) else self.lines[line].text
+        self.session.rewind(turn)
+        self._show(self.conversation())
+        return text
+
+    def where(self) -> Image:
+        """The picture, with what the last answer looked at laid over it. Raises ChatError where that cannot be told."""
+        self._finish()
+        grid = self.session.gaze()
+        assert self._picture is not None
+        return overlay(open_picture(self._picture, name="The picture", formats=PICTURES), grid)
 
     def conversation(self) -> list[Said]:
         """What the model remembers, as it is shown."""
-        return [said for turn in self.session.turns for said in (Said("user", turn.question), Said("assistant", tame(turn.answer)))]
+        return [said for turn in self.session.turns for said in (Said("user", tame(turn.question)), Said("assistant", tame(turn.answer)))]
 
     def clear(self) -> None:
         self.stop.set()
+        self._finish()
         self.session.clear()
+        self.lines, self.timing = [], ""
 
+    def _turn(self, line: int) -> int:
+        """Which question a line is, counted in those that the model remembers: lines of turns that had to leave are shown no more."""
+        if not 0 <= line < len(self.lines) or self.lines[line].who != "user":
+            raise ChatError("there is no such question", do="Choose one of the conversation's")
+        return sum(said.who == "user" for said in self.lines[:line])
 
-def transcribe(ears: Transcriber | None, sound: Path | None) -> str:
-    """What is said in a recording. Raises SoundError for no recording, or one in which nothing is heard."""
-    if ears is None:
-        raise SoundError("this page has no ears", do="Start it with --speech and a Whisper")
-    if sound is None:
-        raise SoundError("there is no recording yet", do="Record a question or upload one")
-    return ears.transcribe(sound, name="The recording").text
+    def _show(self, lines: list[Said]) -> list[Said]:
+        self.lines = lines
+        return lines
 
-
-def tame(text: str) -> str:
-    """For a page that renders Markdown: links, pictures and tags become plain words, so that an answer never makes a browser fetch
-    anything; and a line such as "2." stays a number, where Markdown would begin a list and show nothing to copy.
-    """
-    return _LONE_NUMBER.sub(r"\1\.", _REMOTE.sub(lambda found: found.group(1) or "", text))
+    def _finish(self) -> None:
+        """The former answer must be over, and its turn remembered, before the next begins."""
+        if self._pump is not None:
+            self._pump.stop.set()
+            if not self._pump.wait(self.room.limits.seconds):
+                raise ChatError("the former answer is still being stopped", do="Ask again in a moment")
+            self._pump = None

@@ -3,8 +3,9 @@
 from __future__ import annotations
 
 import threading
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from dataclasses import dataclass, field
+from typing import Any
 
 from PIL.Image import Image
 
@@ -49,8 +50,15 @@ class Session:
         self.turns = []
         self.notice = None
 
-    def ask(self, question: str, stop: threading.Event | None = None) -> Iterator[str]:
+    def rewind(self, turns: int) -> None:
+        """Remembers the first so many turns only."""
+        del self.turns[turns:]
+        self.notice = None
+
+    def ask(self, question: str, stop: threading.Event | None = None, temperature: float | None = None) -> Iterator[str]:
         """The answer, piece by piece. However it ends, what was said of it is remembered; `stop` or closing the iterator ends it.
+
+        `temperature` is for this answer alone.
 
         Raises ChatError for an empty question or one that does not fit the model's window even alone.
         """
@@ -62,8 +70,20 @@ class Session:
                 "the question is too long", got=f"{len(text):,} characters", wanted=f"at most {LONGEST_QUESTION:,}", do="Ask in fewer words"
             )
         room = self._make_room(text)
-        sampling = Sampling(min(self.sampling.max_new_tokens, room), self.sampling.temperature, self.sampling.top_p)
+        warmth = self.sampling.temperature if temperature is None else temperature
+        sampling = Sampling(min(self.sampling.max_new_tokens, room), warmth, self.sampling.top_p)
         return self._answer(text, sampling, stop or threading.Event())
+
+    def gaze(self) -> Any:
+        """Where on the picture the last answer looked, a grid of weights. Raises ChatError if there is none, or the engine cannot tell."""
+        tell = getattr(self.engine, "gaze", None)
+        if tell is None:
+            raise ChatError("this engine does not tell where it looks", do="Use the torch engine")
+        if self._seen is None or not self.turns:
+            raise ChatError("there is no answer about a picture yet", do="Show one and ask")
+        last = self.turns[-1]
+        messages = self._messages(last.question, self.turns[:-1])
+        return tell([*messages, Message("assistant", last.answer)], self._pictures())
 
     def _answer(self, text: str, sampling: Sampling, stop: threading.Event) -> Iterator[str]:
         said = ""
@@ -96,9 +116,10 @@ class Session:
         self.notice = f"The conversation is long: the model no longer remembers the first {gone} of these turns." if gone else None
         return room
 
-    def _messages(self, text: str) -> list[Message]:
+    def _messages(self, text: str, turns: Sequence[Turn] | None = None) -> list[Message]:
         """The picture stays with the first question that is left."""
-        messages = [m for turn in self.turns for m in (Message("user", turn.question), Message("assistant", turn.answer))]
+        turns = self.turns if turns is None else turns
+        messages = [m for turn in turns for m in (Message("user", turn.question), Message("assistant", turn.answer))]
         messages.append(Message("user", text))
         if self._seen is not None:
             messages[0] = Message("user", f"{IMAGE}\n{messages[0].text}")

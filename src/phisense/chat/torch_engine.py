@@ -7,6 +7,7 @@ import threading
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 from pathlib import Path
+from typing import Any
 
 import torch
 from PIL.Image import Image
@@ -14,12 +15,13 @@ from PIL.Image import Image
 from ..conversations import Message
 from ..model import Phi3WithProjector, load_model
 from ..model.decoding import Decoding
+from ..model.gaze import gaze_at
 from .engine import Sampling
 from .kept import Shelf
 from .turns import Turns
 from .words import Words
 
-AT_ONCE = 512  # tokens of a prompt between two looks at whether to stop
+AT_ONCE = {"cpu": 64, "cuda": 1024}  # tokens of a prompt between two looks at whether to stop
 MOST_KEPT = 4e9  # bytes of keys and values of conversations that wait for their next turn
 
 
@@ -82,6 +84,16 @@ class TorchEngine:
                 read = (*ids, *words.ids)[: self._decoding.length]
                 self._kept.put(owner, _Kept(read, tuple(seen), self._decoding.save()))
 
+    def gaze(self, messages: Sequence[Message], seen: Sequence[torch.Tensor]) -> Any:
+        """Where on the picture the model looked while it said the last of `messages`, a grid `(rows, columns)`: see model/gaze.py."""
+        prompt, slots = self.built.prompt, [len(one) for one in seen]
+        asked, answer = messages[:-1], messages[-1]
+        before = prompt.ask(asked, slots)
+        whole = prompt.render(messages, slots).ids[:-1]  # without the end of the text
+        assert answer.role == "assistant"
+        with self._turns:
+            return gaze_at(self.built, whole, seen[0], len(whole) - len(before))
+
     def _read(self, ids: list[int], seen: Sequence[torch.Tensor], stop: threading.Event, owner: object) -> torch.Tensor | None:
         """Reads what the conversation has more than at its last turn; the next token's logits, or None if stopped before they came."""
         decoding = self._decoding
@@ -91,7 +103,7 @@ class TorchEngine:
         if kept is not None and same:
             decoding.load(kept.keys_and_values, same)
         logits = None
-        for part in decoding.embed(ids, list(seen))[:, same:].split(AT_ONCE, 1):
+        for part in decoding.embed(ids, list(seen))[:, same:].split(AT_ONCE.get(self.built.device.type, 512), 1):
             if stop.is_set():
                 return None
             logits = decoding.read(part)

@@ -18,7 +18,7 @@ MOST_PIXELS = 40 * 10**6
 MOST_RATIO = 100  # longer side to shorter side
 
 
-def open_picture(source: Path | bytes, *, name: str | None = None) -> Image.Image:
+def open_picture(source: Path | bytes, *, name: str | None = None, formats: tuple[str, ...] = FORMATS) -> Image.Image:
     """The picture as RGB, turned upright by its EXIF tag; the first frame of an animation; transparency on white.
 
     Raises PictureError, calling the picture `name` or its file name, if it is missing, no picture, or out of bounds.
@@ -26,7 +26,7 @@ def open_picture(source: Path | bytes, *, name: str | None = None) -> Image.Imag
     called = name or (source.name if isinstance(source, Path) else "the picture")
     data = _read(source, called)
     try:
-        with Image.open(io.BytesIO(data), formats=FORMATS) as image:
+        with Image.open(io.BytesIO(data), formats=formats) as image:
             _check_size(image, called)
             image.load()
             upright = ImageOps.exif_transpose(image)
@@ -34,7 +34,7 @@ def open_picture(source: Path | bytes, *, name: str | None = None) -> Image.Imag
     except PictureError:
         raise
     except UnidentifiedImageError as error:
-        raise PictureError(f"{called} is not a picture", got=f"{len(data)} bytes of something else", wanted=", ".join(FORMATS)) from error
+        raise PictureError(f"{called} is not a picture", got=f"{len(data)} bytes of something else", wanted=", ".join(formats)) from error
     except Image.DecompressionBombError as error:
         wanted = f"at most {MOST_PIXELS // 10**6} million"
         raise PictureError(f"{called} has too many pixels", got="a picture made to burst", wanted=wanted, do="Make it smaller") from error
