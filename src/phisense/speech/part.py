@@ -3,10 +3,12 @@
 from __future__ import annotations
 
 import os
+import re
 import shutil
+import struct
 import uuid
 from pathlib import Path
-from typing import Any
+from typing import Any, BinaryIO
 
 from ..artefact import read_json, read_manifest, staged
 from ..errors import ArtefactError, PartError
@@ -44,6 +46,35 @@ def runnable_part(part: Path | str, cache: Path | None = None) -> Path:
     if not _finished(converted):
         _convert(folder, converted)
     return converted
+
+
+def depths(folder: Path) -> tuple[int, int]:
+    """How many encoder and decoder layers a CTranslate2 folder has, by the names of its weights.
+
+    model.bin: version, name of the spec, its revision, count; then for each weight its name, rank, dimensions, type, bytes, data;
+    numbers are little-endian, a string has its length (2 bytes) before it and a zero in its end (ctranslate2/specs/model_spec.py).
+    Raises PartError if it ends too soon.
+    """
+    layers: dict[str, set[str]] = {"encoder": set(), "decoder": set()}
+    try:
+        with (folder / "model.bin").open("rb") as file:
+            file.seek(4, os.SEEK_CUR)
+            _text(file)
+            _, count = struct.unpack("<II", file.read(8))
+            for _ in range(count):
+                if layer := re.match(r"(encoder|decoder)/(layer_\d+)/", _text(file)):
+                    layers[layer[1]].add(layer[2])
+                file.seek(4 * file.read(1)[0] + 1, os.SEEK_CUR)
+                file.seek(struct.unpack("<I", file.read(4))[0], os.SEEK_CUR)
+    except (struct.error, IndexError, UnicodeDecodeError) as error:
+        raise PartError(
+            f"the converted Whisper {folder} is damaged", got="a model.bin that ends too soon", do="Convert it again"
+        ) from error
+    return len(layers["encoder"]), len(layers["decoder"])
+
+
+def _text(file: BinaryIO) -> str:
+    return file.read(struct.unpack("<H", file.read(2))[0]).rstrip(b"\0").decode()
 
 
 def _checked(folder: Path) -> Path:
