@@ -143,7 +143,10 @@ def speech_gain(rounds: int = 5, *, tiny: bool = False, say: Callable[[str], Non
 def _ours(folder: Path, sound: Path, cache: Path) -> dict[str, Callable[[], str]]:
     from phisense.speech import Transcriber
 
-    ears = {"greedy": Transcriber(folder, cache=cache, device="cpu", beams=1), "beam of five": Transcriber(folder, cache=cache, device="cpu")}
+    ears = {
+        "greedy": Transcriber(folder, cache=cache, device="cpu", beams=1),
+        "beam of five": Transcriber(folder, cache=cache, device="cpu"),
+    }
     return {f"ours, {name}": lambda one=one: one.transcribe(sound, language="en").text for name, one in ears.items()}
 
 

@@ -61,15 +61,15 @@ def limit(memory: int, cpu: int) -> None:
     except ImportError:  # Windows: what was decoded is counted all the same
         return
     # DATA is what is allocated; AS also counts libraries and the stacks of threads, which are only reserved.
-    for kind, most in (
-        (resource.RLIMIT_DATA, memory),
-        (resource.RLIMIT_AS, 4 * memory),
-        (resource.RLIMIT_CPU, cpu),
-        (resource.RLIMIT_FSIZE, 0),
-        (resource.RLIMIT_CORE, 0),
+    for kind, most, last in (
+        (resource.RLIMIT_DATA, memory, memory),
+        (resource.RLIMIT_AS, 4 * memory, 4 * memory),
+        (resource.RLIMIT_CPU, cpu, cpu + 1),  # the first sends SIGXCPU, which says why; the last kills
+        (resource.RLIMIT_FSIZE, 0, 0),
+        (resource.RLIMIT_CORE, 0, 0),
     ):
         with suppress(ValueError, OSError):  # some systems know a limit and will not set it
-            resource.setrlimit(kind, (most, most))
+            resource.setrlimit(kind, (most, last))
 
 
 def decode(file: BinaryIO, asked: dict[str, Any]) -> tuple[bytes, float | None]:
@@ -79,6 +79,7 @@ def decode(file: BinaryIO, asked: dict[str, Any]) -> tuple[bytes, float | None]:
             raise _RefusedError("has no sound in it")
         stream = container.streams.audio[0]
         _check_stream(stream)
+        stream.codec_context.thread_count = 1  # a thread's stack counts as memory, and some machines have a hundred cores
         promised = float(stream.duration * stream.time_base) if stream.duration and stream.time_base else None
         if promised is None and container.duration:
             promised = container.duration / av.time_base

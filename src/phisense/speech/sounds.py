@@ -157,7 +157,9 @@ def _ask_decoder(file: BinaryIO, asked: dict[str, Any], most: int) -> tuple[byte
         clock.start()
         try:
             assert process.stdout is not None
-            return process.stdout.read(most), process.wait()
+            said = process.stdout.read(most)
+            process.stdout.close()  # one that writes on gets an error and ends
+            return said, process.wait()
         finally:
             clock.cancel()
             process.kill()
