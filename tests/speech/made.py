@@ -19,7 +19,7 @@ FORMATS = {
     "a.flac": "flac",
     "a.mp3": "libmp3lame",
     "a.ogg": "libopus",
-    "vorbis.ogg": "libvorbis",
+    "vorbis.ogg": "vorbis",
     "a.webm": "libopus",
     "a.m4a": "aac",
     "a.aac": "aac",
@@ -32,6 +32,8 @@ def write(
 ) -> Path:
     """`sound` is `(samples,)` float32 at `rate`."""
     with av.open(str(path), "w") as container:
+        if codec == "vorbis":  # FFmpeg's own encoder calls itself an experiment, and knows two channels only
+            layout, options = "stereo", {"strict": "experimental"}
         stream = container.add_stream(codec, rate=rate, layout=layout, options=options or {})
         frame = av.AudioFrame.from_ndarray((sound * 32767).astype(np.int16)[None], format="s16", layout="mono")
         frame.sample_rate = rate

@@ -73,7 +73,7 @@ def limit(memory: int, cpu: int) -> None:
 
 
 def decode(file: BinaryIO, asked: dict[str, Any]) -> tuple[bytes, float | None]:
-    """The samples, and how many seconds the file says it has; stops reading where it gets too long."""
+    """The samples, and how many seconds the file says it has; stops where it says too many, or has too many."""
     with av.open(file, format=asked["demuxer"], mode="r", metadata_errors="ignore") as container:
         if not container.streams.audio:
             raise _RefusedError("has no sound in it")
@@ -84,13 +84,19 @@ def decode(file: BinaryIO, asked: dict[str, Any]) -> tuple[bytes, float | None]:
         if promised is None and container.duration:
             promised = container.duration / av.time_base
         longest, pieces, size = asked["longest"], [], 0
+        if promised is not None and promised > longest and not asked["lenient"]:
+            raise _too_long(promised, longest)
         for piece in _pieces(container, stream, asked["rate"], lenient=asked["lenient"]):
             pieces.append(piece)
             size += len(piece)
             if size > longest * asked["rate"] * WIDTH:
-                length = f"{promised:.1f} s" if promised is not None and promised > longest else f"more than {longest:g} s"
-                raise _RefusedError("is too long", got=length, wanted=f"at most {longest:g} s", do="Ask in fewer words")
+                raise _too_long(promised, longest)
     return b"".join(pieces), promised
+
+
+def _too_long(promised: float | None, longest: float) -> _RefusedError:
+    length = f"{promised:.1f} s" if promised is not None and promised > longest else f"more than {longest:g} s"
+    return _RefusedError("is too long", got=length, wanted=f"at most {longest:g} s", do="Ask in fewer words")
 
 
 def _check_stream(stream: AudioStream) -> None:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import json
 import os
 import re
 import shutil
@@ -13,6 +14,7 @@ from typing import Any, BinaryIO
 from ..artefact import read_json, read_manifest, staged
 from ..errors import ArtefactError, PartError
 from ..parts import fingerprint, resolve_part
+from .languages import LANGUAGES
 
 KIND = "converted speech part"
 TOKENIZER, FRONT_END = "tokenizer.json", "preprocessor_config.json"
@@ -125,12 +127,22 @@ def _run_converter(folder: Path, out: Path) -> None:
     try:
         # Half precision on the disk, which is how Whisper is published; what it computes in is chosen when it is loaded.
         Converter(str(folder), copy_files=[TOKENIZER, FRONT_END]).convert(str(out), quantization="float16", force=True)
+        _name_languages(out)
     except (ValueError, RuntimeError, KeyError, SafetensorError) as error:
         raise _not_converted(folder, error) from error
     except OSError as error:
         if error.errno is not None:  # the disk's own complaint, which `staged` puts into words
             raise
         raise _not_converted(folder, error) from error
+
+
+def _name_languages(converted: Path) -> None:
+    """The converter takes the languages from generation_config.json, where many tuned Whispers have none; the tokenizer has them."""
+    config = read_json(converted / "config.json")
+    if not config.get("lang_ids"):
+        tokens = {token["content"]: token["id"] for token in read_json(converted / TOKENIZER).get("added_tokens", [])}
+        config["lang_ids"] = sorted(tokens[f"<|{code}|>"] for code in LANGUAGES if f"<|{code}|>" in tokens)
+        (converted / "config.json").write_text(json.dumps(config, indent=2), encoding="utf-8")
 
 
 def _not_converted(folder: Path, error: Exception) -> PartError:

@@ -12,6 +12,7 @@ import numpy as np
 from faster_whisper import WhisperModel
 from faster_whisper.vad import VadOptions, get_speech_timestamps
 
+from ..artefact import read_json
 from ..errors import PartError, UsageError
 from .languages import LANGUAGES
 from .part import depths, runnable_part
@@ -69,6 +70,7 @@ class Transcriber:
         except (RuntimeError, ValueError) as error:
             reason = str(error).splitlines()[0]
             raise PartError(f"the speech part {folder} cannot be loaded on {self.device}", got=reason) from error
+        self._tells_languages = bool(read_json(self.folder / "config.json").get("lang_ids"))
         self._untaught = _untaught(Path(folder).name, *depths(self.folder))
 
     @property
@@ -140,6 +142,9 @@ class Transcriber:
     def _language(self, window: Sound, language: str | None) -> tuple[str, float | None]:
         if language is not None or not self.multilingual:
             return language or "en", None
+        if not self._tells_languages:
+            what = "this speech part does not say which languages it knows, so that it cannot tell them apart"
+            raise PartError(what, wanted="lang_ids in its config.json", do="Name the language, or use the Whisper it was converted from")
         found, probability, _ = self._model.detect_language(window)
         return found, float(probability)
 
