@@ -155,6 +155,20 @@ def test_ask_and_doctor_speak_json(model: Path, world: Path) -> None:
     assert named["language part"]["state"] == "ok"
 
 
+def test_ask_says_what_it_heard_and_in_which_language(model: Path) -> None:
+    from phisense.practice.spoken import spoken_questions
+
+    sound = spoken_questions()[0].path
+    ran = phisense("ask", model, "--sound", sound, "--json")
+    assert ran.returncode == 0, ran.stderr
+    said = json.loads(ran.stdout)
+    assert said["language"] == "en"
+    assert said["heard"] == said["question"]
+    ran = phisense("ask", model, "--sound", sound, "--language", "de")
+    assert ran.returncode == 1
+    assert "hears English only; got translate from German" in ran.stderr
+
+
 def test_doctor_says_what_is_missing(tmp_path: Path) -> None:
     ran = phisense("doctor", "phi3.5-clip-l336", cwd=tmp_path)
     assert ran.returncode == 1

@@ -18,12 +18,13 @@ def ask(
     image: Annotated[Path | None, typer.Option(help="A picture.")] = None,
     sound: Annotated[Path | None, typer.Option(help="A recorded question instead of a typed one.")] = None,
     speech: Annotated[str | None, typer.Option(help="The speech part for --sound; otherwise the one of the recipe.")] = None,
+    language: Annotated[str | None, typer.Option(help="What is spoken in --sound (en, de, ...); found out if not given.")] = None,
     max_new_tokens: Annotated[int, typer.Option(min=1)] = 256,
     picture_tokens: PictureTokens = None,
     device: Device = "auto",
     json: Json = False,
 ) -> dict[str, Any]:
-    """One question, one answer, for scripts."""
+    """One question, one answer, for scripts. A question in --sound may be asked in any language: it is put into English."""
     from .. import artefact, console
     from ..vision.pictures import open_picture
 
@@ -43,16 +44,18 @@ def ask(
         part = speech or _speech_part(model)
         if part is None:
             raise UsageError(f"{model} names no speech part", do="Name one with --speech, for example --speech openai/whisper-small")
-        heard = question = Transcriber(part).transcribe(sound).text
+        heard = Transcriber(part).transcribe(sound, language=language)
+        question = heard.text
     session = Session(TorchEngine.open(model, device, picture_tokens), Sampling(max_new_tokens))
     session.show(picture)
     answer = "".join(session.ask(str(question))).strip()
-    result = {"question": question, "answer": answer, "image": None if image is None else str(image), "heard": heard}
+    result = {"question": question, "answer": answer, "image": None if image is None else str(image)}
+    result |= {"heard": None, "language": None} if heard is None else {"heard": heard.text, "language": heard.language}
     if json:
         console.print_json(result)
     else:
         if heard is not None:
-            console.err.print(f"heard: {heard}", markup=False)
+            console.err.print(f"heard, in {heard.spoken}: {heard.text}", markup=False)
         console.out.print(answer, markup=False)
     return result
 

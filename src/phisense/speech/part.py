@@ -2,15 +2,19 @@
 
 from __future__ import annotations
 
+import json
 import os
+import re
 import shutil
+import struct
 import uuid
 from pathlib import Path
-from typing import Any
+from typing import Any, BinaryIO
 
 from ..artefact import read_json, read_manifest, staged
 from ..errors import ArtefactError, PartError
 from ..parts import fingerprint, resolve_part
+from .languages import LANGUAGES
 
 KIND = "converted speech part"
 TOKENIZER, FRONT_END = "tokenizer.json", "preprocessor_config.json"
@@ -44,6 +48,35 @@ def runnable_part(part: Path | str, cache: Path | None = None) -> Path:
     if not _finished(converted):
         _convert(folder, converted)
     return converted
+
+
+def depths(folder: Path) -> tuple[int, int]:
+    """How many encoder and decoder layers a CTranslate2 folder has, by the names of its weights.
+
+    model.bin: version, name of the spec, its revision, count; then for each weight its name, rank, dimensions, type, bytes, data;
+    numbers are little-endian, a string has its length (2 bytes) before it and a zero in its end (ctranslate2/specs/model_spec.py).
+    Raises PartError if it ends too soon.
+    """
+    layers: dict[str, set[str]] = {"encoder": set(), "decoder": set()}
+    try:
+        with (folder / "model.bin").open("rb") as file:
+            file.seek(4, os.SEEK_CUR)
+            _text(file)
+            _, count = struct.unpack("<II", file.read(8))
+            for _ in range(count):
+                if layer := re.match(r"(encoder|decoder)/(layer_\d+)/", _text(file)):
+                    layers[layer[1]].add(layer[2])
+                file.seek(4 * file.read(1)[0] + 1, os.SEEK_CUR)
+                file.seek(struct.unpack("<I", file.read(4))[0], os.SEEK_CUR)
+    except (struct.error, IndexError, UnicodeDecodeError) as error:
+        raise PartError(
+            f"the converted Whisper {folder} is damaged", got="a model.bin that ends too soon", do="Convert it again"
+        ) from error
+    return len(layers["encoder"]), len(layers["decoder"])
+
+
+def _text(file: BinaryIO) -> str:
+    return file.read(struct.unpack("<H", file.read(2))[0]).rstrip(b"\0").decode()
 
 
 def _checked(folder: Path) -> Path:
@@ -94,12 +127,22 @@ def _run_converter(folder: Path, out: Path) -> None:
     try:
         # Half precision on the disk, which is how Whisper is published; what it computes in is chosen when it is loaded.
         Converter(str(folder), copy_files=[TOKENIZER, FRONT_END]).convert(str(out), quantization="float16", force=True)
+        _name_languages(out)
     except (ValueError, RuntimeError, KeyError, SafetensorError) as error:
         raise _not_converted(folder, error) from error
     except OSError as error:
         if error.errno is not None:  # the disk's own complaint, which `staged` puts into words
             raise
         raise _not_converted(folder, error) from error
+
+
+def _name_languages(converted: Path) -> None:
+    """The converter takes the languages from generation_config.json, where many tuned Whispers have none; the tokenizer has them."""
+    config = read_json(converted / "config.json")
+    if not config.get("lang_ids"):
+        tokens = {token["content"]: token["id"] for token in read_json(converted / TOKENIZER).get("added_tokens", [])}
+        config["lang_ids"] = sorted(tokens[f"<|{code}|>"] for code in LANGUAGES if f"<|{code}|>" in tokens)
+        (converted / "config.json").write_text(json.dumps(config, indent=2), encoding="utf-8")
 
 
 def _not_converted(folder: Path, error: Exception) -> PartError:

@@ -1,7 +1,8 @@
-"""A sound file in, what was said in it out."""
+"""A sound file in, what was said in it out: in English, whatever it was said in."""
 
 from __future__ import annotations
 
+import re
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, Literal
@@ -11,19 +12,33 @@ import numpy as np
 from faster_whisper import WhisperModel
 from faster_whisper.vad import VadOptions, get_speech_timestamps
 
-from ..errors import PartError, SoundError
-from .part import runnable_part
-from .sounds import MOST_SECONDS, RATE, Sound, read_sound
+from ..artefact import read_json
+from ..errors import PartError, UsageError
+from .languages import LANGUAGES
+from .part import depths, runnable_part
+from .sounds import MOST_SECONDS, RATE, Sound, nothing_heard, read_sound
 
 Task = Literal["transcribe", "translate"]
 
 
 @dataclass(frozen=True, slots=True)
 class Transcript:
-    """`text` as it was said, trimmed; `seconds` is the length of the sound."""
+    """`text` as it was said or, if `translated`, in English, trimmed; `seconds` is the length of the sound.
+
+    `language` is the code of what was spoken; `probability` is the part's own for it, or None where it was told.
+    """
 
     text: str
     seconds: float
+    language: str = "en"
+    probability: float | None = None
+    translated: bool = False
+
+    @property
+    def spoken(self) -> str:
+        """For people: "German (97 %), put into English"."""
+        sure = "" if self.probability is None else f" ({self.probability:.0%})".replace("%", " %")
+        return LANGUAGES.get(self.language, self.language) + sure + (", put into English" if self.translated else "")
 
 
 class Transcriber:
@@ -31,7 +46,8 @@ class Transcriber:
 
     `folder` is a Whisper in transformers' layout (converted once into `cache`), a CTranslate2 folder, or an id of the hub. It
     computes in float16 on a GPU and in int8 on a CPU, unless `compute` says otherwise. `longest` bounds a sound, in seconds;
-    `threads` 0 leaves their number to CTranslate2. Raises PartError if there is no such part or it is not a Whisper.
+    `threads` 0 leaves their number to CTranslate2; `beams` is the width of the search, 1 takes the likeliest word each time.
+    Raises PartError if there is no such part or it is not a Whisper.
     """
 
     def __init__(
@@ -43,9 +59,10 @@ class Transcriber:
         compute: str | None = None,
         longest: float = MOST_SECONDS,
         threads: int = 0,
+        beams: int = 5,
     ) -> None:
         self.folder = runnable_part(folder, cache)
-        self.longest = longest
+        self.longest, self.beams = longest, beams
         self.device = ("cuda" if ctranslate2.get_cuda_device_count() else "cpu") if device == "auto" else device
         self.compute = compute or ("float16" if self.device == "cuda" else "int8")
         try:
@@ -53,48 +70,109 @@ class Transcriber:
         except (RuntimeError, ValueError) as error:
             reason = str(error).splitlines()[0]
             raise PartError(f"the speech part {folder} cannot be loaded on {self.device}", got=reason) from error
+        self._tells_languages = bool(read_json(self.folder / "config.json").get("lang_ids"))
+        self._untaught = _untaught(Path(folder).name, *depths(self.folder))
 
     @property
     def multilingual(self) -> bool:
         return bool(self._model.model.is_multilingual)
 
+    @property
+    def translates(self) -> bool:
+        """Whether it puts other languages into English."""
+        return self.multilingual and self._untaught is None
+
     def transcribe(
-        self, sound: Path, *, name: str | None = None, language: str = "en", task: Task = "transcribe", vad: bool = True
+        self, sound: Path, *, name: str | None = None, language: str | None = None, task: Task | None = None, vad: bool = True
     ) -> Transcript:
         """What is said in the file `sound`, which errors call `name` if that is given.
 
-        `language` is spoken (an ISO code); task "translate" gives English for it, which needs a multilingual Whisper (turbo and
-        distilled ones were never taught it). `vad` cuts out what is not speech (Silero's detector, shipped with faster-whisper):
-        on silence a Whisper makes words up. Raises SoundError if the sound cannot be used or nothing is said in it.
+        `language` is what is spoken, as Whisper's code for it; None lets a multilingual part find out. `task` "transcribe" leaves
+        the text in that language, "translate" gives English, and None translates what is not English. `vad` cuts out what is
+        not speech (Silero's detector, shipped with faster-whisper): on silence a Whisper makes words up.
+
+        Raises SoundError if the sound cannot be used or nothing is said in it; PartError if the part does not know the language,
+        or was never taught to translate.
         """
-        if not self.multilingual and (language, task) != ("en", "transcribe"):
-            asked = f"{task} from {language}"
-            raise PartError("this speech part hears English only", got=asked, do="Use a multilingual Whisper")
+        if language is not None and language not in LANGUAGES:
+            raise UsageError("no such language", got=language, wanted=f"a code such as {', '.join(list(LANGUAGES)[:6])}")
+        if not self.multilingual and (language or "en", task or "transcribe") != ("en", "transcribe"):
+            asked = f"{task or 'translate'} from {LANGUAGES[language or 'en']}"
+            raise PartError("this speech part hears English only", got=asked, do="Use a multilingual Whisper such as openai/whisper-small")
+        if task == "translate":
+            self._check_translates(language)
         called = name or sound.name
         samples = read_sound(sound, name=called, longest=self.longest)
-        text = self._hear(samples, called, language, task, vad)
+        windows = self._windows(samples, called, vad)
+        language, probability = self._language(windows[0], language)
+        if task is None:
+            task = "transcribe" if language == "en" else "translate"
+        if task == "translate":
+            self._check_translates(language)
+        text = " ".join(filter(None, (self._hear(window, language, task) for window in windows)))
         if not text:
-            raise SoundError(f"no words were heard in {called}", do="Speak up, nearer to the microphone")
-        return Transcript(text, len(samples) / RATE)
+            raise nothing_heard(called, "speech without words")
+        return Transcript(text, len(samples) / RATE, language, probability, task == "translate")
 
-    def _hear(self, samples: Sound, called: str, language: str, task: Task, vad: bool) -> str:
+    def _check_translates(self, language: str | None) -> None:
+        if not self.translates:
+            what = "this speech part was never taught to translate into English"
+            got = f"{LANGUAGES[language] if language else 'another language'} for {self._untaught}"
+            raise PartError(what, got=got, do="Use openai/whisper-small, -medium or -large-v3, which were")
+
+    def _windows(self, samples: Sound, called: str, vad: bool) -> list[Sound]:
+        """What is spoken, in pieces that fit the part's window: cut where the speaker pauses, if there is more than one of them."""
+        most = int(self._model.feature_extractor.n_samples)
         level = samples * np.float32(0.5 / np.abs(samples).max())  # the speech detector is deaf to soft voices
+        spoken = [level]
         if vad:
-            spoken = get_speech_timestamps(level, VadOptions())
+            spoken = _spoken(level, VadOptions())
             if not spoken:
-                got = f"{len(samples) / RATE:.1f} s of other sound"
-                raise SoundError(f"nobody speaks in {called}", got=got, do="Check the microphone and speak again")
-            level = np.concatenate([level[part["start"] : part["end"]] for part in spoken])
+                raise nothing_heard(called, f"{len(samples) / RATE:.1f} s in which nobody speaks")
+            if sum(map(len, spoken)) > most:
+                spoken = _spoken(level, VadOptions(max_speech_duration_s=most / RATE, min_silence_duration_ms=300, speech_pad_ms=200))
+        windows: list[Sound] = []
+        for piece in spoken:
+            if windows and len(windows[-1]) + len(piece) <= most:
+                windows[-1] = np.concatenate([windows[-1], piece])
+            else:
+                windows += [piece[start : start + most] for start in range(0, len(piece), most)]
+        return windows
+
+    def _language(self, window: Sound, language: str | None) -> tuple[str, float | None]:
+        if language is not None or not self.multilingual:
+            return language or "en", None
+        if not self._tells_languages:
+            what = "this speech part does not say which languages it knows, so that it cannot tell them apart"
+            raise PartError(what, wanted="lang_ids in its config.json", do="Name the language, or use the Whisper it was converted from")
+        found, probability, _ = self._model.detect_language(window)
+        return found, float(probability)
+
+    def _hear(self, window: Sound, language: str, task: Task) -> str:
         segments, _ = self._model.transcribe(
-            level,
+            window,
             language=language,
             task=task,
-            beam_size=5,
+            beam_size=self.beams,
             temperature=0.0,  # the default retries with random sampling
             condition_on_previous_text=False,
             without_timestamps=True,
         )
         return " ".join(segment.text.strip() for segment in segments).strip()
+
+
+def _spoken(level: Sound, options: VadOptions) -> list[Sound]:
+    return [level[part["start"] : part["end"]] for part in get_speech_timestamps(level, options)]
+
+
+def _untaught(name: str, encoder: int, decoder: int) -> str | None:
+    """Why a Whisper cannot translate, if it cannot: turbo and distilled ones kept few of their decoder's layers, and were then
+    trained on transcripts alone. Every Whisper that was taught to translate has as many layers in its decoder as in its encoder.
+    """
+    if 2 * decoder <= encoder:
+        return f"a turbo or distilled Whisper ({decoder} decoder layers to {encoder} in the encoder)"
+    word = next((word for word in re.split(r"[^a-z]+", name.lower()) if word in ("turbo", "distil", "distilled")), None)
+    return None if word is None else f"a Whisper called {name}"
 
 
 class _Whisper(WhisperModel):
