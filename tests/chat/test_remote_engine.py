@@ -344,16 +344,16 @@ def free_port() -> int:
 
 
 @pytest.mark.slow
-def test_transformers_serve_answers_as_the_torch_engine(model: Path, world: Path, verb: Any) -> None:
+def test_transformers_serve_answers_as_the_torch_engine(model: Path, world: Path, verb: Any, tmp_path: Path) -> None:
     for needed in ("openai", "fastapi", "uvicorn"):
         pytest.importorskip(needed, reason=f"transformers serve needs {needed}")
     port = free_port()
     words = [sys.executable, "-m", "phisense", "serve", str(model), "--engine", "transformers", "--port", str(port)]
-    with subprocess.Popen(words, stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True) as server:
+    said = tmp_path / "said.txt"
+    with said.open("w") as errors, subprocess.Popen(words, stdout=subprocess.PIPE, stderr=errors, text=True) as server:
         try:
             assert server.stdout is not None
-            told = server.stdout.readline()
-            assert f"http://127.0.0.1:{port}" in told, f"{told}{server.stderr.read() if server.stderr and not told else ''}"
+            assert f"http://127.0.0.1:{port}" in server.stdout.readline(), said.read_text()
             engine = RemoteEngine.open(f"http://127.0.0.1:{port}", folder=model)
             for number in (1, 3):
                 picture = world / "data" / "images" / f"heldout-0000{number}.jpg"

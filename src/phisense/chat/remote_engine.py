@@ -196,6 +196,8 @@ def list_models(address: Address, patience: float = 30.0) -> list[dict[str, Any]
         told = orjson.loads(b"\n".join(exchange.lines(threading.Event())))
         return [entry for entry in told["data"] if isinstance(entry["id"], str)]
     except Refused as refused:
+        if refused.status == 500:  # transformers serve, where nothing was ever fetched from the hub: it lists that folder, and trips
+            return []
         raise ChatError(
             "there is no OpenAI-compatible server at that address, or it wants a key",
             got=f"status {refused.status} for {address.path}/models",
