@@ -20,8 +20,10 @@ from types import FrameType
 
 from .. import console
 from ..errors import PhisenseError
-from . import care, data, making, talking, serving, deploying  # noqa: F401, I001, each adds its verbs, in this order
 from .common import app, run_verb
+
+# isort: off
+from . import care, data, making, talking, serving, deploying  # noqa: F401, each adds its verbs, in this order
 
 __all__ = ["app", "main", "run_verb"]
 

@@ -135,5 +135,5 @@ def _use(repo: str, folder: Path) -> list[str]:
 _LIMITS = """## Limits
 
 * It can be wrong, and says so no differently from when it is right. Nobody should decide about people by it.
-* A conversation is about one picture and has the window of its text model, at most 4,096 tokens; what does not fit is forgotten, oldest first.
+* A conversation is about one picture and has the text model's window, at most 4,096 tokens; what does not fit is forgotten.
 * It was tested on what the tables above name and on nothing else; of other kinds of pictures and other languages nothing is known."""

@@ -28,6 +28,7 @@ KINDS = ("model folder", "gguf folder")
 KIND = "space"
 MOST_ON_CPU = 3e9  # bytes of weights that two free cores and 16 GB should be asked to run in torch
 PYTHON = "3.12"
+_EXTRA = r"extra == ['\"](\w+)['\"]"
 _LEFT_OUT = shutil.ignore_patterns("__pycache__", "*.pyc", "parts", "pretrain")
 
 
@@ -176,9 +177,13 @@ def _requirements(made: Plan, speech: bool) -> list[str]:
     except PackageNotFoundError as error:
         raise PhisenseError("phisense is not installed, so what it needs is not known", do="pip install phisense") from error
     extras = {"app", *(["speech"] if speech else []), *(["cpu"] if made.in_llama else [])}
+    if lacking := extras - set(re.findall(_EXTRA, " ".join(declared))):
+        raise PhisenseError(
+            "phisense was installed before it became what it is", got=f"no extra {', '.join(sorted(lacking))}", do="pip install it again"
+        )
     lines = ["--extra-index-url https://download.pytorch.org/whl/cpu"] if made.hardware.startswith("cpu") else []
     for requirement in declared:
-        extra = re.search(r"extra == ['\"](\w+)['\"]", requirement)
+        extra = re.search(_EXTRA, requirement)
         name, wanted = re.match(r"([\w.-]+)(?:\[[^]]*\])?\s*([^;]*)", requirement).groups()  # type: ignore[union-attr]
         if name == "phisense" or (extra is not None and extra[1] not in extras):
             continue
