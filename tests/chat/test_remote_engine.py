@@ -310,6 +310,14 @@ def test_which_model_is_asked(stub: Stub) -> None:
         list(ask(RemoteEngine.open(stub.url, model="mine")))
 
 
+def test_no_server_punishes_repetition(stub: Stub) -> None:
+    list(ask(RemoteEngine.open(stub.url)))
+    assert "repeat_penalty" not in stub.asked[-1], "others refuse what they do not know"
+    stub.models = {"data": [{"id": "practice", "owned_by": "me"}]}
+    list(ask(RemoteEngine.open(stub.url)))
+    assert stub.asked[-1]["repeat_penalty"] == 1.0
+
+
 @pytest.mark.parametrize("models", [{"object": "list"}, [1], "text", {"data": [{"name": "x"}]}])
 def test_what_is_no_list_of_models(stub: Stub, models: Any) -> None:
     stub.models = models
@@ -343,33 +351,49 @@ def free_port() -> int:
         return int(held.getsockname()[1])
 
 
-@pytest.mark.slow
-def test_transformers_serve_answers_as_the_torch_engine(model: Path, world: Path, verb: Any, tmp_path: Path) -> None:
-    for needed in ("openai", "fastapi", "uvicorn"):
-        pytest.importorskip(needed, reason=f"transformers serve needs {needed}")
+def talk(folder: Path, engine: str, local: Path | None, said: Path, check: Callable[[RemoteEngine], None]) -> None:
+    """`check` against `phisense serve`, which ends with 143 when it is terminated, and its server with it."""
     port = free_port()
-    words = [sys.executable, "-m", "phisense", "serve", str(model), "--engine", "transformers", "--port", str(port)]
-    said = tmp_path / "said.txt"
+    words = [sys.executable, "-m", "phisense", "serve", str(folder), "--engine", engine, "--port", str(port)]
     with said.open("w") as errors, subprocess.Popen(words, stdout=subprocess.PIPE, stderr=errors, text=True) as server:
         try:
             assert server.stdout is not None
             assert f"http://127.0.0.1:{port}" in server.stdout.readline(), said.read_text()
-            engine = RemoteEngine.open(f"http://127.0.0.1:{port}", folder=model)
-            for number in (1, 3):
-                picture = world / "data" / "images" / f"heldout-0000{number}.jpg"
-                session = Session(engine, Sampling(64))
-                session.show(Image.open(picture).convert("RGB"))
-                pieces = [piece for piece in session.ask("Describe the picture.") if piece]
-                assert len(pieces) > 3, "streamed"
-                assert "".join(pieces).strip() == verb("ask", model, "--image", picture, "-q", "Describe the picture.")["answer"]
-            stop = threading.Event()
-            some = session.ask("Describe the picture.", stop)
-            next(some)
-            stop.set()
-            assert list(some) == []
-            assert "".join(session.ask("Hello.")).strip(), "and the next question is answered"
+            check(RemoteEngine.open(f"http://127.0.0.1:{port}", folder=local))
         finally:
             server.terminate()
             assert server.wait(20) == 143
     with pytest.raises(PhisenseError, match="cannot be reached"):
         RemoteEngine.open(f"http://127.0.0.1:{port}")
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize("engine", ["transformers", "llama"])
+def test_real_servers_answer_as_the_torch_engine(engine: str, model: Path, world: Path, verb: Any, tmp_path: Path) -> None:
+    """Streamed, about two pictures; a stopped answer does not hold up the next."""
+    from phisense.chat.servers import _NEEDS
+
+    for needed in _NEEDS[engine]:
+        pytest.importorskip(needed, reason=f"{engine} needs {needed}")
+    folder = model
+    if engine == "llama":
+        pytest.importorskip("phisense.publish.exporting", reason="no phisense export")
+        folder = tmp_path / "gguf"
+        verb("export", model, "--to", "gguf", "--quant", "f16", "--out", folder)
+
+    def check(remote: RemoteEngine) -> None:
+        session = Session(remote, Sampling(64))
+        for number in (1, 3):
+            picture = world / "data" / "images" / f"heldout-0000{number}.jpg"
+            session.show(Image.open(picture).convert("RGB"))
+            pieces = [piece for piece in session.ask("Describe the picture.") if piece]
+            assert len(pieces) > 3, "streamed"
+            assert "".join(pieces).strip() == verb("ask", model, "--image", picture, "-q", "Describe the picture.")["answer"]
+        stop = threading.Event()
+        some = session.ask("Describe the picture.", stop)
+        next(some)
+        stop.set()
+        assert list(some) == []
+        assert "".join(session.ask("Hello.")).strip(), "and the next question is answered"
+
+    talk(folder, engine, model, tmp_path / "said.txt", check)

@@ -32,6 +32,9 @@ CHARACTERS = 3.5  # a token, in English
 LOSSLESS = 512 * 512  # pixels; larger pictures travel as JPEG
 LONGEST_SIDE = 2048  # pixels
 
+#: By what a server signs its models with: llama-cpp-python's, unlike all others, punishes repetition unless told not to.
+_PLAIN: dict[Any, dict[str, Any]] = {"me": {"repeat_penalty": 1.0}}
+
 log = logging.getLogger(__name__)
 
 
@@ -45,6 +48,7 @@ class RemoteEngine:
         *,
         name: str,
         chosen: bool = True,
+        besides: dict[str, Any] | None = None,
         window: int = WINDOW,
         picture_tokens: int = PICTURE_TOKENS,
         prompt: Prompt | None = None,
@@ -52,7 +56,7 @@ class RemoteEngine:
     ) -> None:
         self.address, self.model, self.name = address, model, name
         self.window, self.picture_tokens, self.prompt, self.patience = window, picture_tokens, prompt, patience
-        self._chosen = chosen
+        self._chosen, self._besides = chosen, besides or {}
 
     @classmethod
     def open(
@@ -80,6 +84,7 @@ class RemoteEngine:
             address,
             known,
             chosen=model is not None,
+            besides=_PLAIN.get(one.get("owned_by")),
             name=folder.name if folder is not None else Path(known or "the server's model").name,
             window=window or min(longest, told if isinstance(told, int) else longest),
             picture_tokens=picture_tokens or slots,
@@ -118,6 +123,7 @@ class RemoteEngine:
             "max_tokens": sampling.max_new_tokens,
             "temperature": sampling.temperature,
             "stream": True,
+            **self._besides,
         }
         if sampling.temperature > 0:
             body["top_p"] = sampling.top_p

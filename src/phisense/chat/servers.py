@@ -46,12 +46,13 @@ _NEEDS = {
 
 @dataclass(frozen=True, slots=True)
 class Server:
-    """`engine` as it is asked for, `called` as people call it, and the command line."""
+    """`engine` as it is asked for, `called` as people call it, the command line, and whether it reads pictures."""
 
     engine: str
     called: str
     words: tuple[str, ...]
     port: int
+    sees: bool = True
     environment: Mapping[str, str] = field(default_factory=dict)
 
     @property
@@ -195,27 +196,17 @@ def _transformers(folder: Path, port: int) -> Server:
     """Called through its application: its command would first ask an index whether there is a newer version."""
     code = "from transformers.cli.transformers import app; app()"
     words = (sys.executable, "-c", code, "serve", str(folder.resolve()), "--host", HOST, "--port", str(port))
-    return Server("transformers", "transformers serve", words, port, {"HF_HUB_OFFLINE": "1"})
+    return Server("transformers", "transformers serve", words, port, environment={"HF_HUB_OFFLINE": "1"})
 
 
 def _llama(folder: Path, port: int, binary: str | None = None) -> Server:
     text, seeing = text_and_mmproj(folder)
     at = ("--host", HOST, "--port", str(port))
     if binary is not None:
-        sees = ("--mmproj", str(seeing)) if seeing else ()
-        return Server("llama", "llama-server", (binary, "--model", str(text), *sees, "--ctx-size", str(WINDOW), "--jinja", *at), port)
-    sees = ("--clip_model_path", str(seeing)) if seeing else ()
-    words = (
-        sys.executable,
-        "-m",
-        "llama_cpp.server",
-        "--model",
-        str(text),
-        *sees,
-        "--n_ctx",
-        str(WINDOW),
-        "--model_alias",
-        folder.name,
-        *at,
-    )
-    return Server("llama", "llama-cpp-python's server", words, port)
+        sees: tuple[str, ...] = ("--mmproj", str(seeing)) if seeing else ()
+        words: tuple[str, ...] = (binary, "--model", str(text), *sees, "--ctx-size", str(WINDOW), "--jinja", *at)
+        return Server("llama", "llama-server", words, port, seeing is not None)
+    sees = ("--clip_model_path", str(seeing), "--chat_format", "mtmd") if seeing else ()
+    taking_turns = ("--interrupt_requests", "false")  # or each question would end the answer to the one before
+    words = (sys.executable, "-m", "llama_cpp.server", "--model", str(text), "--model_alias", folder.name, *sees, *taking_turns)
+    return Server("llama", "llama-cpp-python's server", (*words, "--n_ctx", str(WINDOW), *at), port, seeing is not None)

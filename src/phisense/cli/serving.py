@@ -31,6 +31,8 @@ def serve(
         def ready() -> None:
             bar(f"starting {chosen.called}", 1, 1)
             console.out.print(f"{chosen.url}  {chosen.called}, serving {model.name}; Ctrl-C ends it", markup=False, soft_wrap=True)
+            if not chosen.sees:
+                console.out.print("It reads text only: llama.cpp has no name for this model's projector.")
             console.out.file.flush()
 
         code = run(chosen, ready, lambda seconds: bar(f"starting {chosen.called}", seconds, None))
