@@ -11,7 +11,7 @@ breaks of the template are not tokens.
 from __future__ import annotations
 
 import itertools
-from collections.abc import Sequence
+from collections.abc import Iterable, Sequence
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any
 
@@ -135,10 +135,7 @@ class Prompt:
 
     def defuse(self, text: str, *, keep_slots: bool = False) -> str:
         """`text` with every control token broken by a space, so that nobody can forge a turn or a picture by typing one."""
-        for token in self._controls:
-            if token in text and not (keep_slots and token == IMAGE):
-                text = text.replace(token, f"{token[0]} {token[1:]}")
-        return text
+        return break_tokens(text, [token for token in self._controls if not (keep_slots and token == IMAGE)])
 
     def until_stop(self, ids: Sequence[int]) -> list[int]:
         """`ids` up to the first stop token."""
@@ -176,6 +173,14 @@ class Prompt:
             wide_ids += [token] * times
             wide_labels += [label] * times
         return Rendered(wide_ids, wide_labels)
+
+
+def break_tokens(text: str, tokens: Iterable[str]) -> str:
+    """`text` with a space behind the first character of each of `tokens` in it."""
+    for token in tokens:
+        if token in text:
+            text = text.replace(token, f"{token[0]} {token[1:]}")
+    return text
 
 
 def prepare_tokenizer(tokenizer: PreTrainedTokenizerFast, rows: int) -> int:

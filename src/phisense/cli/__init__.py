@@ -1,10 +1,12 @@
 """The command line: one function for each verb, in the order one needs them. Each imports its room only when it is called.
 
-common.py   the application and what the verbs share
-care.py     doctor, demo
-data.py     check, convert, show, features
-making.py   train, runs, merge, evaluate, compare, tune
-talking.py  ask, chat, app
+common.py     the application and what the verbs share
+care.py       doctor, demo
+data.py       check, convert, show, features
+making.py     train, runs, merge, evaluate, compare, tune
+talking.py    ask, chat, app
+serving.py    serve
+deploying.py  deploy
 
 Exit codes: 0 done, 1 failed, 2 asked wrongly, 130 interrupted, 143 terminated. A verb returns what it would print with `--json`.
 """
@@ -18,8 +20,10 @@ from types import FrameType
 
 from .. import console
 from ..errors import PhisenseError
-from . import care, data, making, talking  # noqa: F401, each adds its verbs, in this order
 from .common import app, run_verb
+
+# isort: off
+from . import care, data, making, talking, serving, deploying  # noqa: F401, each adds its verbs, in this order
 
 __all__ = ["app", "main", "run_verb"]
 
