@@ -5,6 +5,7 @@ care.py     doctor, demo
 data.py     check, convert, show, features
 making.py   train, runs, merge, evaluate, compare, tune
 talking.py  ask, chat, app
+publishing.py  export
 
 Exit codes: 0 done, 1 failed, 2 asked wrongly, 130 interrupted, 143 terminated. A verb returns what it would print with `--json`.
 """
@@ -18,7 +19,7 @@ from types import FrameType
 
 from .. import console
 from ..errors import PhisenseError
-from . import care, data, making, talking  # noqa: F401, each adds its verbs, in this order
+from . import care, data, making, talking, publishing  # noqa: F401, each adds its verbs, in this order
 from .common import app, run_verb
 
 __all__ = ["app", "main", "run_verb"]

@@ -1,0 +1,62 @@
+"""The weights of a model folder, one at a time: a 7.6 GB model passes through a few hundred megabytes."""
+
+from __future__ import annotations
+
+import re
+from collections.abc import Iterator
+from pathlib import Path
+from typing import Any
+
+import torch
+from safetensors import SafetensorError, safe_open
+
+from ..errors import ArtefactError
+from ..parts import weight_files
+
+_LANGUAGE = re.compile(r"^(?:model\.)?language_model\.(?:model\.)?(.+)$")
+
+
+class Weights:
+    """Names of the language part are given without what the whole model puts before them: `layers.0.mlp.down_proj.weight`, `lm_head.weight`."""
+
+    def __init__(self, folder: Path) -> None:
+        self.folder = folder
+        self.language: dict[str, tuple[Path, str]] = {}
+        self.vision: dict[str, tuple[Path, str]] = {}
+        for path in weight_files(folder):
+            with self._opened(path) as file:
+                for name in file.keys():  # noqa: SIM118, it is no dict
+                    inner = _LANGUAGE.match(name)
+                    if inner or name == "lm_head.weight":
+                        self.language[inner[1] if inner else name] = (path, name)
+                    else:
+                        self.vision[name.removeprefix("model.")] = (path, name)
+
+    def shape(self, name: str) -> list[int]:
+        """Raises ArtefactError for a weight that is not there."""
+        path, stored = self._find(name)
+        with self._opened(path) as file:
+            return list(file.get_slice(stored).get_shape())
+
+    def read(self, name: str) -> torch.Tensor:
+        path, stored = self._find(name)
+        with self._opened(path) as file:
+            found: torch.Tensor = file.get_tensor(stored)
+        return found
+
+    def seeing(self) -> Iterator[tuple[str, torch.Tensor]]:
+        """The vision tower and the projector, under the names that the folder has for them."""
+        for name, (_, stored) in self.vision.items():
+            yield stored, self.read(name)
+
+    def _find(self, name: str) -> tuple[Path, str]:
+        found = self.language.get(name) or self.vision.get(name)
+        if found is None:
+            raise ArtefactError(f"{self.folder} lacks a weight", got=f"no {name}", do="Run phisense merge again")
+        return found
+
+    def _opened(self, path: Path) -> Any:
+        try:
+            return safe_open(path, "pt")
+        except (SafetensorError, OSError) as error:
+            raise ArtefactError(f"{path} cannot be opened", got=str(error).splitlines()[0], do="Run phisense merge again") from error
