@@ -10,6 +10,7 @@ from __future__ import annotations
 
 import ctypes
 import threading
+import weakref
 from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass, field
@@ -68,30 +69,32 @@ class LlamaContext:
         import llama_cpp
 
         self._llama: Any = llama_cpp
-        self._model = self._context = None
         llama_cpp.llama_backend_init()
         with listening() as heard:
             model_how = llama_cpp.llama_model_default_params()
             model_how.load_mode = llama_cpp.LLAMA_LOAD_MODE_MMAP
-            self._model = llama_cpp.llama_model_load_from_file(str(path).encode(), model_how)
-            if self._model is None:
+            model = llama_cpp.llama_model_load_from_file(str(path).encode(), model_how)
+            if model is None:
                 raise ArtefactError(f"llama.cpp cannot load {path}", got=heard.last or "no reason", do="Run phisense export again")
             how = llama_cpp.llama_context_default_params()
             how.n_ctx, how.n_seq_max, how.kv_unified = window * sequences, sequences, False
             how.n_batch = how.n_ubatch = min(BATCH, window)
             how.n_threads = how.n_threads_batch = threads
             how.flash_attn_type = llama_cpp.LLAMA_FLASH_ATTN_TYPE_ENABLED
-            self._context = llama_cpp.llama_init_from_model(self._model, how)
+            self._context = llama_cpp.llama_init_from_model(model, how)
             if self._context is None:
+                llama_cpp.llama_model_free(model)
                 raise ArtefactError(
                     f"llama.cpp has no room for {path.name}", got=heard.last or f"{sequences} x {window} positions", do="Free some memory"
                 )
         self.batch = int(how.n_batch)
-        self.rows = int(llama_cpp.llama_vocab_n_tokens(llama_cpp.llama_model_get_vocab(self._model)))
-        self.width = int(llama_cpp.llama_model_n_embd(self._model))
+        self.rows = int(llama_cpp.llama_vocab_n_tokens(llama_cpp.llama_model_get_vocab(model)))
+        self.width = int(llama_cpp.llama_model_n_embd(model))
         self._memory = llama_cpp.llama_get_memory(self._context)
         self._tokens = llama_cpp.llama_batch_init(self.batch, 0, 1)
         self._vectors = llama_cpp.llama_batch_init(self.batch, self.width, 1)
+        #: Gives the memory back; also done when nobody has the context any more.
+        self.close = weakref.finalize(self, _free, llama_cpp, model, self._context, (self._tokens, self._vectors))
         # llama.cpp asks between any two operations whether to go on, from its own threads: a Python function there would wait for the
         # interpreter's lock each time. The C library's strlen of a text that is empty until somebody wants an end does not.
         self._ending = ctypes.create_string_buffer(2)
@@ -128,19 +131,6 @@ class LlamaContext:
     def held(self, sequence: int) -> int:
         """Positions that the sequence holds."""
         return int(self._llama.llama_memory_seq_pos_max(self._memory, sequence)) + 1
-
-    def close(self) -> None:
-        if self._context is not None:
-            self._llama.llama_batch_free(self._tokens)
-            self._llama.llama_batch_free(self._vectors)
-            self._llama.llama_free(self._context)
-        if self._model is not None:
-            self._llama.llama_model_free(self._model)
-        self._context = self._model = None
-
-    def __del__(self) -> None:
-        if getattr(self, "_tokens", None) is not None:
-            self.close()
 
     def _filled(self, sequence: int, at: int, part: Sequence[int] | Vectors, every: bool, last: bool) -> Any:
         count = len(part)
@@ -190,6 +180,13 @@ class LlamaContext:
             done.set()
             watcher.join()
             self._ending[0] = b"\0"
+
+
+def _free(llama_cpp: Any, model: Any, context: Any, batches: tuple[Any, ...]) -> None:
+    for batch in batches:
+        llama_cpp.llama_batch_free(batch)
+    llama_cpp.llama_free(context)
+    llama_cpp.llama_model_free(model)
 
 
 _quiet: Any = None
