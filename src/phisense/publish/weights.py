@@ -16,6 +16,12 @@ from ..parts import weight_files
 _LANGUAGE = re.compile(r"^(?:model\.)?language_model\.(?:model\.)?(.+)$")
 
 
+def language_name(name: str) -> str | None:
+    """The name that a weight of the whole model has within the language part; None for one that is not in it."""
+    inner = _LANGUAGE.match(name)
+    return inner[1] if inner else name if name == "lm_head.weight" else None
+
+
 class Weights:
     """Names of the language part are given without what the whole model puts before them: `layers.0.mlp.down_proj.weight`, `lm_head.weight`."""
 
@@ -26,11 +32,8 @@ class Weights:
         for path in weight_files(folder):
             with self._opened(path) as file:
                 for name in file.keys():  # noqa: SIM118, it is no dict
-                    inner = _LANGUAGE.match(name)
-                    if inner or name == "lm_head.weight":
-                        self.language[inner[1] if inner else name] = (path, name)
-                    else:
-                        self.vision[name.removeprefix("model.")] = (path, name)
+                    inner = language_name(name)
+                    (self.vision if inner is None else self.language)[inner or name.removeprefix("model.")] = (path, name)
 
     def shape(self, name: str) -> list[int]:
         """Raises ArtefactError for a weight that is not there."""
