@@ -33,11 +33,12 @@ from transformers import AutoTokenizer, CLIPVisionConfig, LlavaImageProcessorPil
 
 from phisense import artefact
 from phisense.chat import Sampling, Session, Turn
-from phisense.chat.llama_engine import KIND, PICTURE_PART, LlamaEngine, cores
+from phisense.chat.llama_engine import KIND, PICTURE_PART, LlamaEngine
+from phisense.chat.machine import cores
 from phisense.model.projectors import configure, make_processor, native_class
 from phisense.practice import __file__ as practice
 from phisense.prompt import prepare_tokenizer
-from phisense.publish.exporting import _write_vision
+from phisense.publish.exporting import write_vision
 from phisense.publish.gguf import quantise, write_projector, write_text_model
 from phisense.publish.vocabulary import vocabulary
 from phisense.publish.weights import Weights, language_name
@@ -109,9 +110,11 @@ def make(folder: Path, shape: dict[str, Any]) -> None:
         weights = RandomWeights(config)
         text = config.text_config
         each = 4 * text.num_hidden_layers * text.hidden_size
-        with artefact.staged(folder / name, kind=KIND, about={"name": name, "quant": "q4_k_m", "file": "model.gguf", "bytes_per_position": each}) as aside:
+        with artefact.staged(
+            folder / name, kind=KIND, about={"name": name, "quant": "q4_k_m", "file": "model.gguf", "bytes_per_position": each}
+        ) as aside:
             make_processor(images, tokenizer, config, 1).save_pretrained(aside / "processor")
-            _write_vision(weights, config, aside / "processor", aside / PICTURE_PART)
+            write_vision(weights, config, aside / "processor", aside / PICTURE_PART)
             write_projector(weights, config, images, aside / "mmproj-f16.gguf", tell)
             if pool == 2:
                 write_text_model(weights, text, vocabulary(tokenizer, text.vocab_size), tokenizer, aside / "f16.gguf", name, tell)

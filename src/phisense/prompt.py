@@ -57,7 +57,9 @@ LLAMA_CPP_TEMPLATE = (
     "{%- for message in messages -%}"
     + "{%- if message['content'] is string -%}{%- set said = message['content'] -%}"
     + "{%- else -%}{%- set said = message['content'] | map(attribute='text') | join('\\n') -%}{%- endif -%}"
-    + "{{- '<|' ~ message['role'] ~ '|>' -}}{%- if not said.startswith('<__') -%}{{- '" + LEAD + "' -}}{%- endif -%}"
+    + "{{- '<|' ~ message['role'] ~ '|>' -}}{%- if not said.startswith('<__') -%}{{- '"
+    + LEAD
+    + "' -}}{%- endif -%}"
     + f"{{{{- said | trim ~ '{END}' -}}}}"
     + "{%- endfor -%}"
     + f"{{%- if add_generation_prompt -%}}{{{{- '{_TAGS['assistant']}' -}}}}{{%- endif -%}}"

@@ -17,7 +17,8 @@ from PIL import Image
 
 from phisense.chat import Sampling, Session
 from phisense.chat.llama_context import LlamaContext, Stopped
-from phisense.chat.llama_engine import LlamaEngine, Pieces, _Turns, cores
+from phisense.chat.llama_engine import LlamaEngine, Pieces, _affordable, _Turns
+from phisense.chat.machine import cores, free_memory
 from phisense.chat.torch_engine import TorchEngine
 from phisense.conversations import IMAGE, Message, read_questions
 from phisense.errors import ArtefactError, UsageError
@@ -282,11 +283,20 @@ def test_what_cannot_be_opened_is_a_sentence(exported: Path, model: Path, tmp_pa
         LlamaEngine.open(broken)
 
 
-def test_cores_are_those_of_this_process(monkeypatch: pytest.MonkeyPatch) -> None:
+def test_cores_and_memory_are_those_that_this_process_may_use(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:
     if not hasattr(os, "sched_getaffinity"):
         pytest.skip("no affinity on this system")
     assert 1 <= cores() <= len(os.sched_getaffinity(0))
-    monkeypatch.setattr(os, "sched_getaffinity", lambda _: {0})
+    assert (free_memory() or 0) > 100e6
+    file = tmp_path / "model.gguf"
+    file.write_bytes(b"x" * 1000)
+    monkeypatch.setattr("phisense.chat.machine._GROUP", tmp_path)
+    (tmp_path / "memory.max").write_text("21000\n")
+    (tmp_path / "memory.current").write_text("10000\n")
+    assert free_memory() == 11_000
+    assert [_affordable(file, each) for each in (1000, 5000, 9000, 1)] == [5, 1, 1, 16]
+    monkeypatch.setattr(os, "sched_getaffinity", lambda _: {0, 1, 2, 3})
+    (tmp_path / "cpu.max").write_text("100000 100000\n")
     assert cores() == 1
 
 

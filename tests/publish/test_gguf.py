@@ -1,4 +1,4 @@
-"""A model folder as llama.cpp's files: they say what the model says, with both kinds of tokenizer, and what cannot be said is not written."""
+"""A model folder as llama.cpp's files: they say what the model says, whichever tokenizer it has; what cannot be said is not written."""
 
 from __future__ import annotations
 
@@ -37,7 +37,9 @@ def quiet(what: str, done: int, total: int) -> None:
     pass
 
 
-def make_model(folder: Path, *, tokenizer: Path | None = None, rows: int = 768, long_rope: bool = False, projector: Projector | None = None) -> Path:
+def make_model(
+    folder: Path, *, tokenizer: Path | None = None, rows: int = 768, long_rope: bool = False, projector: Projector | None = None
+) -> Path:
     """A tiny model folder with weights large enough that what it reads shows in its logits."""
     make_language(folder / "language", tokenizer=tokenizer, rows=rows, window=1024)
     make_vision(folder / "vision")
@@ -48,7 +50,9 @@ def make_model(folder: Path, *, tokenizer: Path | None = None, rows: int = 768, 
         factors = {"short_factor": [1.0 + 0.3 * i for i in range(8)], "long_factor": [2.0 + i for i in range(8)]}
         config |= {"max_position_embeddings": 8192, "original_max_position_embeddings": 1024, "rope_theta": 10000.0}
         path.write_text(json.dumps(config | {"rope_scaling": {"type": "longrope", **factors}}))
-    built = Phi3WithProjector.assemble(str(folder / "language"), str(folder / "vision"), projector or Projector(), device="cpu", dtype=torch.float32)
+    built = Phi3WithProjector.assemble(
+        str(folder / "language"), str(folder / "vision"), projector or Projector(), device="cpu", dtype=torch.float32
+    )
     for name, weight in built.model.named_parameters():
         if name.endswith(("qkv_proj.weight", "o_proj.weight", "lm_head.weight", "embed_tokens.weight")):
             weight.data.mul_(12)

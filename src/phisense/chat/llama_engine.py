@@ -7,7 +7,6 @@ zero that no other picture has. A turn computes what lies behind the longest beg
 from __future__ import annotations
 
 import itertools
-import os
 import threading
 import weakref
 from collections import deque
@@ -27,6 +26,7 @@ from ..prompt import Prompt
 from .engine import Sampling
 from .kept import Shelf
 from .llama_context import LlamaContext, Logits, Stopped, Vectors
+from .machine import cores, free_memory
 
 KIND = "gguf folder"
 MOST_KEPT = 16  # conversations whose cells are kept, if there is memory for so many
@@ -244,28 +244,10 @@ class _Turns:
                 self._changed.notify_all()
 
 
-def cores() -> int:
-    """Physical cores that this process may use: hyperthreads share what the arithmetic waits for."""
-    if not hasattr(os, "sched_getaffinity"):
-        return max(1, (os.cpu_count() or 2) // 2)
-    allowed = os.sched_getaffinity(0)
-    siblings = {cpu: Path(f"/sys/devices/system/cpu/cpu{cpu}/topology/thread_siblings_list") for cpu in allowed}
-    physical = {path.read_text().strip() if path.is_file() else str(cpu) for cpu, path in siblings.items()}
-    quota = Path("/sys/fs/cgroup/cpu.max")
-    most, period = quota.read_text().split() if quota.is_file() else ("max", "1")
-    granted = len(physical) if most == "max" else max(1, int(most) // int(period))
-    return min(len(physical), granted)
-
-
 def _affordable(file: Path, bytes_each: int) -> int:
     """How many conversations' cells fit into half of the memory that is left when the model is in it."""
-    try:
-        free = os.sysconf("SC_AVPHYS_PAGES") * os.sysconf("SC_PAGE_SIZE")
-        if Path("/proc/meminfo").is_file():
-            free = next(int(line.split()[1]) * 1024 for line in Path("/proc/meminfo").open() if line.startswith("MemAvailable"))
-    except (ValueError, OSError, AttributeError):
-        return 1
-    return int(min(MOST_KEPT, max(1, (free - file.stat().st_size) // 2 // bytes_each)))
+    free = free_memory()
+    return 1 if free is None else int(min(MOST_KEPT, max(1, (free - file.stat().st_size) // 2 // bytes_each)))
 
 
 def _shared(held: Sequence[int], wanted: Sequence[int]) -> int:
@@ -287,6 +269,4 @@ def _check_llama_cpp() -> None:
     try:
         import llama_cpp  # noqa: F401
     except ImportError as error:
-        raise PartError(
-            "llama.cpp is not installed", wanted="the package llama-cpp-python", do="pip install 'phisense[cpu]'"
-        ) from error
+        raise PartError("llama.cpp is not installed", wanted="the package llama-cpp-python", do="pip install 'phisense[cpu]'") from error

@@ -19,7 +19,7 @@ from types import FrameType
 
 from .. import console
 from ..errors import PhisenseError
-from . import care, data, making, talking, publishing  # noqa: F401, each adds its verbs, in this order
+from . import care, data, making, publishing, talking  # noqa: F401, each adds its verbs, in this order
 from .common import app, run_verb
 
 __all__ = ["app", "main", "run_verb"]

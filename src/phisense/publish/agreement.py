@@ -129,7 +129,8 @@ def drawn() -> tuple[list[Question], list[Image.Image]]:
     """Twenty-four questions about eight pictures that are drawn here, for a model whose own held-out questions are not at hand."""
     texts = ("What is in the picture?", "What colour is the largest thing?", "How many things are there?")
     colours = ("red", "green", "blue", "yellow", "white", "black", "orange", "purple")
-    questions, pictures = [], []
+    questions: list[Question] = []
+    pictures: list[Image.Image] = []
     for i, colour in enumerate(colours):
         picture = Image.new("RGB", (320, 240 + 40 * (i % 3)), colours[(i + 3) % len(colours)])
         draw = ImageDraw.Draw(picture)
@@ -146,7 +147,9 @@ def chosen(questions: Sequence[Question], images: Sequence[Path], limit: int) ->
     """At most `limit` of the questions that have a picture, evenly spaced, and the pictures."""
     have = [question for question in questions if question.image is not None]
     if not have:
-        raise ExportError("no question has a picture", got=f"{len(questions)} questions", do="Name other --data, or none for drawn pictures")
+        raise ExportError(
+            "no question has a picture", got=f"{len(questions)} questions", do="Name other --data, or none for drawn pictures"
+        )
     some = have[:: -(-len(have) // limit)]
     folders = Pictures(list(images))
     return list(some), [open_picture(folders.path(str(question.image))) for question in some]

@@ -20,7 +20,8 @@ from PIL.Image import Image
 
 from .. import artefact
 from ..chat.llama_context import LlamaContext
-from ..chat.llama_engine import KIND, PICTURE_PART, cores
+from ..chat.llama_engine import KIND, PICTURE_PART
+from ..chat.machine import cores
 from ..conversations import Question
 from ..errors import UsageError
 from . import agreement
@@ -54,7 +55,7 @@ def export(
         whole = folder / "model-f16.gguf"
         write_text_model(weights, text, words, processor.tokenizer, whole, about["name"], progress)
         why_not = write_projector(weights, config, processor.image_processor, folder / "mmproj-f16.gguf", progress)
-        _write_vision(weights, config, model, folder / PICTURE_PART)
+        write_vision(weights, config, model, folder / PICTURE_PART)
         report: dict[str, Any] = {"quant": quant, "questions": len(questions), "mmproj": why_not is None, "mmproj_why_not": why_not}
         report |= _measure(model, folder, quant, questions, pictures, progress)
         if quant != "f16":
@@ -104,7 +105,7 @@ def _opened(path: Path, window: int) -> LlamaContext:
     return LlamaContext(path, window=window, sequences=1, threads=cores())
 
 
-def _write_vision(weights: Weights, config: Any, model: Path, folder: Path) -> None:
+def write_vision(weights: Weights, config: Any, model: Path, folder: Path) -> None:
     """A native model folder that encodes and projects pictures, and has no language to speak of."""
     from safetensors.torch import save_file
 
@@ -118,7 +119,11 @@ def _write_vision(weights: Weights, config: Any, model: Path, folder: Path) -> N
     own.save_pretrained(folder)
     tensors = dict(weights.seeing())
     like = next(iter(tensors.values()))
-    for name, shape in (("embed_tokens", (1, own.text_config.hidden_size)), ("norm", (own.text_config.hidden_size,)), ("lm_head", (1, own.text_config.hidden_size))):
+    for name, shape in (
+        ("embed_tokens", (1, own.text_config.hidden_size)),
+        ("norm", (own.text_config.hidden_size,)),
+        ("lm_head", (1, own.text_config.hidden_size)),
+    ):
         tensors[weights.language[f"{name}.weight"][1]] = torch.zeros(shape, dtype=like.dtype)
     save_file(tensors, folder / "model.safetensors", metadata={"format": "pt"})
     for path in model.iterdir():

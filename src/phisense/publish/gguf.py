@@ -61,7 +61,9 @@ class Planned:
         return np.dtype(np.float16 if len(self.shape) > 1 and not self.name.endswith("position_embd.weight") else np.float32)
 
 
-def write_text_model(weights: Weights, config: Any, vocabulary: Vocabulary, tokenizer: Any, path: Path, name: str, progress: Progress) -> None:
+def write_text_model(
+    weights: Weights, config: Any, vocabulary: Vocabulary, tokenizer: Any, path: Path, name: str, progress: Progress
+) -> None:
     """The language part in float16. `config` is the Phi-3 configuration. Raises PartError for a rope that llama.cpp does not know."""
     import gguf
 
@@ -131,7 +133,8 @@ def write_projector(weights: Weights, config: Any, images: Any, path: Path, prog
 def inexpressible(config: Any) -> str | None:
     """Why llama.cpp has no graph for what sees, or None."""
     if config.model_type != "llava":
-        return f"llama.cpp knows no projector that joins {config.downsample_factor} x {config.downsample_factor} patches after the tower as ours does"
+        side = config.downsample_factor
+        return f"llama.cpp knows no projector that joins {side} x {side} patches as ours does"
     if config.projector_hidden_act != "gelu":
         return f"llama.cpp's projector has a GELU between its layers, this one has {config.projector_hidden_act}"
     if config.vision_config.model_type not in ("clip_vision_model", "siglip_vision_model"):
@@ -193,13 +196,13 @@ def _tower(weights: Weights, seen: Any) -> list[Planned]:
     }
     # CLIP has no patch bias, SigLIP no class row and no norm before its layers.
     plan = [_from(weights, there, prefix + here) for there, here in wanted.items() if prefix + here in weights.vision]
-    for i in range(seen.num_hidden_layers):
-        for here, there in _TOWER.items():
-            for kind in ("weight", "bias"):
-                plan.append(_from(weights, f"v.blk.{i}.{there}.{kind}", f"{prefix}encoder.layers.{i}.{here}.{kind}"))
-    for here, there in ((1, 0), (2, 2)):
-        for kind in ("weight", "bias"):
-            plan.append(_from(weights, f"mm.{there}.{kind}", f"multi_modal_projector.linear_{here}.{kind}"))
+    names = [
+        (f"v.blk.{i}.{there}", f"{prefix}encoder.layers.{i}.{here}")
+        for i in range(seen.num_hidden_layers)
+        for here, there in _TOWER.items()
+    ]
+    names += [(f"mm.{there}", f"multi_modal_projector.linear_{here}") for here, there in ((1, 0), (2, 2))]
+    plan += [_from(weights, f"{there}.{kind}", f"{here}.{kind}") for there, here in names for kind in ("weight", "bias")]
     return plan
 
 

@@ -23,7 +23,7 @@ def language_name(name: str) -> str | None:
 
 
 class Weights:
-    """Names of the language part are given without what the whole model puts before them: `layers.0.mlp.down_proj.weight`, `lm_head.weight`."""
+    """The language part's weights are called as within it, `layers.0.mlp.down_proj.weight` and `lm_head.weight`; the others as in LLaVA."""
 
     def __init__(self, folder: Path) -> None:
         self.folder = folder
