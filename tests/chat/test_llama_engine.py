@@ -14,6 +14,7 @@ from typing import Any
 import numpy as np
 import pytest
 from PIL import Image
+from transformers import AutoConfig, AutoTokenizer
 
 from phisense.chat import Sampling, Session
 from phisense.chat.llama_context import LlamaContext, Stopped
@@ -22,6 +23,9 @@ from phisense.chat.machine import cores, free_memory
 from phisense.chat.torch_engine import TorchEngine
 from phisense.conversations import IMAGE, Message, read_questions
 from phisense.errors import ArtefactError, UsageError
+from phisense.publish.gguf import Planned, write_text_model
+from phisense.publish.vocabulary import vocabulary
+from phisense.publish.weights import Weights
 from phisense.vision.pictures import open_picture
 
 pytest.importorskip("llama_cpp", reason="llama-cpp-python is not installed")
@@ -104,18 +108,43 @@ def logits_after(engine: LlamaEngine, turns: int, picture: Image.Image, forget: 
     return kept[-1], answers
 
 
-def test_reused_cells_equal_a_full_recomputation(engine: LlamaEngine, pictures: list[Image.Image]) -> None:
-    """In float32 the two would be equal; cells are float16, and products of one row are summed in another order than those of many.
+@pytest.fixture
+def exact(exported: Path, model: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> LlamaEngine:
+    """The engine over a file in float32, with cells in float32."""
+    import llama_cpp
 
-    The control is the same conversation about another picture.
-    """
+    folder = tmp_path / "float32"
+    shutil.copytree(exported, folder)
+    config, tokenizer = AutoConfig.from_pretrained(model).text_config, AutoTokenizer.from_pretrained(model)
+    words = vocabulary(tokenizer, config.vocab_size)
+    monkeypatch.setattr(Planned, "dtype", np.dtype(np.float32))
+    write_text_model(Weights(model), config, words, tokenizer, folder / "model-f16.gguf", "float32", lambda *_: None)
+    usual = llama_cpp.llama_context_default_params
+
+    def wide() -> Any:
+        how = usual()
+        how.type_k = how.type_v = llama_cpp.GGML_TYPE_F32
+        return how
+
+    monkeypatch.setattr(llama_cpp, "llama_context_default_params", wide)
+    return LlamaEngine(folder, kept=1)
+
+
+def test_reused_cells_equal_a_full_recomputation(exact: LlamaEngine, pictures: list[Image.Image]) -> None:
+    """Logits in the third turn, in float32 throughout; the control is the same conversation about another picture."""
+    reused, answers = logits_after(exact, 3, pictures[1], forget=False)
+    anew, same_answers = logits_after(exact, 3, pictures[1], forget=True)
+    other, _ = logits_after(exact, 3, pictures[2], forget=False)
+    assert answers == same_answers
+    assert np.abs(reused - anew).max() <= 1e-5
+    assert np.abs(other - anew).max() > 0.1
+
+
+def test_cells_in_float16_are_as_exact_as_float16_is(engine: LlamaEngine, pictures: list[Image.Image]) -> None:
     reused, answers = logits_after(engine, 3, pictures[1], forget=False)
     anew, same_answers = logits_after(engine, 3, pictures[1], forget=True)
-    other, _ = logits_after(engine, 3, pictures[2], forget=False)
     assert answers == same_answers
-    spread = anew.std()
-    assert np.abs(reused - anew).max() <= 0.01 * spread
-    assert np.abs(other - anew).max() > 0.1 * spread
+    assert np.abs(reused - anew).max() <= 0.005 * anew.std()
 
 
 def test_sessions_do_not_see_each_other(engine: LlamaEngine, pictures: list[Image.Image]) -> None:
