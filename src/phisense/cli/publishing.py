@@ -60,5 +60,7 @@ def export(
             console.out.print(f"{name}: {size / 1e6:,.1f} MB")
         if not report["mmproj"]:
             console.out.print(f"No mmproj: {report['mmproj_why_not']}. Our own engine reads the folder all the same.", style="yellow")
+        elif report["mmproj_caution"]:
+            console.out.print(f"mmproj: {report['mmproj_caution']}.", style="yellow")
         console.out.print(f"folder -> {folder}")
     return result

@@ -25,7 +25,7 @@ from ..chat.machine import cores
 from ..conversations import Question
 from ..errors import UsageError
 from . import agreement
-from .gguf import QUANTISATIONS, Progress, quantise, write_projector, write_text_model
+from .gguf import QUANTISATIONS, Progress, caution, quantise, write_projector, write_text_model
 from .vocabulary import Vocabulary, vocabulary
 from .weights import Weights
 
@@ -42,6 +42,8 @@ def export(
     if quant not in QUANTISATIONS:
         raise UsageError("unknown --quant", got=quant, wanted=" or ".join(QUANTISATIONS))
     artefact.check_is_model(model)
+    if out.exists() and not _is_ours(out):
+        raise UsageError(f"{out} would be overwritten", got="something that phisense export did not write", do="Choose another --out")
     config, processor, weights = AutoConfig.from_pretrained(model), AutoProcessor.from_pretrained(model), Weights(model)
     words = vocabulary(processor.tokenizer, config.text_config.vocab_size)
     text = config.text_config
@@ -57,6 +59,7 @@ def export(
         why_not = write_projector(weights, config, processor.image_processor, folder / "mmproj-f16.gguf", progress)
         write_vision(weights, config, model, folder / PICTURE_PART)
         report: dict[str, Any] = {"quant": quant, "questions": len(questions), "mmproj": why_not is None, "mmproj_why_not": why_not}
+        report["mmproj_caution"] = caution(config) if why_not is None else None
         report |= _measure(model, folder, quant, questions, pictures, progress)
         if quant != "f16":
             whole.unlink()
@@ -64,6 +67,11 @@ def export(
         (folder / "Modelfile").write_text(_modelfile(about["file"], words, seeing=why_not is None, window=_window(config)))
         artefact.write_json(folder / "export.json", report)
     return report
+
+
+def _is_ours(folder: Path) -> bool:
+    path = folder / artefact.MANIFEST
+    return not any(folder.iterdir()) if not path.is_file() else artefact.read_json(path).get("kind") == KIND
 
 
 def _measure(

@@ -125,7 +125,7 @@ def write_projector(weights: Weights, config: Any, images: Any, path: Path, prog
     layer = config.vision_feature_layer
     layer = layer if layer >= 0 else seen.num_hidden_layers + 1 + layer
     if layer != seen.num_hidden_layers - 1:  # which is what llama.cpp reads when nothing is said
-        writer.add_vision_feature_layers([layer])
+        writer.add_array("clip.vision.feature_layer", [layer])
     _write(writer, weights, _tower(weights, seen), progress)
     return None
 
@@ -140,6 +140,13 @@ def inexpressible(config: Any) -> str | None:
     if config.vision_config.model_type not in ("clip_vision_model", "siglip_vision_model"):
         return f"llama.cpp's LLaVA reads CLIP and SigLIP towers, this one is {config.vision_config.model_type}"
     return None
+
+
+def caution(config: Any) -> str | None:
+    """What others should know who read the `mmproj`, or None."""
+    if config.vision_config.model_type != "clip_vision_model":
+        return None
+    return "llama.cpp reads CLIP's class row as the last patch and loses the first (its issue 25814); our engine does not"
 
 
 def quantise(source: Path, target: Path, quant: str, threads: int) -> None:
