@@ -6,6 +6,7 @@ import base64
 import io
 import json
 import shutil
+import sys
 from pathlib import Path
 from typing import Any
 
@@ -305,6 +306,14 @@ def test_asked_wrongly(model: Path, tiny: Path, tmp_path: Path, verb: Any) -> No
         verb("export", tmp_path / "nowhere")
     with pytest.raises(UsageError, match="would be overwritten; got something that phisense export did not write"):
         verb("export", model, "--out", tiny)
+    assert not list(tmp_path.iterdir())
+
+
+def test_without_llama_cpp_it_is_said_how_to_get_it(tiny: Path, exported: Path, asked: Any, tmp_path: Path, monkeypatch: Any) -> None:
+    monkeypatch.setitem(sys.modules, "llama_cpp", None)
+    for attempt in (lambda: export(tiny, tmp_path / "out", "f16", *asked, quiet), lambda: LlamaEngine.open(exported)):
+        with pytest.raises(PartError, match=r"llama.cpp is not installed.*pip install 'phisense\[cpu\]'"):
+            attempt()
     assert not list(tmp_path.iterdir())
 
 

@@ -19,7 +19,7 @@ from typing import Any
 
 import numpy as np
 
-from ..errors import ArtefactError, ChatError
+from ..errors import ArtefactError, ChatError, PartError
 
 Vectors = np.ndarray[Any, np.dtype[np.float32]]
 Logits = np.ndarray[Any, np.dtype[np.float32]]
@@ -31,6 +31,16 @@ _ABORTED = 2  # what llama_decode then returns
 
 class Stopped(Exception):  # noqa: N818, no error: it was asked for
     """The computation was stopped before its end; the sequence holds what it held before."""
+
+
+def require_llama_cpp() -> None:
+    """Raises PartError, saying how to get it, where llama.cpp is not installed."""
+    try:
+        import gguf  # noqa: F401
+        import llama_cpp  # noqa: F401
+    except ImportError as error:
+        do = "pip install 'phisense[cpu]'"
+        raise PartError("llama.cpp is not installed", wanted="the packages llama-cpp-python and gguf", do=do) from error
 
 
 @dataclass

@@ -21,11 +21,11 @@ from PIL.Image import Image
 
 from .. import artefact
 from ..conversations import Message
-from ..errors import ArtefactError, PartError
+from ..errors import ArtefactError
 from ..prompt import Prompt
 from .engine import Sampling
 from .kept import Shelf
-from .llama_context import LlamaContext, Logits, Stopped, Vectors
+from .llama_context import LlamaContext, Logits, Stopped, Vectors, require_llama_cpp
 from .machine import cores, free_memory
 
 KIND = "gguf folder"
@@ -58,7 +58,7 @@ class LlamaEngine:
     def __init__(self, folder: Path, *, picture_tokens: int | None = None, threads: int | None = None, kept: int | None = None) -> None:
         """Raises ArtefactError for a folder that `phisense export` did not write or finish, PartError without llama.cpp."""
         about = artefact.read_manifest(folder, kind=KIND, verify=False)
-        _check_llama_cpp()
+        require_llama_cpp()
         from transformers import AutoConfig, AutoTokenizer
 
         from ..model.folder import window
@@ -263,10 +263,3 @@ def _runs(keys: Sequence[int], begin: int) -> Iterator[tuple[int, int]]:
     for _, run in itertools.groupby(range(begin, len(keys)), key=lambda i: min(keys[i], 0)):
         places = list(run)
         yield places[0], places[-1] + 1
-
-
-def _check_llama_cpp() -> None:
-    try:
-        import llama_cpp  # noqa: F401
-    except ImportError as error:
-        raise PartError("llama.cpp is not installed", wanted="the package llama-cpp-python", do="pip install 'phisense[cpu]'") from error

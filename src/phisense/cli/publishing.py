@@ -16,7 +16,7 @@ def export(
     model: Model,
     to: Annotated[str, typer.Option(help="gguf: the files of llama.cpp and Ollama.")] = "gguf",
     quant: Annotated[str, typer.Option(help="q4_k_m (a third of the size), q8_0 (half), or f16 (nothing is lost).")] = "q4_k_m",
-    out: Annotated[Path | None, typer.Option(help="The folder to write; otherwise <model>-<quant> beside the model.")] = None,
+    out: Annotated[Path | None, typer.Option(help="The folder to write; otherwise MODEL-QUANT, beside the model.")] = None,
     data: Annotated[
         list[Path] | None, typer.Option(help="Held-out questions to compare answers on; otherwise 24 about drawn pictures.")
     ] = None,

@@ -19,7 +19,7 @@ import torch
 from PIL.Image import Image
 
 from .. import artefact
-from ..chat.llama_context import LlamaContext
+from ..chat.llama_context import LlamaContext, require_llama_cpp
 from ..chat.llama_engine import KIND, PICTURE_PART
 from ..chat.machine import cores
 from ..conversations import Question
@@ -42,6 +42,7 @@ def export(
     if quant not in QUANTISATIONS:
         raise UsageError("unknown --quant", got=quant, wanted=" or ".join(QUANTISATIONS))
     artefact.check_is_model(model)
+    require_llama_cpp()
     if out.exists() and not _is_ours(out):
         raise UsageError(f"{out} would be overwritten", got="something that phisense export did not write", do="Choose another --out")
     config, processor, weights = AutoConfig.from_pretrained(model), AutoProcessor.from_pretrained(model), Weights(model)
