@@ -94,3 +94,16 @@ def merged(model: Path) -> dict[str, Any]:
 @pytest.fixture(scope="session")
 def model(world: Path) -> Path:
     return world / "models" / "practice"
+
+
+@pytest.fixture(scope="session")
+def exported(world: Path, model: Path, verb: Any) -> Path:
+    """The practice model as llama.cpp's files in float16, measured on its held-out questions."""
+    pytest.importorskip("llama_cpp", reason="llama-cpp-python is not installed")
+    pytest.importorskip("gguf", reason="gguf is not installed")
+    folder = world / "exported"
+    with FileLock(folder.with_suffix(".lock")):
+        if not (folder / "manifest.json").is_file():
+            data, images = world / "data" / "heldout.jsonl", world / "data" / "images"
+            verb("export", model, "--quant", "f16", "--out", folder, "--data", data, "--images", images, "--limit", 40)
+    return folder

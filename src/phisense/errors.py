@@ -12,6 +12,7 @@
     ├── TrainingError             a training run that must not start or go on (wrong LoRA match, loss not finite)
     │   └── TerminatedError       exit code 143: SIGTERM came, a checkpoint was written
     ├── MergeError                a merge that lost what was learned
+    ├── ExportError               an export that does not say what its model says
     └── ChatError                 an empty question, a conversation longer than the model's window
 
 A message says what is wrong, what was found, what was wanted and what to do next. The command line prints it without a
@@ -78,6 +79,10 @@ class TerminatedError(TrainingError):
 
 
 class MergeError(PhisenseError):
+    pass
+
+
+class ExportError(PhisenseError):
     pass
 
 

@@ -50,6 +50,24 @@ CHAT_TEMPLATE = (
 )
 
 
+#: The same for llama.cpp, whose tokenizer does not drop the line breaks behind tags: here there are none. A picture is a marker in the
+#: text (`<__media__>`), with a line break behind it. `LEAD` is what the tokenizer itself puts before a word that follows a tag.
+LEAD = "LEAD"
+LLAMA_CPP_TEMPLATE = (
+    "{%- for message in messages -%}"
+    + "{%- if message['content'] is string -%}{%- set said = message['content'] -%}"
+    + "{%- else -%}{%- set said = message['content'] | map(attribute='text') | join('\\n') -%}{%- endif -%}"
+    + "{{- '<|' ~ message['role'] ~ '|>' -}}{%- if not said.startswith('<__') -%}{{- '"
+    + LEAD
+    + "' -}}{%- endif -%}"
+    + f"{{{{- said | trim ~ '{END}' -}}}}"
+    + "{%- endfor -%}"
+    + f"{{%- if add_generation_prompt -%}}{{{{- '{_TAGS['assistant']}' -}}}}{{%- endif -%}}"
+)
+#: And for Ollama, in Go's template language.
+OLLAMA_TEMPLATE = f"{{{{- range .Messages }}}}<|{{{{ .Role }}}}|>{LEAD}{{{{ .Content }}}}{END}{{{{- end }}}}{_TAGS['assistant']}"
+
+
 @dataclass(frozen=True, slots=True)
 class Rendered:
     """`ids` and `labels` are of one length T; label -100 where a token is not supervised."""

@@ -48,7 +48,12 @@ def load_model(
         processor: Any = AutoProcessor.from_pretrained(folder)
     except (SafetensorError, OSError, ValueError) as error:
         raise ArtefactError(f"{folder} cannot be opened", got=str(error).splitlines()[0], do="Run phisense merge again") from error
-    return Phi3WithProjector(model.eval(), processor, Prompt(processor.tokenizer), _window(config, 4096), pool)
+    return Phi3WithProjector(model.eval(), processor, Prompt(processor.tokenizer), window(config), pool)
+
+
+def window(config: Any) -> int:
+    """Tokens that a conversation with a model of this configuration may have."""
+    return _window(config, 4096)
 
 
 def save_model(loaded: Phi3WithProjector, folder: Path) -> None:

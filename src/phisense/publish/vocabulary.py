@@ -1,0 +1,120 @@
+"""A tokenizer as llama.cpp's files hold it: pieces, what kind each is, and by what they are joined.
+
+tokenizer.json                       there         joined by
+BPE with bytes as a last resort      `llama`       scores: the earlier a merge, the higher (Phi-3's, once a SentencePiece)
+BPE over bytes                       `gpt2`        the list of merges (the practice tokenizer's)
+"""
+
+from __future__ import annotations
+
+import json
+import re
+from dataclasses import dataclass
+from typing import Any
+
+from ..errors import PartError
+from ..prompt import END, LEAD, LLAMA_CPP_TEMPLATE, OLLAMA_TEMPLATE, Prompt
+
+NORMAL, UNKNOWN, CONTROL, USER_DEFINED, UNUSED, BYTE = 1, 2, 3, 4, 5, 6  # llama.cpp's token types
+_BYTE = re.compile(r"<0x[0-9A-F]{2}>")
+
+
+@dataclass(frozen=True)
+class Vocabulary:
+    """`pieces`, `kinds` and `scores` have one entry for each of the vocabulary's rows; `merges` are `gpt2`'s."""
+
+    model: str
+    pieces: list[str]
+    kinds: list[int]
+    scores: list[float]
+    merges: list[str]
+    space_prefix: bool
+    lead: str
+    stops: list[str]
+
+    @property
+    def chat_template(self) -> str:
+        return LLAMA_CPP_TEMPLATE.replace(LEAD, self.lead)
+
+    @property
+    def ollama_template(self) -> str:
+        return OLLAMA_TEMPLATE.replace(LEAD, self.lead)
+
+    def write(self, writer: Any, tokenizer: Any) -> None:
+        """Into a `gguf.GGUFWriter`; `tokenizer` names the special ids."""
+        prompt = Prompt(tokenizer)
+        end, turn, end_of_text = prompt.stop_ids
+        writer.add_tokenizer_model(self.model)
+        writer.add_tokenizer_pre("gpt-2" if self.model == "gpt2" else "default")
+        writer.add_token_list([piece.encode() for piece in self.pieces])
+        writer.add_token_types(self.kinds)
+        if self.model == "gpt2":
+            writer.add_token_merges(self.merges)
+        else:
+            writer.add_token_scores(self.scores)
+        writer.add_add_space_prefix(self.space_prefix)
+        writer.add_add_bos_token(False)
+        writer.add_add_eos_token(False)
+        writer.add_bos_token_id(tokenizer.bos_token_id if tokenizer.bos_token_id is not None else end_of_text)
+        # All three end an answer, wherever the file is read: as end of sequence, of turn and of message.
+        writer.add_eos_token_id(end)
+        writer.add_eot_token_id(end_of_text)
+        writer.add_eom_token_id(turn)
+        writer.add_pad_token_id(end_of_text)
+        writer.add_chat_template(self.chat_template)
+
+
+def vocabulary(tokenizer: Any, rows: int) -> Vocabulary:
+    """The vocabulary of a fast tokenizer for a matrix of `rows` rows. Raises PartError for a kind that llama.cpp cannot be told."""
+    told = json.loads(tokenizer.backend_tokenizer.to_str())
+    model = told["model"]
+    bytes_last = bool(model.get("byte_fallback"))
+    over_bytes = "ByteLevel" in json.dumps([told.get("pre_tokenizer"), told.get("decoder")])
+    if model["type"] != "BPE" or bytes_last == over_bytes:
+        raise PartError(
+            "llama.cpp cannot be told of this tokenizer",
+            got=f"{model['type']}{' over bytes' if over_bytes else ''}",
+            wanted="BPE over bytes, or BPE with bytes as a last resort, as Phi-3's is",
+        )
+    known: dict[str, int] = tokenizer.get_vocab()
+    if max(known.values()) >= rows:
+        raise PartError("the tokenizer has more tokens than the model rows", got=f"id {max(known.values())}", wanted=f"below {rows}")
+    added = {int(i): token for i, token in tokenizer.added_tokens_decoder.items()}
+    pieces = [f"[PAD{i}]" for i in range(rows)]
+    kinds = [UNUSED] * rows
+    for piece, i in known.items():
+        pieces[i] = piece
+        if i in added:
+            kinds[i] = CONTROL if added[i].special else USER_DEFINED
+        else:
+            kinds[i] = BYTE if bytes_last and _BYTE.fullmatch(piece) else NORMAL
+    unknown = known.get(model.get("unk_token") or "<unk>")
+    if bytes_last and unknown is not None:
+        kinds[unknown] = UNKNOWN
+    merges = [tuple(m.split(" ")) if isinstance(m, str) else tuple(m) for m in model["merges"]]
+    first = known[END]
+    behind_tag = tokenizer.convert_ids_to_tokens(tokenizer(f"{END}a", add_special_tokens=False)["input_ids"])
+    assert known[behind_tag[0]] == first, "a tag was not tokenised as one token"
+    prefixed = behind_tag[1][0] in "▁Ġ"
+    return Vocabulary(
+        model="llama" if bytes_last else "gpt2",
+        pieces=pieces,
+        kinds=kinds,
+        scores=_scores(pieces, kinds, merges),
+        merges=[" ".join(merge) for merge in merges],
+        space_prefix=prefixed and bytes_last,
+        lead=" " if prefixed and not bytes_last else "",  # llama.cpp does it for `llama` only
+        stops=[pieces[i] for i in Prompt(tokenizer).stop_ids],
+    )
+
+
+def _scores(pieces: list[str], kinds: list[int], merges: list[tuple[str, ...]]) -> list[float]:
+    """Minus the place of the first merge that makes a piece; a piece that none makes is never looked for, and comes last."""
+    first: dict[str, int] = {}
+    for place, merge in enumerate(merges):
+        first.setdefault("".join(merge), place)
+    last = -float(len(merges))
+    return [
+        0.0 if kind in (BYTE, UNKNOWN) else -1000.0 if kind in (CONTROL, USER_DEFINED) else -float(first[piece]) if piece in first else last
+        for piece, kind in zip(pieces, kinds, strict=True)
+    ]
