@@ -1,4 +1,4 @@
-"""What every request passes before Gradio sees it: bounded bodies, no addresses in the place of files, no routes that the page does not use."""
+"""What every request passes before Gradio sees it: bounded bodies, no addresses in the place of files, no routes of no use here."""
 
 from __future__ import annotations
 
@@ -83,16 +83,16 @@ def _length(scope: Scope) -> int:
 
 async def _read(receive: Receive, most: int) -> bytes | None:
     """The whole body, or None if it is longer than `most` bytes."""
-    body = b""
+    body = bytearray()
     while True:
         message = await receive()
         if message["type"] != "http.request":
-            return body
+            return bytes(body)
         body += message.get("body", b"")
         if len(body) > most:
             return None
         if not message.get("more_body"):
-            return body
+            return bytes(body)
 
 
 def _names_addresses(body: bytes) -> bool:

@@ -51,13 +51,17 @@ def build(engine: Engine, ears: Transcriber | None = None, examples: Sequence[Ex
         with gr.Row():
             with gr.Column(scale=2, min_width=280):
                 picture = gr.Image(
-                    type="filepath", image_mode=None, sources=["upload", "clipboard", "webcam"], label="Picture", height=320, elem_id="picture"
+                    type="filepath", image_mode=None, sources=["upload", "clipboard", "webcam"], label="Picture", height=320,
+                    elem_id="picture",
                 )  # fmt: skip
                 chosen = _example_gallery(examples)
                 gr.Markdown(f"{engine.name}: {engine.picture_tokens} tokens a picture, a window of {engine.window}", elem_id="about")
                 timing = gr.Markdown("", elem_id="timing")
                 where = gr.Button("Where it looked", size="sm", elem_id="where", visible=hasattr(engine, "gaze"))
-                looked = gr.Image(label="Where the last answer looked", interactive=False, visible=False, elem_id="looked", format="png")
+                looked = gr.Image(
+                    label="Where the last answer looked", interactive=False, visible=False, elem_id="looked", format="png",
+                    buttons=["fullscreen", "download"],
+                )  # fmt: skip
             with gr.Column(scale=3, min_width=280):
                 conversation = gr.Chatbot(
                     label="Conversation", elem_id="conversation", height=420, buttons=["copy", "copy_all"], sanitize_html=True,
@@ -76,7 +80,6 @@ def build(engine: Engine, ears: Transcriber | None = None, examples: Sequence[Ex
                 with gr.Tab("Voice", id="voice"):
                     sound = gr.Audio(
                         type="filepath", sources=["microphone", "upload"], label="Say your question", elem_id="sound",
-                        max_length=None if ears is None else round(ears.longest),
                     )  # fmt: skip
                     heard = gr.Textbox(
                         label="Heard", elem_id="heard", placeholder="What was understood appears here; change it, or send it"

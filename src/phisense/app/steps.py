@@ -9,8 +9,8 @@ from typing import Any
 import gradio as gr
 
 from ..errors import PhisenseError
-from .taming import told
 from .talk import Room, Said, Visitor
+from .taming import told
 
 Messages = list[dict[str, Any]]
 Kept = Visitor | None
@@ -82,7 +82,7 @@ class Steps:
             return "", ""
         return heard.text, f"Heard {heard.spoken}, {heard.seconds:.1f} s"
 
-    def where(self, state: Kept) -> dict[str, Any]:
+    def where(self, state: Kept) -> Any:
         try:
             if state is None:
                 raise PhisenseError("there is no answer yet", do="Ask something")

@@ -31,7 +31,7 @@ def tame(text: str) -> str:
 
 
 def told(error: Exception) -> str:
-    """What a visitor is told of an error: its sentence without paths and addresses, or that something broke, which the log knows more of."""
+    """What a visitor is told of an error: its sentence without paths and addresses, or that something broke, as the log tells."""
     if not isinstance(error, PhisenseError):
         log.error("an answer broke", exc_info=error)
         return "Something broke here, and was written down. Ask again."

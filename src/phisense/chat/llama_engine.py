@@ -11,7 +11,6 @@ import threading
 import weakref
 from collections import deque
 from collections.abc import Iterator, Sequence
-from contextlib import contextmanager
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
@@ -23,12 +22,15 @@ from .. import artefact
 from ..conversations import Message
 from ..errors import ArtefactError
 from ..prompt import Prompt
+from .choose import GGUF
 from .engine import Sampling
 from .kept import Shelf
 from .llama_context import LlamaContext, Logits, Stopped, Vectors, require_llama_cpp
 from .machine import cores, free_memory
+from .turns import Turns
+from .words import Words
 
-KIND = "gguf folder"
+KIND = GGUF
 MOST_KEPT = 16  # conversations whose cells are kept, if there is memory for so many
 PICTURE_PART = "vision"  # inside the folder: a native model whose language part has no layers
 
@@ -78,7 +80,7 @@ class LlamaEngine:
         self.context = LlamaContext(file, window=self.window, sequences=kept, threads=threads or cores())
         self._shelf: Shelf[_State] = Shelf(kept)
         self._free = deque(range(kept))
-        self._turns = _Turns()
+        self._turns = Turns()
         self._pictures = itertools.count(1)
         self._eyes: Any = None
         self._random = np.random.default_rng()
@@ -129,19 +131,19 @@ class LlamaEngine:
 
     def _say(self, state: _State, logits: Logits, sampling: Sampling, stop: threading.Event) -> Iterator[str]:
         ends = set(self.prompt.stop_ids)
-        pieces = Pieces(self.prompt.tokenizer)
+        words = Words(self.prompt.tokenizer)
         for number in range(sampling.max_new_tokens):
             token = self._choose(logits, sampling)
             if token in ends or stop.is_set():
                 break
-            piece = pieces.add(token)
+            piece = words.push(token)
             if piece:
                 yield piece
             if number + 1 == sampling.max_new_tokens or stop.is_set():
                 break
             logits = self.context.decode(state.sequence, len(state.keys), [token])
             state.keys.append(token)
-        rest = pieces.rest()
+        rest = words.rest()
         if rest:
             yield rest
 
@@ -189,59 +191,6 @@ class LlamaEngine:
             weakref.finalize(state, self._free.append, state.sequence).atexit = False
             self.context.forget(state.sequence)
         return state
-
-
-class Pieces:
-    """Tokens -> pieces of text that never end within a character."""
-
-    def __init__(self, tokenizer: Any) -> None:
-        self._tokenizer = tokenizer
-        self._ids: list[int] = []
-        self._told = 0  # ids whose text was given out
-        self._before = 0  # ids before those were given out earlier: the others are context, for what the tokenizer does at the edge
-
-    def add(self, token: int) -> str:
-        self._ids.append(token)
-        return self._new(unfinished=False)
-
-    def rest(self) -> str:
-        """What was held back, if it became a character."""
-        return self._new(unfinished=True).rstrip("\ufffd")
-
-    def _new(self, *, unfinished: bool) -> str:
-        told = self._text(self._ids[self._before : self._told])
-        now = self._text(self._ids[self._before :])
-        if now.endswith("\ufffd") and not unfinished:
-            return ""
-        self._before, self._told = self._told, len(self._ids)
-        return now[len(told) :]
-
-    def _text(self, ids: list[int]) -> str:
-        return str(self._tokenizer.decode(ids, skip_special_tokens=True))
-
-
-class _Turns:
-    """A lock that is given in the order in which it was asked for."""
-
-    def __init__(self) -> None:
-        self._waiting: deque[object] = deque()
-        self._changed = threading.Condition()
-
-    @contextmanager
-    def next(self, stop: threading.Event | None = None) -> Iterator[bool]:
-        """False, at once and without the lock, where `stop` is set before the turn comes."""
-        me = object()
-        with self._changed:
-            self._waiting.append(me)
-            while self._waiting[0] is not me and not (stop is not None and stop.is_set()):
-                self._changed.wait(None if stop is None else 0.05)
-            mine = self._waiting[0] is me
-        try:
-            yield mine
-        finally:
-            with self._changed:
-                self._waiting.remove(me)
-                self._changed.notify_all()
 
 
 def _affordable(file: Path, bytes_each: int) -> int:

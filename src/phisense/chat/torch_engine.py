@@ -61,7 +61,7 @@ class TorchEngine:
     @torch.inference_mode()
     def see(self, picture: Image) -> torch.Tensor:
         """`(P', H)`."""
-        with self._turns:
+        with self._turns.next():
             return self.built.project([picture])[0]
 
     def count(self, messages: Sequence[Message], seen: Sequence[torch.Tensor]) -> int:
@@ -74,7 +74,9 @@ class TorchEngine:
         self, messages: Sequence[Message], seen: Sequence[torch.Tensor], sampling: Sampling, stop: threading.Event, owner: object
     ) -> Iterator[str]:
         ids = self.built.prompt.ask(messages, [len(slots) for slots in seen])
-        with self._turns:
+        with self._turns.next(stop) as mine:
+            if not mine:
+                return
             logits = self._read(ids, seen, stop, owner)
             words = Words(self.built.prompt.tokenizer)
             try:
@@ -91,7 +93,7 @@ class TorchEngine:
         before = prompt.ask(asked, slots)
         whole = prompt.render(messages, slots).ids[:-1]  # without the end of the text
         assert answer.role == "assistant"
-        with self._turns:
+        with self._turns.next():
             return gaze_at(self.built, whole, seen[0], len(whole) - len(before))
 
     def _read(self, ids: list[int], seen: Sequence[torch.Tensor], stop: threading.Event, owner: object) -> torch.Tensor | None:

@@ -1,36 +1,36 @@
-"""A lock that serves in the order of asking: with `threading.Lock` one who asks again at once can pass those who have waited."""
+"""A lock that is given in the order of asking: with `threading.Lock` one who asks again at once can pass those who have waited."""
 
 from __future__ import annotations
 
 import threading
 from collections import deque
-from types import TracebackType
+from collections.abc import Iterator
+from contextlib import contextmanager
 
 
 class Turns:
-    """`with turns:` waits for its turn. May be left by another thread than entered, as generators are."""
+    """May be left by another thread than entered, as generators are."""
 
     def __init__(self) -> None:
-        self._guard = threading.Lock()
-        self._line: deque[threading.Event] = deque()
+        self._waiting: deque[object] = deque()
+        self._changed = threading.Condition()
 
-    def __enter__(self) -> None:
-        mine = threading.Event()
-        with self._guard:
-            self._line.append(mine)
-            if self._line[0] is mine:
-                mine.set()
+    @contextmanager
+    def next(self, stop: threading.Event | None = None) -> Iterator[bool]:
+        """Waits for its turn. False, at once and without the lock, where `stop` is set before that comes."""
+        me = object()
+        with self._changed:
+            self._waiting.append(me)
+            try:
+                while self._waiting[0] is not me and not (stop is not None and stop.is_set()):
+                    self._changed.wait(None if stop is None else 0.05)
+            except BaseException:  # interrupted while waiting
+                self._waiting.remove(me)
+                raise
+            mine = self._waiting[0] is me
         try:
-            mine.wait()
-        except BaseException:  # interrupted while waiting
-            self._leave(mine)
-            raise
-
-    def __exit__(self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None) -> None:
-        self._leave(self._line[0])
-
-    def _leave(self, mine: threading.Event) -> None:
-        with self._guard:
-            self._line.remove(mine)
-            if self._line:
-                self._line[0].set()
+            yield mine
+        finally:
+            with self._changed:
+                self._waiting.remove(me)
+                self._changed.notify_all()

@@ -4,29 +4,33 @@ from __future__ import annotations
 
 from typing import Any
 
-HALF = "�"  # what a tokenizer gives for the beginning of a character
+HALF = "\ufffd"  # what a tokenizer gives for the beginning of a character
 
 
 class Words:
-    """Of one answer: `push` each id, say what comes back; `rest` at the end."""
+    """Of one answer: `push` each id and say what comes back; `rest` at the end."""
 
     def __init__(self, tokenizer: Any) -> None:
-        self.tokenizer = tokenizer
         self.ids: list[int] = []
-        self._from = self._said = 0  # ids whose text is known; decoding begins a little before, where white space is settled
+        self._tokenizer = tokenizer
+        self._said = 0  # ids whose text was given out
+        self._before = 0  # ids before those were given out earlier: the others are context, for what the tokenizer does at the edge
 
     def push(self, token: int) -> str:
         self.ids.append(token)
-        whole = self._text(len(self.ids))
-        if whole.endswith(HALF):
-            return ""
-        new = whole[len(self._text(self._said)) :]
-        self._from, self._said = self._said, len(self.ids)
-        return new
+        return self._new(unfinished=False)
 
     def rest(self) -> str:
-        """What never became a whole character."""
-        return self._text(len(self.ids))[len(self._text(self._said)) :]
+        """What was held back, if it became a character."""
+        return self._new(unfinished=True).rstrip(HALF)
 
-    def _text(self, end: int) -> str:
-        return str(self.tokenizer.decode(self.ids[self._from : end], skip_special_tokens=True))
+    def _new(self, *, unfinished: bool) -> str:
+        said = self._text(self.ids[self._before : self._said])
+        now = self._text(self.ids[self._before :])
+        if now.endswith(HALF) and not unfinished:
+            return ""
+        self._before, self._said = self._said, len(self.ids)
+        return now[len(said) :]
+
+    def _text(self, ids: list[int]) -> str:
+        return str(self._tokenizer.decode(ids, skip_special_tokens=True))

@@ -8,12 +8,20 @@ from typing import Annotated, Any
 import typer
 
 from ..errors import ChatError, UsageError
-from .common import Device, Json, Model, PictureTokens, app
+from .common import Device, Json, PictureTokens, app
+
+Talker = Annotated[
+    Path | None,
+    typer.Argument(help="A model folder, as phisense merge writes it, or what phisense export writes. Not needed with --server."),
+]
+Which = Annotated[str, typer.Option("--engine", help="torch, llama or remote; auto takes what fits the folder.")]
+Server = Annotated[str | None, typer.Option(help="Ask a server that speaks OpenAI's chat protocol, such as http://localhost:8000/v1.")]
+Served = Annotated[str | None, typer.Option(help="The model's name at the server, if it has several.")]
 
 
 @app.command()
 def ask(
-    model: Model,
+    model: Talker = None,
     question: Annotated[str | None, typer.Option("--question", "-q", help="The question.")] = None,
     image: Annotated[Path | None, typer.Option(help="A picture.")] = None,
     sound: Annotated[Path | None, typer.Option(help="A recorded question instead of a typed one.")] = None,
@@ -22,10 +30,13 @@ def ask(
     max_new_tokens: Annotated[int, typer.Option(min=1)] = 256,
     picture_tokens: PictureTokens = None,
     device: Device = "auto",
+    engine: Which = "auto",
+    server: Server = None,
+    served: Served = None,
     json: Json = False,
 ) -> dict[str, Any]:
     """One question, one answer, for scripts. A question in --sound may be asked in any language: it is put into English."""
-    from .. import artefact, console
+    from .. import console
     from ..vision.pictures import open_picture
 
     if (question is None) == (sound is None):
@@ -33,9 +44,9 @@ def ask(
     if question is not None and not question.strip():
         raise ChatError("the question is empty", do="Type something after --question")
     picture = None if image is None else open_picture(image)
-    artefact.check_is_model(model)
+    _check(model, engine, server)
     from ..chat import Sampling, Session
-    from ..chat.torch_engine import TorchEngine
+    from ..chat.choose import open_engine
 
     heard = None
     if sound is not None:
@@ -43,10 +54,13 @@ def ask(
 
         part = speech or _speech_part(model)
         if part is None:
-            raise UsageError(f"{model} names no speech part", do="Name one with --speech, for example --speech openai/whisper-small")
+            raise UsageError("the model names no speech part", do="Name one with --speech, for example --speech openai/whisper-small")
         heard = Transcriber(part).transcribe(sound, language=language)
         question = heard.text
-    session = Session(TorchEngine.open(model, device, picture_tokens), Sampling(max_new_tokens))
+    session = Session(
+        open_engine(model, engine=_which(engine), device=device, picture_tokens=picture_tokens, server=server, served=served),
+        Sampling(max_new_tokens),
+    )
     session.show(picture)
     answer = "".join(session.ask(str(question))).strip()
     result = {"question": question, "answer": answer, "image": None if image is None else str(image)}
@@ -62,31 +76,37 @@ def ask(
 
 @app.command()
 def chat(
-    model: Model,
+    model: Talker = None,
     image: Annotated[Path | None, typer.Option(help="The picture to talk about.")] = None,
     temperature: Annotated[float, typer.Option(min=0.0, help="0 always gives the likeliest answer.")] = 0.0,
     max_new_tokens: Annotated[int, typer.Option(min=1)] = 256,
     picture_tokens: PictureTokens = None,
     device: Device = "auto",
+    engine: Which = "auto",
+    server: Server = None,
+    served: Served = None,
 ) -> None:
     """Talk in the terminal; answers appear as they are made."""
-    from .. import artefact, console
+    from .. import console
     from ..vision.pictures import open_picture
 
     picture = None if image is None else open_picture(image)
-    artefact.check_is_model(model)
+    _check(model, engine, server)
     from ..chat import Sampling, Session
+    from ..chat.choose import open_engine
     from ..chat.terminal import talk
-    from ..chat.torch_engine import TorchEngine
 
-    session = Session(TorchEngine.open(model, device, picture_tokens), Sampling(max_new_tokens, temperature))
+    session = Session(
+        open_engine(model, engine=_which(engine), device=device, picture_tokens=picture_tokens, server=server, served=served),
+        Sampling(max_new_tokens, temperature),
+    )
     session.show(picture)
     talk(session, console.out)
 
 
 @app.command("app")
 def app_(
-    model: Model,
+    model: Talker = None,
     speech: Annotated[
         str | None, typer.Option(help="A Whisper for the voice tab: folder or hub id; otherwise the one of the recipe.")
     ] = None,
@@ -96,28 +116,46 @@ def app_(
     port: Annotated[int, typer.Option(min=0, max=65535, help="0 takes a free one.")] = 7860,
     picture_tokens: PictureTokens = None,
     device: Device = "auto",
+    engine: Which = "auto",
+    server: Server = None,
+    served: Served = None,
 ) -> None:
     """Open the page: a picture, questions by keyboard or by voice, answers as they are made."""
-    from .. import artefact
-
     if (examples is None) != (images is None):
         raise UsageError("examples need both their questions and their pictures", wanted="--examples FILE --images DIR")
-    artefact.check_is_model(model)
+    _check(model, engine, server)
     from ..app import build, find_examples, launch
-    from ..chat.torch_engine import TorchEngine
+    from ..chat.choose import open_engine
     from ..speech import Transcriber
 
     found = find_examples(examples, images) if examples is not None and images is not None else []
     part = speech or _speech_part(model)
-    page = build(TorchEngine.open(model, device, picture_tokens), Transcriber(part) if part else None, found)
+    page = build(
+        open_engine(model, engine=_which(engine), device=device, picture_tokens=picture_tokens, server=server, served=served),
+        Transcriber(part) if part else None,
+        found,
+    )
     launch(page, host=host, port=port, allowed=[example.picture for example in found])
 
 
-def _speech_part(model: Path) -> str | None:
+def _which(engine: str) -> Any:
+    if engine not in ("auto", "torch", "llama", "remote"):
+        raise UsageError("unknown engine", got=engine, wanted="auto, torch, llama or remote")
+    return engine
+
+
+def _check(model: Path | None, engine: str, server: str | None) -> None:
+    """What can be said before anything heavy is imported."""
+    from ..chat.choose import choose
+
+    choose(model, _which(engine), server)
+
+
+def _speech_part(model: Path | None) -> str | None:
     """The speech part that the model's recipe named, if any."""
     from .. import artefact
-    from ..model.folder import KIND
 
-    path = model / artefact.MANIFEST
-    part: str | None = artefact.read_manifest(model, kind=KIND, verify=False).get("speech") if path.is_file() else None
-    return part
+    if model is None or not (model / artefact.MANIFEST).is_file():
+        return None
+    about: dict[str, Any] = artefact.read_json(model / artefact.MANIFEST)["about"]
+    return about.get("speech")
