@@ -1,0 +1,544 @@
+"""The page among strangers: what one gets of another, what is left when they go, what they can break. `python bench/strangers.py`
+
+Each row is a count that must be zero, or a bound, beside a control: the same with the protection taken away, which must show it.
+
+    crossed       50 visitors, 20 turns each, with words of their own in every question; the control shares one state among them
+    model         the same over the real engine: every answer as if its visitor were alone; the control mixes up what is kept of whom
+    dropped       100 visitors hang up in the middle of an answer; the control's answers do not hear of it
+    bombs         8 pictures and 8 sounds made to burst, at once; the control decodes the pictures as they come
+    hostile       200 texts with control tokens, tags, pictures, scripts: ids of the prompt, and a real browser; the control renders them raw
+    probes        100 files of the server and addresses asked for; the control has no door
+    sessions      short visits of always new visitors (10,000 with --sessions 10000): memory over the second half, files left
+    overload      five times as many at once as may wait
+
+`--only NAME` runs one. Needs the extras app, speech and dev; the browser is Debian's chromium.
+"""
+
+from __future__ import annotations
+
+import argparse
+import io
+import json
+import os
+import random
+import statistics
+import subprocess
+import sys
+import tempfile
+import threading
+import time
+import zlib
+from collections.abc import Callable, Iterator
+from concurrent.futures import ThreadPoolExecutor
+from contextlib import contextmanager
+from http.server import BaseHTTPRequestHandler, HTTPServer
+from pathlib import Path
+from typing import Any
+
+os.environ.setdefault("GRADIO_ANALYTICS_ENABLED", "False")
+
+import httpx
+from crowd import Echo, Guest, family, named, resident, words
+from hostile import probes, texts
+
+from phisense.app import Limits, build, launch
+from phisense.app import page as page_module
+from phisense.app import pump as pump_module
+from phisense.app import steps as steps_module
+from phisense.app import talk as talk_module
+
+
+@contextmanager
+def served(engine: Any, limits: Limits | None = None, ears: Any = None) -> Iterator[tuple[str, Any]]:
+    page = build(engine, ears, limits=limits)
+    _, url, _ = launch(page, port=0, block=False)
+    try:
+        yield url, page.room
+    finally:
+        page.close(verbose=False)
+
+
+@contextmanager
+def instead(owner: Any, name: str, value: Any) -> Iterator[None]:
+    kept = getattr(owner, name)
+    setattr(owner, name, value)
+    try:
+        yield
+    finally:
+        setattr(owner, name, kept)
+
+
+# crossed -------------------------------------------------------------------------------------------------------------------------------
+
+
+def visits(
+    url: str, users: int, turns: int, questions: Callable[[int, int], str], pictures: dict[int, str] | None = None
+) -> list[list[Any]]:
+    """What each of `users` got, turn by turn, twelve of them at once and in an order of chance."""
+    guests = [Guest(url) for _ in range(users)]
+    got: list[list[Any]] = [[] for _ in guests]
+    paths = {user: guests[user].upload(Path(file)) for user, file in (pictures or {}).items()}
+    for turn in range(turns):
+        order = random.Random(turn).sample(range(users), users)
+        with ThreadPoolExecutor(12) as pool:
+            for user, told in zip(order, pool.map(lambda u: guests[u].ask(questions(u, turn), paths.get(u)), order), strict=True):
+                got[user].append(told)
+    return got
+
+
+def canary(user: int) -> str:
+    return f"canary{user:03}x"
+
+
+def crossings(url: str, users: int, turns: int) -> int:
+    """Turns whose answer, or anything else received with it, holds another's word, or lacks one's own."""
+    got = visits(url, users, turns, lambda user, turn: f"{canary(user)} asks {turn}")
+    bad = 0
+    for user, mine in enumerate(got):
+        for turn, told in enumerate(mine):
+            others = any(canary(other) in told["text"] for other in range(users) if other != user)
+            own = told["output"] is not None and words(told["output"])[-1].count(canary(user)) == turn + 1
+            bad += others or not own
+    return bad
+
+
+def crossed(users: int = 50, turns: int = 20) -> dict[str, Any]:
+    with served(Echo()) as (url, _):
+        count = crossings(url, users, turns)
+    with served(Echo()) as (url, room):
+        one = room.visitor(None)
+        with instead(steps_module.Steps, "_visitor", lambda self, *_: one):
+            control = crossings(url, 6, 3)
+    return {"turns": users * turns, "crossed": count, "control": control}
+
+
+def model(folder: Path, users: int = 50, turns: int = 20) -> dict[str, Any]:
+    """Answers over the real engine, each beside what its visitor gets alone in a session of its own."""
+    from phisense.chat import Sampling, Session
+    from phisense.chat.kept import Shelf
+    from phisense.chat.torch_engine import TorchEngine
+    from phisense.vision.pictures import open_picture
+
+    engine = TorchEngine.open(folder, "cpu")
+    images = sorted((folder.parents[1] / "data" / "images").glob("heldout-*.jpg"))[:users]
+    ask = ("Describe the picture.", "How many things are there?", "Which colour does it have?", "What is in the top left corner?")
+
+    def question(user: int, turn: int) -> str:
+        return f"{ask[(user + turn) % len(ask)]} {canary(user)}" if turn % 5 == 0 else ask[(user + turn) % len(ask)]
+
+    alone: list[list[str]] = []
+    for user in range(users):
+        session = Session(engine, Sampling(256))
+        session.show(open_picture(images[user]))
+        alone.append(["".join(session.ask(question(user, turn))).strip() for turn in range(turns)])
+    pictures = {user: str(image) for user, image in enumerate(images)}
+
+    def different(some: int, most: int) -> int:
+        with served(engine) as (url, _):
+            got = visits(url, some, most, question, {u: pictures[u] for u in range(some)})
+        told = [[words(one["output"])[-1].replace("\\", "") if one["output"] else None for one in mine] for mine in got]
+        return sum(
+            a != talk_module.tame(b).replace("\\", "")
+            for mine, own in zip(told, alone, strict=False)
+            for a, b in zip(mine, own, strict=False)
+        )
+
+    count = different(users, turns)
+    take = Shelf.take
+
+    def anyones(self: Any, owner: object) -> Any:
+        """What somebody's last turn left."""
+        with self._lock:
+            key = next(reversed(self._states), None)
+            return None if key is None else self._states.pop(key)[1]
+
+    from phisense.chat import torch_engine
+
+    with instead(Shelf, "take", anyones), instead(torch_engine, "_same", lambda kept, ids, *_: min(len(kept.ids), len(ids) - 1)):
+        control = different(6, 4)
+    assert Shelf.take is take
+    return {"turns": users * turns, "different": count, "control": control}
+
+
+# dropped -------------------------------------------------------------------------------------------------------------------------------
+
+
+def drops(count: int, before: float) -> tuple[int, list[float], bool]:
+    """Answers still made a second after all hung up, seconds until none was, and whether the next visitor is served."""
+    with served(Echo(pause=0.05, before=before, repeat=400)) as (url, room):
+        late, times = 0, []
+        for number in range(count):
+            Guest(url).drop(f"visitor {number}", after=3 if before else 8)
+            began = time.monotonic()
+            while room.live and time.monotonic() - began < 1.0:
+                time.sleep(0.01)
+            late += bool(room.live)
+            times.append(time.monotonic() - began)
+            if room.live and count > 20:
+                break
+        for pump in list(room.live):
+            pump.stop.set()
+        room.engine.pause, room.engine.before, room.engine.repeat = 0.0, 0.0, 1
+        told = Guest(url).ask("and now?")
+    return late, times, bool(told["output"]) and "and now?" in words(told["output"])[-1]
+
+
+def dropped(count: int = 100) -> dict[str, Any]:
+    late, times, next_served = drops(count * 4 // 5, 0.0)
+    late_reading, times_reading, also_served = drops(count // 5, 30.0)  # before the first word
+    with instead(pump_module.Pump, "__iter__", _deaf):
+        control, _, _ = drops(1, 0.0)
+    times += times_reading
+    return {
+        "dropped": count, "live_after_1s": late + late_reading, "seconds_median": round(statistics.median(times), 3),
+        "seconds_worst": round(max(times), 3), "next_served": next_served and also_served, "control": control,
+    }  # fmt: skip
+
+
+def _deaf(self: Any) -> Iterator[str]:
+    while (piece := self._ready.get()) is not None:
+        yield piece
+
+
+# bombs ---------------------------------------------------------------------------------------------------------------------------------
+
+
+def picture_bomb(side: int) -> bytes:
+    """A PNG of a few kilobytes that unpacks to `side` squared pixels."""
+    import struct
+
+    def chunk(kind: bytes, data: bytes) -> bytes:
+        return struct.pack(">I", len(data)) + kind + data + struct.pack(">I", zlib.crc32(kind + data))
+
+    packer, data = zlib.compressobj(9), io.BytesIO()
+    row = b"\0" * (side // 8 + 1)
+    for _ in range(side):
+        data.write(packer.compress(row))
+    data.write(packer.flush())
+    header = struct.pack(">IIBBBBB", side, side, 1, 0, 0, 0, 0)
+    return b"\x89PNG\r\n\x1a\n" + chunk(b"IHDR", header) + chunk(b"IDAT", data.getvalue()) + chunk(b"IEND", b"")
+
+
+def sound_bombs(folder: Path) -> list[Path]:
+    """Eight recordings of hours of silence, in four formats."""
+    import av
+    import numpy as np
+
+    made = []
+    for name, codec, hours in (("a.flac", "flac", 3), ("b.ogg", "libopus", 2), ("c.m4a", "aac", 1), ("d.mp3", "libmp3lame", 1)):
+        path = folder / name
+        with av.open(str(path), "w") as container:
+            stream = container.add_stream(codec, rate=48_000 if codec == "libopus" else 16_000, layout="mono")
+            frame = av.AudioFrame.from_ndarray(np.zeros((1, stream.rate * 10), np.int16), format="s16", layout="mono")
+            frame.sample_rate = stream.rate
+            resampler = av.AudioResampler(stream.codec_context.format, "mono", stream.rate, stream.codec_context.frame_size or None)
+            for _ in range(hours * 360):
+                for piece in resampler.resample(frame):
+                    container.mux(stream.encode(piece))
+            container.mux(stream.encode(None))
+        copy = folder / f"copy-{name}"
+        copy.write_bytes(path.read_bytes())
+        made += [path, copy]
+    return made
+
+
+def bombs() -> dict[str, Any]:
+    with tempfile.TemporaryDirectory() as spare:
+        sounds = sound_bombs(Path(spare))
+        picture = picture_bomb(24_000)
+        found = _burst(sounds, picture, "bombs")
+        control = _burst([], picture, "undefended")
+    return {**found, "picture_bytes": len(picture), "control_growth_mb": control["growth_mb"]}
+
+
+def _burst(sounds: list[Path], picture: bytes, kind: str) -> dict[str, Any]:
+    """What eight of each at once do to a server of its own."""
+    with other_process("--serve", kind) as (url, process):
+        quiet = resident(process.pid)
+        Guest(url).ask("warm?")
+        guests = [Guest(url) for _ in range(16 if sounds else 8)]
+        given = [(g, "look", g.upload((f"p{i}.png", picture))) for i, g in enumerate(guests[:8])]
+        given += [(g, "listen", g.upload(sound)) for g, sound in zip(guests[8:], sounds, strict=True)]
+        quiet = resident(process.pid)
+        peak, whole, over = [quiet], [family(process.pid)], threading.Event()
+
+        def watch() -> None:
+            while not over.wait(0.01):
+                peak.append(resident(process.pid))
+                whole.append(family(process.pid))
+
+        watcher = threading.Thread(target=watch)
+        watcher.start()
+        with ThreadPoolExecutor(16) as pool:
+            told = list(pool.map(lambda one: one[0].do(one[1], [named(one[2]), None] if one[1] == "look" else [named(one[2])]), given))
+        over.set()
+        watcher.join()
+    return {
+        "growth_mb": round((max(peak) - quiet) / 1e6, 1), "family_growth_mb": round((max(whole) - whole[0]) / 1e6, 1),
+        "refused_with_a_sentence": sum(bool(one["warnings"]) for one in told), "of": len(told),
+        "seconds_pictures_worst": round(max(one["seconds"] for one in told[:8]), 2),
+        "seconds_sounds_worst": round(max((one["seconds"] for one in told[8:]), default=0.0), 2),
+        "sentence": next((one["warnings"][0] for one in told if one["warnings"]), None),
+    }  # fmt: skip
+
+
+@contextmanager
+def other_process(*given: str) -> Iterator[tuple[str, subprocess.Popen[str]]]:
+    """This program as a server in a process of its own."""
+    process = subprocess.Popen([sys.executable, __file__, *given], stdout=subprocess.PIPE, text=True)
+    assert process.stdout is not None
+    url = next(line.split()[1] for line in process.stdout if line.startswith("URL "))
+    try:
+        yield url, process
+    finally:
+        process.kill()
+        process.wait()
+
+
+def serve(kind: str) -> None:
+    """`bombs`: with ears; `undefended`: pictures as Gradio decodes them; `sessions`: uploads and visitors live for seconds."""
+    from phisense.practice.spoken import FOLDER
+    from phisense.speech import Transcriber
+
+    limits = Limits(hour=30) if kind == "sessions" else Limits()
+    if kind == "undefended":
+        page_module._only_uploads = lambda *_: None
+        page_module.gr.Image = _decoding(page_module.gr.Image)
+    page = build(Echo(), Transcriber(FOLDER.parent / "speech") if kind == "bombs" else None, limits=limits)
+    _, url, _ = launch(page, port=0, block=False)
+    print(f"URL {url}", flush=True)
+    threading.Event().wait()
+
+
+def _decoding(image: Any) -> Any:
+    return lambda **options: image(**{**options, "type": "pil", "image_mode": "RGB"})
+
+
+# hostile -------------------------------------------------------------------------------------------------------------------------------
+
+
+def hostile(count: int = 200) -> dict[str, Any]:
+    from phisense.practice.spoken import FOLDER
+    from phisense.prompt import Prompt, prepare_tokenizer
+    from transformers import AutoTokenizer
+
+    tokenizer = AutoTokenizer.from_pretrained(FOLDER.parent / "language")
+    prepare_tokenizer(tokenizer, 32_064)
+    prompt = Prompt(tokenizer)
+    some = texts(count)
+
+    def forged(text: str) -> int:
+        from phisense.conversations import Message
+
+        structure = len(prompt.ask([Message("user", "x")], [])) - len(tokenizer("x", add_special_tokens=False)["input_ids"])
+        special = {i for i, t in tokenizer.added_tokens_decoder.items() if t.special or t.content.startswith("<|")} | {prompt.image_id}
+        ids = prompt.ask([Message("user", prompt.defuse(text))], [])
+        return sum(i in special for i in ids) - structure
+
+    control_ids = sum(forged(text) for text in some)
+    with instead(Prompt, "defuse", lambda self, text, **_: text):
+        control = sum(_raw(prompt, text) for text in some)
+    safe = browse(some)
+    with instead(talk_module, "tame", lambda text: text), _raw_page():
+        raw = browse(some[: count // 2])
+    return {
+        "texts": count, "control_ids": control_ids, "control_ids_without": control, "scripts_run": safe["scripts"],
+        "outbound": safe["outbound"], "outbound_without": raw["outbound"], "scripts_without": raw["scripts"],
+    }  # fmt: skip
+
+
+def _raw(prompt: Any, text: str) -> int:
+    ids = prompt.tokenizer(text, add_special_tokens=False)["input_ids"]
+    return sum(i in {*prompt.stop_ids, prompt.image_id} for i in ids)
+
+
+@contextmanager
+def _raw_page() -> Iterator[None]:
+    """The page without its policy, and Gradio without its sanitising."""
+    from phisense.app import door
+
+    chatbot = page_module.gr.Chatbot
+    with instead(door, "_HEADERS", ()), instead(page_module.gr, "Chatbot", lambda **o: chatbot(**{**o, "sanitize_html": False})):
+        yield
+
+
+def browse(some: list[str]) -> dict[str, int]:
+    """The texts, ten at a time, as questions and as answers in a real browser: scripts that ran, requests to elsewhere."""
+    import shutil
+
+    from playwright.sync_api import sync_playwright
+
+    program = shutil.which("chromium") or shutil.which("google-chrome")
+    outbound: list[str] = []
+    scripts = 0
+    with served(Echo()) as (url, _), sync_playwright() as play:
+        browser = play.chromium.launch(executable_path=program, args=["--no-sandbox", "--disable-gpu", "--disable-background-networking"])
+        for start in range(0, len(some), 10):
+            page = browser.new_context().new_page()
+            page.on("request", lambda request: outbound.append(request.url) if not _ours(request.url, url) else None)
+            page.on("dialog", lambda dialog: dialog.dismiss())
+            page.goto(url)
+            page.locator("#question textarea").wait_for()
+            page.evaluate("window.pwned = 0")
+            page.locator("#question textarea").fill("\n\n".join(some[start : start + 10])[:1990])
+            page.locator("#send").click()
+            page.locator("#conversation [data-testid=bot]").first.wait_for()
+            page.wait_for_timeout(600)
+            scripts += int(page.evaluate("window.pwned"))
+            page.context.close()
+        browser.close()
+    return {"scripts": scripts, "outbound": len(outbound)}
+
+
+def _ours(asked: str, url: str) -> bool:
+    return asked.startswith((url.rstrip("/"), "data:", "blob:"))
+
+
+# probes --------------------------------------------------------------------------------------------------------------------------------
+
+
+def probes_met(url: str, secret: Path, listener: Any) -> dict[str, int]:
+    """Files of the server and addresses, asked for in every way there is."""
+    before, read, answered = len(listener.hits), 0, 0
+    for number, (way, what) in enumerate(probes(100, secret, listener.server_port)):
+        guest = Guest(url)
+        if way == "get":
+            told = guest.http.get(f"{guest.url}{what}", follow_redirects=False)
+            text = told.text
+        else:
+            told_dict = guest.do(
+                way, [{"path": what, "url": what, "meta": {"_type": "gradio.FileData"}}, None][: 2 if way == "look" else 1]
+            )
+            text, answered = told_dict["text"], answered + 1
+        read += "TOPSECRET" in text or "root:x:0" in text
+        del number
+    time.sleep(0.5)
+    return {"outbound": len(listener.hits) - before, "read": read, "of": 100}
+
+
+def probe() -> dict[str, Any]:
+    with tempfile.TemporaryDirectory(dir=Path.home()) as spare, listening() as listener:
+        secret = Path(spare) / "secret.png"
+        secret.write_bytes(b"TOPSECRET")
+        with served(Echo()) as (url, _):
+            found = probes_met(url, secret, listener)
+        with instead(page_module, "_only_uploads", lambda *_: None), instead(page_module, "Door", lambda app, limits: app):
+            from gradio import processing_utils
+
+            with instead(processing_utils, "ssrf_protected_download", _plain_download), served(Echo()) as (url, _):
+                control = probes_met(url, secret, listener)
+    return {**found, "control_outbound": control["outbound"]}
+
+
+def _plain_download(url: str, cache_dir: str) -> str:
+    """Gradio's own guard lets no private address through, where this program listens: for the control it is taken away, too."""
+    path = Path(cache_dir) / "fetched"
+    path.parent.mkdir(parents=True, exist_ok=True)
+    path.write_bytes(httpx.get(url).content)
+    return str(path)
+
+
+@contextmanager
+def listening() -> Iterator[Any]:
+    class Handler(BaseHTTPRequestHandler):
+        def do_GET(self) -> None:
+            self.server.hits.append(self.path)  # type: ignore[attr-defined]
+            self.send_response(200)
+            self.end_headers()
+            self.wfile.write(b"TOPSECRET")
+
+        def log_message(self, *_: Any) -> None:
+            pass
+
+    server = HTTPServer(("127.0.0.1", 0), Handler)
+    server.hits = []  # type: ignore[attr-defined]
+    threading.Thread(target=server.serve_forever, daemon=True).start()
+    try:
+        yield server
+    finally:
+        server.shutdown()
+
+
+# sessions, overload --------------------------------------------------------------------------------------------------------------------
+
+
+def sessions(count: int) -> dict[str, Any]:
+    from PIL import Image
+
+    held = io.BytesIO()
+    Image.new("RGB", (336, 336), "red").save(held, "PNG")
+    with tempfile.TemporaryDirectory() as spare:
+        os.environ["GRADIO_TEMP_DIR"] = spare
+        with other_process("--serve", "sessions") as (url, process):
+            memory: list[int] = []
+            local = threading.local()
+
+            def visit(number: int) -> None:
+                if not hasattr(local, "http"):
+                    local.http = httpx.Client(timeout=120)
+                    local.events = Guest(url, local.http).events
+                guest = Guest.__new__(Guest)
+                guest.url, guest.key, guest.http, guest.events = url.rstrip("/"), f"s{number:08}", local.http, local.events
+                guest.ask("hello", guest.upload(("a.png", held.getvalue())) if number % 10 == 0 else None)
+                if number % max(1, count // 200) == 0:
+                    memory.append(resident(process.pid))
+
+            with ThreadPoolExecutor(4) as pool:
+                list(pool.map(visit, range(count)))
+            time.sleep(70)
+            left = [p for p in Path(spare).rglob("*") if p.is_file()]
+        del os.environ["GRADIO_TEMP_DIR"]
+    half = memory[len(memory) // 2 :]
+    middle = statistics.median(half)
+    return {
+        "sessions": count, "rss_mb": round(middle / 1e6), "first_quarter_mb": round(statistics.median(memory[: len(memory) // 4]) / 1e6),
+        "second_half_spread": round(max(abs(one / middle - 1) for one in half), 4), "files_left": len(left),
+    }  # fmt: skip
+
+
+def overload() -> dict[str, Any]:
+    limits = Limits()
+    crowd = 5 * (limits.waiting + 1)
+    with served(Echo(pause=0.05), limits) as (url, _):
+        guests = [Guest(url) for _ in range(crowd)]
+        with ThreadPoolExecutor(crowd) as pool:
+            told = list(pool.map(lambda guest: guest.ask("one two three four"), guests))
+        after = Guest(url).ask("still there?")
+    busy = [one for one in told if one["status"] != 200]
+    served_well = [one for one in told if one["output"] and "four" in words(one["output"])[-1]]
+    return {
+        "at_once": crowd, "may_wait": limits.waiting, "served": len(served_well), "told_busy": len(busy),
+        "neither": crowd - len(served_well) - len(busy), "sentence": busy[0]["text"] if busy else None,
+        "still_serves": bool(after["output"]),
+    }  # fmt: skip
+
+
+def main() -> None:
+    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser.add_argument("--only", action="append", help="a row; may be repeated")
+    parser.add_argument("--sessions", type=int, default=1_000)
+    parser.add_argument("--model", type=Path, help="a practice model folder, as phisense demo makes it, for the row `model`")
+    parser.add_argument("--json", action="store_true", help="end with one line of JSON")
+    parser.add_argument("--serve", help=argparse.SUPPRESS)
+    asked = parser.parse_args()
+    if asked.serve:
+        serve(asked.serve)
+        return
+    rows: dict[str, Callable[[], dict[str, Any]]] = {
+        "crossed": crossed, "dropped": dropped, "bombs": bombs, "hostile": hostile, "probes": probe, "overload": overload,
+        "sessions": lambda: sessions(asked.sessions),
+    }  # fmt: skip
+    if asked.model:
+        rows["model"] = lambda: model(asked.model)
+    found = {}
+    for name, row in rows.items():
+        if not asked.only or name in asked.only:
+            began = time.monotonic()
+            found[name] = row()
+            print(f"{name} ({time.monotonic() - began:.0f} s): " + ", ".join(f"{k} {v}" for k, v in found[name].items()), flush=True)
+    if asked.json:
+        print(json.dumps(found))
+
+
+if __name__ == "__main__":
+    main()
