@@ -271,6 +271,7 @@ def _write(merged: Phi3WithProjector, folder: Path, report: dict[str, Any], reci
         whole = Phi3WithProjector.from_recipe(recipe, quantise=False, device="cpu", dtype=DTYPES[recipe.merge.dtype])
         merged.model.model.vision_tower = whole.model.model.vision_tower.to(merged.device)
     speech = recipe.speech.part if recipe.speech else None
-    with artefact.staged(folder, kind=KIND, about={"recipe": recipe.name, "speech": speech}) as aside:
+    parts = [part for part in (recipe.language.part, recipe.vision.part) if not Path(part).expanduser().is_dir()]  # ids of the hub
+    with artefact.staged(folder, kind=KIND, about={"recipe": recipe.name, "speech": speech, "made_from": parts}) as aside:
         save_model(merged, aside)
         artefact.write_json(aside / "merge_report.json", report)

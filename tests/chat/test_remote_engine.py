@@ -311,6 +311,14 @@ def test_which_model_is_asked(stub: Stub) -> None:
         list(ask(RemoteEngine.open(stub.url, model="mine")))
 
 
+def test_a_server_that_trips_over_its_list_is_asked_all_the_same(stub: Stub) -> None:
+    stub.status = 500
+    engine = RemoteEngine.open(stub.url)
+    assert list(ask(engine)) == ["A red", " circle."]
+    assert "model" not in stub.asked[-1]
+    assert (engine.name, engine.window) == ("the server's model", 4096)
+
+
 def test_no_server_punishes_repetition(stub: Stub) -> None:
     list(ask(RemoteEngine.open(stub.url)))
     assert "repeat_penalty" not in stub.asked[-1], "others refuse what they do not know"

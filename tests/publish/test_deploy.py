@@ -116,6 +116,19 @@ def gguf_folder(folder: Path) -> Path:
     return folder
 
 
+def test_parts_from_the_hub_are_named(model: Path, verb: Any, tmp_path: Path) -> None:
+    copy = tmp_path / "model"
+    shutil.copytree(model, copy)
+    manifest = json.loads((copy / "manifest.json").read_text())
+    made_from = ["microsoft/Phi-3.5-mini-instruct", "openai/clip-vit-large-patch14-336"]
+    manifest["about"] |= {"made_from": made_from, "speech": "openai/whisper-small"}
+    (copy / "manifest.json").write_text(json.dumps(manifest))
+    verb("deploy", copy, "--space", "someone/practice", "--dry-run", tmp_path / "out")
+    assert ModelCard.load(tmp_path / "out" / "model" / "README.md").data.to_dict()["base_model"] == made_from
+    assert "Transcriber('openai/whisper-small')" in (tmp_path / "out" / "space" / "app.py").read_text()
+    assert not (tmp_path / "out" / "space" / "speech").exists()
+
+
 @pytest.fixture
 def declared(monkeypatch: pytest.MonkeyPatch) -> list[str]:
     """The requirements of this tree's pyproject.toml, whenever it was installed."""
@@ -320,24 +333,25 @@ def test_a_lent_gpu_answers_as_the_engine_does(model: Path, world: Path) -> None
 
 
 @pytest.mark.slow
-def test_the_folder_alone_opens_a_page_that_answers(dry: Path, model: Path, world: Path, verb: Any, tmp_path: Path) -> None:
+@pytest.mark.usefixtures("declared")
+@pytest.mark.parametrize("engine", ["torch", "llama"])
+def test_the_folder_alone_opens_a_page_that_answers(engine: str, model: Path, world: Path, verb: Any, tmp_path: Path) -> None:
     """In an environment that has what requirements.txt names and no phisense: nothing but the dry run's folder, and no network."""
     from gradio_client import Client, handle_file
 
-    venv.create(tmp_path / "env", with_pip=False)
-    python = tmp_path / "env" / "bin" / "python"
-    ours = sysconfig.get_path("purelib")
-    site = next((tmp_path / "env" / "lib").glob("python*")) / "site-packages"
-    (site / "installed.pth").write_text(f"{ours}\n")  # its packages; what its own .pth files add, such as phisense here, is not taken along
-    clean = {key: value for key, value in os.environ.items() if key != "PYTHONPATH"}
-    requirements = dry / "space" / "requirements.txt"
-    there = subprocess.run(
-        [python, "-m", "pip", "install", "--no-index", "--no-deps", "-r", requirements],
-        capture_output=True,
-        text=True,
-        env=clean,
-        check=False,
-    )
+    words: list[object] = ["--space", "someone/practice", "--dry-run", tmp_path / "out"]
+    if engine == "llama":
+        pytest.importorskip("llama_cpp", reason="no llama-cpp-python")
+        pytest.importorskip("phisense.publish.exporting", reason="no phisense export")
+        verb("export", model, "--to", "gguf", "--quant", "f16", "--out", tmp_path / "gguf")
+        words += ["--gguf", tmp_path / "gguf"]
+    verb("deploy", model, *words)
+    alone = tmp_path / "elsewhere"
+    (tmp_path / "out").rename(alone)
+    (alone / "space" / "spaces.py").write_text(SPACES)
+    python, clean = bare_environment(tmp_path / "env")
+    told = [python, "-m", "pip", "install", "--no-index", "--no-deps", "-r", alone / "space" / "requirements.txt"]
+    there = subprocess.run(told, capture_output=True, text=True, env=clean, check=False)
     assert there.returncode == 0, there.stdout + there.stderr
     assert "Collecting" not in there.stdout, "every pin is the version that is installed"
     none = subprocess.run([python, "-c", "import phisense"], capture_output=True, text=True, env=clean, cwd=tmp_path, check=False)
@@ -345,9 +359,7 @@ def test_the_folder_alone_opens_a_page_that_answers(dry: Path, model: Path, worl
     with socket.socket() as held:
         held.bind(("127.0.0.1", 0))
         port = held.getsockname()[1]
-    alone = tmp_path / "elsewhere"
-    shutil.copytree(dry, alone)
-    env = {**clean, "GRADIO_SERVER_PORT": str(port), "GRADIO_SERVER_NAME": "127.0.0.1", "HF_HUB_OFFLINE": "1"}
+    env = {**clean, "GRADIO_SERVER_PORT": str(port), "GRADIO_SERVER_NAME": "127.0.0.1", "HF_HUB_OFFLINE": "1", "SPACES_ZERO_GPU": "1"}
     log = tmp_path / "log.txt"
     with log.open("w") as said, subprocess.Popen([python, "app.py"], cwd=alone / "space", env=env, stdout=said, stderr=said) as page:
         try:
@@ -357,8 +369,29 @@ def test_the_folder_alone_opens_a_page_that_answers(dry: Path, model: Path, worl
             content = messages[-1]["content"]
             answer = content if isinstance(content, str) else "".join(part.get("text", "") for part in content)
             assert answer == verb("ask", model, "--image", picture, "-q", "Describe the picture.")["answer"]
+            assert (alone / "space" / "lent").is_file() == (engine == "torch"), "the function that computes was decorated"
         finally:
             page.terminate()
+
+
+#: What ZeroGPU's package looks like from app.py; that it runs the function elsewhere is for the test of `OnLoan`.
+SPACES = """
+from pathlib import Path
+
+def GPU(task):
+    def lent(*args):
+        Path("lent").touch()
+        yield from task(*args)
+    return lent
+"""
+
+
+def bare_environment(folder: Path) -> tuple[Path, dict[str, str]]:
+    """A virtual environment with the packages installed here, but not what their .pth files add, such as phisense."""
+    venv.create(folder, with_pip=False)
+    site = next((folder / "lib").glob("python*")) / "site-packages"
+    (site / "installed.pth").write_text(f"{sysconfig.get_path('purelib')}\n")
+    return folder / "bin" / "python", {key: value for key, value in os.environ.items() if key != "PYTHONPATH"}
 
 
 def connect(client: Any, url: str, page: subprocess.Popen[bytes], log: Path) -> Any:

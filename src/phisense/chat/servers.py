@@ -193,10 +193,13 @@ def _window(folder: Path) -> int:
 
 
 def _transformers(folder: Path, port: int) -> Server:
-    """Called through its application: its command would first ask an index whether there is a newer version."""
+    """Called through its application: its command would first ask an index whether there is a newer version. It names as its models what
+    lies in the hub's cache, and trips where there is none; that is not what it serves, so it looks in the folder, where it finds nothing.
+    """
     code = "from transformers.cli.transformers import app; app()"
     words = (sys.executable, "-c", code, "serve", str(folder.resolve()), "--host", HOST, "--port", str(port))
-    return Server("transformers", "transformers serve", words, port, environment={"HF_HUB_OFFLINE": "1"})
+    alone = {"HF_HUB_OFFLINE": "1", "HF_HUB_CACHE": str(folder.resolve())}
+    return Server("transformers", "transformers serve", words, port, environment=alone)
 
 
 def _llama(folder: Path, port: int, binary: str | None = None) -> Server:

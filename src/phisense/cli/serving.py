@@ -21,15 +21,19 @@ def serve(
     What it says goes to the standard error; the first line of the standard output is its address, printed once it answers. Talk to it with
     `phisense chat --server URL`, or any client of OpenAI's. To let others in, put a proxy in front that knows whom.
     """
+    from contextlib import ExitStack
+
     from .. import console
     from ..chat.servers import choose_server, run
 
     chosen = choose_server(model, engine, port)
-    with console.bars() as bar:
+    with ExitStack() as while_starting:
+        bar = while_starting.enter_context(console.bars())
         bar(f"starting {chosen.called}", 0, None)
 
         def ready() -> None:
             bar(f"starting {chosen.called}", 1, 1)
+            while_starting.close()  # from now on the standard error is the server's
             console.out.print(f"{chosen.url}  {chosen.called}, serving {model.name}; Ctrl-C ends it", markup=False, soft_wrap=True)
             if not chosen.sees:
                 console.out.print("It reads text only: llama.cpp has no name for this model's projector.")

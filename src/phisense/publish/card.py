@@ -32,7 +32,7 @@ def model_card(repo: str, folder: Path, about: dict[str, Any], told: Told) -> st
     from huggingface_hub import ModelCard, ModelCardData
 
     data = ModelCardData(
-        base_model=list(told.base_models) or None,
+        base_model=list(told.base_models or about.get("made_from", ())) or None,
         datasets=list(told.datasets) or None,
         license=told.licence,
         library_name="transformers" if (folder / "config.json").is_file() and not any(folder.glob("*.gguf")) else "llama.cpp",

@@ -222,7 +222,7 @@ def _app(made: Plan, speech: str | None, revision: str | None) -> str:
         f"    model = Path(snapshot_download({fetched}))",
         "",
         f"engine = {engine}.open({'model / ' + repr('gguf') if made.gguf else 'model'})",
-        *(["if spaces is not None:", "    engine = OnLoan(engine, spaces.GPU)"] if lent else []),
+        *(['if spaces is not None and os.environ.get("SPACES_ZERO_GPU"):', "    engine = OnLoan(engine, spaces.GPU)"] if lent else []),
         f"ears = {f'Transcriber({speech})' if speech else 'None'}",
         'host, port = os.environ.get("GRADIO_SERVER_NAME", "0.0.0.0"), int(os.environ.get("GRADIO_SERVER_PORT", "7860"))',
         "launch(build(engine, ears), host=host, port=port)",
