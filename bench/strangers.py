@@ -318,9 +318,10 @@ def _decoding(image: Any) -> Any:
 
 
 def hostile(count: int = 200) -> dict[str, Any]:
+    from transformers import AutoTokenizer
+
     from phisense.practice.spoken import FOLDER
     from phisense.prompt import Prompt, prepare_tokenizer
-    from transformers import AutoTokenizer
 
     tokenizer = AutoTokenizer.from_pretrained(FOLDER.parent / "language")
     prepare_tokenizer(tokenizer, 32_064)

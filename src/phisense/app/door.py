@@ -64,7 +64,11 @@ class Door:
                     await _refuse(send, 400, "Addresses are not fetched here. Upload the file itself.")
                     return
                 receive = _replayed(body, receive)
-        await self.app(scope, receive, _with_headers(send))
+        await self.app(scope, receive, _with_headers(send, self._busy if scope["path"].rstrip("/").endswith("/queue/join") else None))
+
+    @property
+    def _busy(self) -> str:
+        return f"Busy: {self.limits.waiting} people are waiting already. Try again in a minute."
 
     def _takes(self, size: int) -> bool:
         now = time.monotonic()
@@ -125,10 +129,19 @@ def _replayed(body: bytes, receive: Receive) -> Receive:
     return again
 
 
-def _with_headers(send: Send) -> Send:
+def _with_headers(send: Send, busy: str | None) -> Send:
+    """`busy` takes the place of Gradio's own words for a full queue."""
+    full = False
+
     async def sending(message: MutableMapping[str, Any]) -> None:
+        nonlocal full
         if message["type"] == "http.response.start":
+            full = busy is not None and message["status"] == 503
             message["headers"] = [*message.get("headers", []), *_HEADERS]
+        if full and busy is not None:
+            if message["type"] == "http.response.start":
+                await _refuse(send, 503, busy)
+            return
         await send(message)
 
     return sending

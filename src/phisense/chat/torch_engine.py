@@ -43,7 +43,7 @@ class TorchEngine:
         self.built = built
         self.name = name
         self._decoding = Decoding(built)
-        self._kept: Shelf[_Kept] = Shelf(max(2, min(256, int(MOST_KEPT // self._decoding.buffer.nbytes))))
+        self._kept: Shelf[_Kept] = Shelf(max(2, min(256, int(MOST_KEPT // self._decoding.nbytes))))
         self._turns = Turns()
 
     @classmethod

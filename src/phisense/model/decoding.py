@@ -7,6 +7,8 @@ as the window; a conversation's share of it is copied out when another has its t
 
 from __future__ import annotations
 
+import functools
+import math
 from collections.abc import Iterator
 from contextlib import contextmanager
 from typing import Any
@@ -28,9 +30,18 @@ class Decoding:
         self.window = built.window
         width = getattr(text, "head_dim", None) or text.hidden_size // text.num_attention_heads
         shape = (text.num_hidden_layers, 2, 1, text.num_key_value_heads, -(-self.window // SPAN) * SPAN, width)
-        self.buffer = torch.zeros(shape, device=built.device, dtype=built.model.lm_head.weight.dtype)
+        self._shape = shape
         self._steps: dict[int, _Step] = {}
-        self._write: _Eager | _Step = _Eager(self)
+        self._write = _Eager(self)
+
+    @functools.cached_property
+    def buffer(self) -> torch.Tensor:
+        """`(layers, 2, 1, heads, window, width)`, made when it is first needed: on a lent GPU nothing may be computed before."""
+        return torch.zeros(self._shape, device=self.built.device, dtype=self.built.model.lm_head.weight.dtype)
+
+    @property
+    def nbytes(self) -> int:
+        return math.prod(self._shape) * int(self.built.model.lm_head.weight.element_size())
 
     @torch.inference_mode()
     def embed(self, ids: list[int], slots: list[torch.Tensor]) -> torch.Tensor:
