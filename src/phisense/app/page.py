@@ -142,17 +142,17 @@ def _only_uploads(*components: Any) -> None:
         return None if payload is None else payload.path
 
     def guarded(keep: Any) -> Any:
-        def move(url_or_file_path: str | Path | None) -> str | None:
+        async def move(url_or_file_path: str | Path | None) -> str | None:
             if url_or_file_path is not None and not Path(url_or_file_path).is_file():
                 raise UsageError("only uploaded files are read")
-            moved: str | None = keep(url_or_file_path)
+            moved: str | None = await keep(url_or_file_path)
             return moved
 
         return move
 
     for component in components:
         component.preprocess = path_only
-        component.move_resource_to_block_cache = guarded(component.move_resource_to_block_cache)
+        component.async_move_resource_to_block_cache = guarded(component.async_move_resource_to_block_cache)
 
 
 def _example_gallery(examples: Sequence[Example]) -> gr.Gallery | None:
