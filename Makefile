@@ -55,4 +55,6 @@ $(VENV)/.practice: pyproject.toml constraints.txt | $(BIN)/python
 $(VENV)/.dev: pyproject.toml constraints.txt | $(BIN)/python
 	@echo "Installing phisense and its development tools into $(VENV) ..."
 	@$(PIP) --editable '.[dev]'
+	@echo "Compiling llama.cpp, some minutes ..."
+	@$(PIP) --editable '.[cpu]' || echo "llama.cpp was not compiled (it needs a C++ compiler): what needs it is skipped by the tests"
 	@touch $@

@@ -1,4 +1,4 @@
-"""What bench/strangers.py meets a page with: visitors that speak Gradio's protocol over HTTP, and engines whose answers can be told apart."""
+"""What bench/strangers.py meets a page with: visitors that speak Gradio's protocol over HTTP, and an engine that tells all it was given."""
 
 from __future__ import annotations
 

@@ -6,7 +6,7 @@ Each row is a count that must be zero, or a bound, beside a control: the same wi
     model         the same over the real engine: every answer as if its visitor were alone; the control mixes up what is kept of whom
     dropped       100 visitors hang up in the middle of an answer; the control's answers do not hear of it
     bombs         8 pictures and 8 sounds made to burst, at once; the control decodes the pictures as they come
-    hostile       200 texts with control tokens, tags, pictures, scripts: ids of the prompt, and a real browser; the control renders them raw
+    hostile       200 texts with control tokens, tags, pictures, scripts: forged ids, and a real browser; the control renders them raw
     probes        100 files of the server and addresses asked for; the control has no door
     sessions      short visits of always new visitors (10,000 with --sessions 10000): memory over the second half, files left
     overload      five times as many at once as may wait
@@ -81,8 +81,9 @@ def visits(
     for turn in range(turns):
         order = random.Random(turn).sample(range(users), users)
         with ThreadPoolExecutor(12) as pool:
-            for user, told in zip(order, pool.map(lambda u: guests[u].ask(questions(u, turn), paths.get(u)), order), strict=True):
-                got[user].append(told)
+            asked = [pool.submit(guests[user].ask, questions(user, turn), paths.get(user)) for user in order]
+            for user, told in zip(order, asked, strict=True):
+                got[user].append(told.result())
     return got
 
 

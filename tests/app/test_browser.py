@@ -147,6 +147,101 @@ def to_wav(source: Path, target: Path) -> None:
         file.writeframes(sound.tobytes())
 
 
+def test_another_try_an_edit_and_undo(sync: Any, url: str, world: Path) -> None:
+    browser, page = open_page(sync, url)
+    upload(page, world / "data" / "images" / "heldout-00004.jpg")
+    for count, question in enumerate(("How many things are there?", "Describe the picture."), 1):
+        page.locator("#question textarea").fill(question)
+        page.keyboard.press("Enter")
+        wait_for_answer(page, count)
+    page.get_by_label("Retry").last.click()
+    page.wait_for_timeout(1500)
+    assert wait_for_answer(page, 2)
+    page.get_by_label("Edit").last.click()
+    page.locator("#conversation textarea").last.fill("Is there a circle?")
+    page.get_by_label("Submit").last.click()
+    page.wait_for_timeout(1500)
+    assert wait_for_answer(page, 2)
+    assert "Is there a circle?" in page.locator("#conversation").inner_text()
+    assert "Describe the picture." not in page.locator("#conversation").inner_text()
+    page.get_by_label("Undo").last.click()
+    page.wait_for_function("document.querySelectorAll('#conversation [data-testid=bot]').length === 1")
+    assert page.locator("#question textarea").input_value() == "Is there a circle?"
+    browser.close()
+
+
+def test_where_it_looked_is_shown(sync: Any, url: str, world: Path) -> None:
+    browser, page = open_page(sync, url)
+    upload(page, world / "data" / "images" / "heldout-00004.jpg")
+    page.locator("#question textarea").fill("How many things are there?")
+    page.keyboard.press("Enter")
+    wait_for_answer(page)
+    page.locator("#where").click()
+    page.locator("#looked img").wait_for()
+    assert "First word after" in page.locator("#timing").inner_text()
+    shot(page, "where")
+    browser.close()
+
+
+def test_another_picture_stop_reload_download_and_dark(sync: Any, url: str, world: Path) -> None:
+    browser, page = open_page(sync, url)
+    for name in ("heldout-00004.jpg", "heldout-00005.jpg"):
+        if page.locator("#picture img").count():
+            page.locator("#picture button[aria-label='Clear'], #picture button[aria-label='Remove Image']").first.click()
+        upload(page, world / "data" / "images" / name)
+        page.locator("#question textarea").fill("Describe the picture.")
+        page.keyboard.press("Enter")
+        wait_for_answer(page)
+    assert page.locator("#conversation [data-testid=user]").count() == 1  # the new picture began anew
+    page.locator("#stop").click()
+    with page.expect_download() as saved:
+        page.locator("#download").click()
+    text = Path(saved.value.path()).read_text()
+    assert "**You:** Describe the picture." in text
+    dark = "document.body.classList.contains('dark')"
+    before = page.evaluate(dark)
+    page.locator("#dark").click()
+    page.wait_for_function(f"{dark} !== {str(before).lower()}")
+    shot(page, "dark")
+    page.reload()
+    page.locator("#question textarea").wait_for()
+    assert page.locator("#conversation [data-testid=bot]").count() == 0
+    browser.close()
+
+
+def test_two_people_at_once(sync: Any, url: str, world: Path) -> None:
+    """Each sees their own, and nothing of the other."""
+    browser, one = open_page(sync, url)
+    other = browser.new_context().new_page()
+    other.goto(url)
+    other.locator("#question textarea").wait_for()
+    upload(one, world / "data" / "images" / "heldout-00004.jpg")
+    for page, question in ((one, "How many things are there?"), (other, "What comes after 3?")):
+        page.locator("#question textarea").fill(question)
+        page.keyboard.press("Enter")
+    assert wait_for_answer(one)
+    assert wait_for_answer(other)
+    assert "comes after" not in one.locator("#conversation").inner_text()
+    assert "How many" not in other.locator("#conversation").inner_text()
+    browser.close()
+
+
+def test_what_was_heard_can_be_changed_before_it_is_sent(sync: Any, url: str, world: Path) -> None:
+    recording = next(r for r in spoken_questions() if r.heldout)
+    browser, page = open_page(sync, url)
+    page.get_by_role("tab", name="Voice").click()
+    page.locator("#at-once input").uncheck()
+    page.locator("#sound input[type=file]").first.set_input_files(str(recording.path))
+    page.wait_for_function("document.querySelector('#heard textarea').value.length > 0")
+    assert "Heard English" in page.locator("#language").inner_text()
+    assert page.locator("#conversation [data-testid=bot]").count() == 0
+    page.locator("#heard textarea").fill("What comes after 3?")
+    page.locator("#send-heard").click()
+    assert wait_for_answer(page)
+    assert "What comes after 3?" in page.locator("#conversation").inner_text()
+    browser.close()
+
+
 def test_a_broken_picture_is_a_sentence_and_no_turn(sync: Any, url: str, tmp_path: Path) -> None:
     (tmp_path / "broken.png").write_bytes(b"\x89PNG\r\n\x1a\n and no more")
     browser, page = open_page(sync, url)

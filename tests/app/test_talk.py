@@ -7,7 +7,8 @@ from pathlib import Path
 import pytest
 from PIL import Image
 
-from phisense.app.talk import Visitor, tame, transcribe
+from phisense.app.limits import Limits
+from phisense.app.talk import Room, Said, Visitor
 from phisense.errors import ChatError, PictureError, SoundError
 
 from ..chat.test_session import Echo
@@ -15,22 +16,105 @@ from ..chat.test_session import Echo
 
 @pytest.fixture
 def visitor() -> Visitor:
-    return Visitor(Echo())
+    return Room(Echo()).visitor(None)
 
 
-def test_stop_ends_an_answer_and_keeps_what_was_said(visitor: Visitor) -> None:
+def settled(visitor: Visitor) -> Visitor:
+    """Once the thread of the former answer has ended."""
+    assert visitor._pump is not None
+    assert visitor._pump.wait(5)
+    return visitor
+
+
+class Slow(Echo):
+    """Waits between words until it is stopped."""
+
+    def stream(self, messages, seen, sampling, stop, owner):  # type: ignore[no-untyped-def]
+        for piece in super().stream(messages, seen, sampling, stop, owner):
+            yield piece
+            if stop.wait(0.05):
+                return
+
+
+def test_stop_ends_an_answer_and_keeps_what_was_said() -> None:
+    visitor = Room(Slow()).visitor(None)
     steps = visitor.ask("One?", None)
     next(steps), next(steps)
     visitor.stop.set()
-    assert list(steps) == []
-    assert visitor.session.turns[0].answer == "I"
+    last = list(steps)[-1]
+    said = settled(visitor).session.turns[0].answer
+    assert "I was given 1 messages".startswith(said)
+    assert last == [Said("user", "One?"), Said("assistant", said)]
 
 
-def test_leaving_in_the_middle_ends_the_answer(visitor: Visitor) -> None:
+def test_leaving_in_the_middle_ends_the_answer() -> None:
+    visitor = Room(Slow()).visitor(None)
     steps = visitor.ask("One?", None)
     next(steps), next(steps)
+    assert visitor.room.live
     steps.close()
-    assert visitor.session.turns[0].answer == "I"
+    assert "I was given 1 messages".startswith(settled(visitor).session.turns[0].answer)
+    assert not visitor.room.live
+
+
+def test_a_closed_tab_stops_its_answer_and_no_other() -> None:
+    room = Room(Slow())
+    one, other = room.visitor("a"), room.visitor("b")
+    steps = [one.ask("One?", None), other.ask("One?", None)]
+    for each in steps:
+        next(each), next(each)
+    room.leave("a")
+    assert one.stop.is_set()
+    assert not other.stop.is_set()
+    assert "messages" in list(steps[1])[-1][-1].text
+    room.leave("nobody")
+
+
+def test_an_answer_takes_no_more_than_its_seconds() -> None:
+    class Endless(Echo):
+        def stream(self, messages, seen, sampling, stop, owner):  # type: ignore[no-untyped-def]
+            while not stop.wait(0.02):
+                yield "on "
+
+    visitor = Room(Endless(), limits=Limits(seconds=0.5)).visitor(None)
+    last = list(visitor.ask("One?", None))[-1]
+    assert "Cut off after 0 s" in last[-1].text or "Cut off after 1 s" in last[-1].text
+
+
+def test_another_try_takes_the_place_of_the_answer_and_an_edit_that_of_the_question(visitor: Visitor) -> None:
+    for question in ("One?", "Two?", "Three?"):
+        list(visitor.ask(question, None))
+    assert [line.text for line in visitor.lines if line.who == "user"] == ["One?", "Two?", "Three?"]
+    list(visitor.again(2, None))
+    assert [turn.question for turn in visitor.session.turns] == ["One?", "Two?"]
+    list(visitor.again(0, None, "Zero?"))
+    assert [turn.question for turn in visitor.session.turns] == ["Zero?"]
+    assert visitor.undo(0) == "Zero?"
+    assert visitor.lines == visitor.session.turns == []
+    with pytest.raises(ChatError, match="no such question"):
+        visitor.undo(0)
+
+
+def test_settings_are_bounded(visitor: Visitor) -> None:
+    visitor.choose(99.0, 10**9)
+    assert visitor.session.sampling.temperature == 2.0
+    assert visitor.session.sampling.max_new_tokens == visitor.room.limits.longest_answer
+    with pytest.raises(ChatError, match=r"got 2,001 characters"):
+        next(visitor.ask("x" * 2001, None))
+
+
+def test_where_it_looked_needs_an_answer_and_an_engine_that_tells(visitor: Visitor) -> None:
+    with pytest.raises(ChatError, match="does not tell where it looks"):
+        visitor.where()
+
+
+def test_four_formats_of_pictures(visitor: Visitor, tmp_path: Path) -> None:
+    for name in ("a.png", "a.jpg", "a.webp", "a.gif"):
+        Image.new("RGB", (9, 9)).save(tmp_path / name)
+        visitor.look(tmp_path / name)
+    Image.new("RGB", (9, 9)).save(tmp_path / "a.tiff")
+    with pytest.raises(PictureError, match="is not a picture; got .* wanted JPEG, PNG, WEBP, GIF"):
+        visitor.look(tmp_path / "a.tiff")
 
 
 def test_a_picture_is_read_once_and_a_new_one_begins_anew(visitor: Visitor, tmp_path: Path) -> None:
@@ -64,11 +148,4 @@ def test_no_question_no_recording_no_ears(visitor: Visitor) -> None:
     with pytest.raises(ChatError, match="the question is empty"):
         next(visitor.ask(" ", None))
     with pytest.raises(SoundError, match="this page has no ears"):
-        transcribe(None, Path("a.wav"))
-
-
-def test_answers_fetch_nothing_and_numbers_stay_numbers() -> None:
-    assert tame("See ![x](http://evil/a.png) and [here](http://evil) <img src=x onerror=1> now") == "See x and here  now"
-    assert tame("2.") == tame("2. ") == "2\\."
-    assert tame(" 2.") == " 2\\."
-    assert tame("There are:\n1. a\n2. b") == "There are:\n1. a\n2. b"
+        visitor.room.transcribe(Path("a.wav"))

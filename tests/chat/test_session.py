@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import io
 import threading
-import time
 from collections.abc import Iterator, Sequence
 from pathlib import Path
 from typing import Any
@@ -168,14 +167,23 @@ def test_sessions_do_not_see_each_other(engine: TorchEngine, world: Path) -> Non
 
 
 def test_leaving_ends_the_generation(engine: TorchEngine) -> None:
+    """The engine is free for the next at once, and what was read is kept."""
     session = Session(engine)
     pieces = session.ask("Describe the picture.")
     next(pieces)
     pieces.close()  # type: ignore[attr-defined]
-    deadline = time.monotonic() + 10
-    while any(type(t).__name__ == "_Generation" for t in threading.enumerate()) and time.monotonic() < deadline:
-        time.sleep(0.01)
-    assert not [t for t in threading.enumerate() if type(t).__name__ == "_Generation"]
+    with engine._turns.next(threading.Event()) as mine:
+        assert mine
+    assert ask(Session(engine), "Hello.")
+
+
+def test_a_session_that_waits_its_turn_can_be_stopped(engine: TorchEngine) -> None:
+    first, stop = Session(engine).ask("Describe the picture."), threading.Event()
+    next(first)
+    waiting = Session(engine).ask("Hello.", stop)
+    threading.Timer(0.1, stop.set).start()
+    assert list(waiting) == []
+    first.close()  # type: ignore[attr-defined]
 
 
 def test_the_terminal(tmp_path: Path) -> None:

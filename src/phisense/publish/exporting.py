@@ -54,6 +54,8 @@ def export(
         "file": f"model-{quant}.gguf",
         "bytes_per_position": 4 * text.num_hidden_layers * text.num_key_value_heads * (text.hidden_size // text.num_attention_heads),
     }
+    if (model / artefact.MANIFEST).is_file():  # the page opens the voice tab with it
+        about["speech"] = artefact.read_json(model / artefact.MANIFEST)["about"].get("speech")
     with artefact.staged(out, kind=KIND, about=about) as folder:
         whole = folder / "model-f16.gguf"
         write_text_model(weights, text, words, processor.tokenizer, whole, about["name"], progress)
