@@ -14,6 +14,7 @@ class Limits:
     upload: str = "32mb"
     body: int = 2**20  # bytes of a request that is no upload
     waiting: int = 16  # visitors in the queue behind the one who is answered
+    visitors: int = 256  # remembered at once; a picture's vectors are some megabytes each
     hour: int = 3600  # seconds, after which uploads and idle visitors are forgotten
 
 

@@ -186,6 +186,7 @@ def launch(page: gr.Blocks, *, host: str = "127.0.0.1", port: int = 7860, block:
         server_name=host,
         server_port=port or None,
         max_file_size=limits.upload,
+        state_session_capacity=limits.visitors,
         prevent_thread_lock=not block,
         show_error=False,
         enable_monitoring=False,

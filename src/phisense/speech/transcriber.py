@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import re
+import threading
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, Literal
@@ -110,6 +111,7 @@ class Transcriber:
         if task == "translate":
             self._check_translates(language)
         text = " ".join(filter(None, (self._hear(window, language, task) for window in windows)))
+        self._model.forget()
         if not text:
             raise nothing_heard(called, "speech without words")
         return Transcript(text, len(samples) / RATE, language, probability, task == "translate")
@@ -145,7 +147,8 @@ class Transcriber:
         if not self._tells_languages:
             what = "this speech part does not say which languages it knows, so that it cannot tell them apart"
             raise PartError(what, wanted="lang_ids in its config.json", do="Name the language, or use the Whisper it was converted from")
-        found, probability, _ = self._model.detect_language(window)
+        features = self._model.feature_extractor(window)[..., :-1]  # as `transcribe` takes them, so that they are encoded once
+        found, probability, _ = self._model.detect_language(features=features)
         return found, float(probability)
 
     def _hear(self, window: Sound, language: str, task: Task) -> str:
@@ -176,7 +179,22 @@ def _untaught(name: str, encoder: int, decoder: int) -> str | None:
 
 
 class _Whisper(WhisperModel):
-    """faster-whisper pads every window to 3,000 frames; here it is cut back to the length that the part's own front end names."""
+    """faster-whisper pads every window to 3,000 frames; here it is cut back to the length that the part's own front end names.
+
+    What was encoded last is kept, for each thread, until it is to be forgotten: the language is asked of the same window that is
+    then put into words.
+    """
+
+    def __init__(self, *args: Any, **kwargs: Any) -> None:
+        super().__init__(*args, **kwargs)
+        self._last = threading.local()
 
     def encode(self, features: Any) -> Any:
-        return super().encode(features[..., : self.feature_extractor.nb_max_frames])
+        features = features[..., : self.feature_extractor.nb_max_frames]
+        kept = getattr(self._last, "kept", None)
+        if kept is None or kept[0].shape != features.shape or not np.array_equal(kept[0], features):
+            kept = self._last.kept = (features.copy(), super().encode(features))
+        return kept[1]
+
+    def forget(self) -> None:
+        self._last.kept = None
