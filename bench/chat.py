@@ -11,6 +11,7 @@ bandwidth_share       bytes of weights and cells that a token must read, times t
 first_token_gain      the handler's wait for the first token about a new picture / ours at 144 tokens a picture, encoding included in both
 first_token_gain_576  the same with ours at 576
 follow_up_gain        the handler's wait in the second turn / ours
+speech_gain           see bench/speech.py
 """
 
 from __future__ import annotations
@@ -236,9 +237,11 @@ def transformers_bf16(shape: dict[str, Any], before: int) -> dict[str, float]:
     return {"first_token": found[0], "decode": 4 / (found[1] - found[0])}
 
 
-def speech() -> float | None:
-    """Seconds of sound a second, ours / transformers' pipeline."""
-    return None
+def speech(rounds: int, *, tiny: bool) -> float:
+    """Seconds of sound a second, ours / transformers' pipeline: bench/speech.py."""
+    import speech as hearing
+
+    return float(hearing.speech_gain(rounds, tiny=tiny)["speech_gain"])
 
 
 def told(values: list[float]) -> str:
@@ -305,7 +308,7 @@ def measure(folder: Path, shape: dict[str, Any], rounds: int, tokens: int) -> di
         "first_token_gain": middle["handler first"] / middle["144 first"],
         "first_token_gain_576": middle["handler first"] / middle["576 first"],
         "follow_up_gain": middle["handler follow-up"] / middle["144 follow-up"],
-        "speech_gain": speech(),
+        "speech_gain": speech(min(rounds, 3), tiny=shape is TINY),
     }
 
 

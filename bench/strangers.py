@@ -427,12 +427,12 @@ def probe() -> dict[str, Any]:
         with instead(page_module, "_only_uploads", lambda *_: None), instead(page_module, "Door", lambda app, limits: app):
             from gradio import processing_utils
 
-            with instead(processing_utils, "ssrf_protected_download", _plain_download), served(Echo()) as (url, _):
+            with instead(processing_utils, "async_ssrf_protected_download", _plain_download), served(Echo()) as (url, _):
                 control = probes_met(url, secret, listener)
     return {**found, "control_outbound": control["outbound"]}
 
 
-def _plain_download(url: str, cache_dir: str) -> str:
+async def _plain_download(url: str, cache_dir: str) -> str:
     """Gradio's own guard lets no private address through, where this program listens: for the control it is taken away, too."""
     path = Path(cache_dir) / "fetched"
     path.parent.mkdir(parents=True, exist_ok=True)

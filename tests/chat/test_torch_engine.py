@@ -156,8 +156,8 @@ def test_a_shelf_is_bounded_and_gives_each_its_own() -> None:
     assert shelf.take(two) is None
     assert shelf.take(one) == "one"
     assert shelf.take(one) is None
-    for owner, state in ((one, "one"), (two, "two")):
-        shelf.put(owner, state)
+    shelf.put(one, "one")
+    shelf.put(two, "two")
     assert shelf.put(three, "three") == ["one"]
     del two
     gc.collect()

@@ -75,10 +75,12 @@ class Decoding:
         self.length += 1
         return logits
 
+    @torch.inference_mode()
     def save(self) -> torch.Tensor:
         """A copy of the conversation's keys and values, `(layers, 2, 1, heads, length, width)`."""
         return self.buffer[..., : self.length, :].clone()
 
+    @torch.inference_mode()
     def load(self, kept: torch.Tensor, length: int) -> None:
         """Goes on from the first `length` tokens of what `save` gave."""
         self.buffer[..., :length, :] = kept[..., :length, :]
