@@ -246,7 +246,7 @@ def sound_bombs(folder: Path) -> list[Path]:
 def bombs() -> dict[str, Any]:
     with tempfile.TemporaryDirectory() as spare:
         sounds = sound_bombs(Path(spare))
-        picture = picture_bomb(24_000)
+        picture = picture_bomb(13_000)  # 169 million pixels: as many as Pillow by itself lets through
         found = _burst(sounds, picture, "bombs")
         control = _burst([], picture, "undefended")
     return {**found, "picture_bytes": len(picture), "control_growth_mb": control["growth_mb"]}
@@ -386,7 +386,7 @@ def browse(some: list[str]) -> dict[str, int]:
             page.locator("#send").click()
             page.locator("#conversation [data-testid=bot]").first.wait_for()
             page.wait_for_timeout(600)
-            scripts += int(page.evaluate("window.pwned"))
+            scripts += int(page.evaluate("window.pwned ?? 1"))  # gone: the page was led away
             page.context.close()
         browser.close()
     return {"scripts": scripts, "outbound": len(outbound)}

@@ -109,7 +109,7 @@ def build(engine: Engine, ears: Transcriber | None = None, examples: Sequence[Ex
         send.click(**asking, api_name=False)
         ready.click(lambda sample: sample[0], ready, question, api_name=False, queue=False).then(**asking, api_name=False)
         hearing = gr.on(
-            [sound.stop_recording, sound.upload], steps.listen, sound, [heard, language], api_name="listen", concurrency_limit=1
+            [sound.stop_recording, sound.upload], steps.listen, sound, [heard, language], api_name="listen", concurrency_limit=4
         )
         spoken = {"inputs": [heard, at_once, picture, warmth, tokens, visitor], "outputs": [conversation, heard, timing, visitor], **model}
         hearing.then(steps.ask_heard, **spoken, api_name="ask_heard")
