@@ -49,6 +49,11 @@ def test_what_does_not_go_together_is_a_sentence(
         choose(None if folder is None else model_folder.parent / folder, asked, server)
 
 
+def test_only_torch_quantises(exported_folder: Path) -> None:
+    with pytest.raises(UsageError, match="only the torch engine quantises"):
+        open_engine(exported_folder, quantise=True)
+
+
 def test_neither_kind_of_folder(tmp_path: Path) -> None:
     with pytest.raises(ArtefactError, match="is not a model folder"):
         choose(tmp_path)

@@ -124,6 +124,21 @@ def test_where_it_looks_is_a_grid_that_depends_on_the_picture(engine: TorchEngin
     assert engine.built.model.config.text_config._attn_implementation != "gaze"
 
 
+def test_in_four_bits_the_language_part_alone_is_quantised(model: Path, picture: Image.Image) -> None:
+    """The tower, the projector and the head stay as they are; turns and their keys and values work the same."""
+    from bitsandbytes.nn import Linear4bit
+
+    quantised = TorchEngine.open(model, "cpu", quantise=True)
+    within = {name for name, module in quantised.built.model.named_modules() if isinstance(module, Linear4bit)}
+    layers = quantised.built.model.config.text_config.num_hidden_layers
+    assert len(within) == 4 * layers
+    assert all(name.startswith("model.language_model.layers.") for name in within)
+    session = Session(quantised)
+    session.show(picture)
+    assert ask(session, "How many things are there?").rstrip(".").isdigit()
+    assert ask(session, "Describe the picture.")
+
+
 def test_a_warm_answer_varies_and_a_cold_one_does_not(engine: TorchEngine, picture: Image.Image) -> None:
     def answers(temperature: float) -> set[str]:
         found = set()

@@ -19,6 +19,7 @@ def open_engine(
     engine: Which = "auto",
     device: str = "auto",
     picture_tokens: int | None = None,
+    quantise: bool = False,
     server: str | None = None,
     served: str | None = None,
 ) -> Engine:
@@ -28,6 +29,8 @@ def open_engine(
     UsageError where what was asked for does not go together.
     """
     kind = choose(folder, engine, server)
+    if quantise and kind != "torch":
+        raise UsageError("only the torch engine quantises what it opens", got=f"the {kind} engine", do="Leave out --quantise")
     if kind == "remote":
         from .remote_engine import RemoteEngine
 
@@ -44,8 +47,9 @@ def open_engine(
         from .torch_engine import TorchEngine
 
         assert folder is not None
-        torch_engine = made = TorchEngine.open(folder, device, picture_tokens)
-        where = f"torch on {torch_engine.built.device}, {str(torch_engine.built.model.lm_head.weight.dtype).removeprefix('torch.')}"
+        torch_engine = made = TorchEngine.open(folder, device, picture_tokens, quantise=quantise)
+        dtype = str(torch_engine.built.model.lm_head.weight.dtype).removeprefix("torch.")
+        where = f"torch on {torch_engine.built.device}, {'NF4 and ' if quantise else ''}{dtype}"
     console.err.print(f"[dim]{made.name}: {where}[/dim]", highlight=False)
     return made
 

@@ -47,8 +47,8 @@ class TorchEngine:
         self._turns = Turns()
 
     @classmethod
-    def open(cls, folder: Path, device: str = "auto", picture_tokens: int | None = None) -> TorchEngine:
-        return cls(load_model(folder, device, picture_tokens=picture_tokens), folder.name)
+    def open(cls, folder: Path, device: str = "auto", picture_tokens: int | None = None, *, quantise: bool = False) -> TorchEngine:
+        return cls(load_model(folder, device, picture_tokens=picture_tokens, quantise=quantise), folder.name)
 
     @property
     def window(self) -> int:

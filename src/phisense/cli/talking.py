@@ -15,6 +15,7 @@ Talker = Annotated[
     typer.Argument(help="A model folder, as phisense merge writes it, or what phisense export writes. Not needed with --server."),
 ]
 Which = Annotated[str, typer.Option("--engine", help="torch, llama or remote; auto takes what fits the folder.")]
+Quantise = Annotated[bool, typer.Option("--quantise", help="Hold the language part in NF4: a third of the memory (torch).")]
 Server = Annotated[str | None, typer.Option(help="Ask a server that speaks OpenAI's chat protocol, such as http://localhost:8000/v1.")]
 Served = Annotated[str | None, typer.Option(help="The model's name at the server, if it has several.")]
 
@@ -31,6 +32,7 @@ def ask(
     picture_tokens: PictureTokens = None,
     device: Device = "auto",
     engine: Which = "auto",
+    quantise: Quantise = False,
     server: Server = None,
     served: Served = None,
     json: Json = False,
@@ -58,7 +60,9 @@ def ask(
         heard = Transcriber(part).transcribe(sound, language=language)
         question = heard.text
     session = Session(
-        open_engine(model, engine=_which(engine), device=device, picture_tokens=picture_tokens, server=server, served=served),
+        open_engine(
+            model, engine=_which(engine), quantise=quantise, device=device, picture_tokens=picture_tokens, server=server, served=served
+        ),
         Sampling(max_new_tokens),
     )
     session.show(picture)
@@ -83,6 +87,7 @@ def chat(
     picture_tokens: PictureTokens = None,
     device: Device = "auto",
     engine: Which = "auto",
+    quantise: Quantise = False,
     server: Server = None,
     served: Served = None,
 ) -> None:
@@ -97,7 +102,9 @@ def chat(
     from ..chat.terminal import talk
 
     session = Session(
-        open_engine(model, engine=_which(engine), device=device, picture_tokens=picture_tokens, server=server, served=served),
+        open_engine(
+            model, engine=_which(engine), quantise=quantise, device=device, picture_tokens=picture_tokens, server=server, served=served
+        ),
         Sampling(max_new_tokens, temperature),
     )
     session.show(picture)
@@ -117,6 +124,7 @@ def app_(
     picture_tokens: PictureTokens = None,
     device: Device = "auto",
     engine: Which = "auto",
+    quantise: Quantise = False,
     server: Server = None,
     served: Served = None,
 ) -> None:
@@ -131,7 +139,9 @@ def app_(
     found = find_examples(examples, images) if examples is not None and images is not None else []
     part = speech or _speech_part(model)
     page = build(
-        open_engine(model, engine=_which(engine), device=device, picture_tokens=picture_tokens, server=server, served=served),
+        open_engine(
+            model, engine=_which(engine), quantise=quantise, device=device, picture_tokens=picture_tokens, server=server, served=served
+        ),
         Transcriber(part) if part else None,
         found,
     )

@@ -273,13 +273,19 @@ def _load_language(folder: Path, device: torch.device, dtype: torch.dtype, quant
         raise PartError(f"the language part {folder} is no Phi-3", got=config.model_type, wanted="phi3", do="Use a Phi-3 or Phi-3.5 model")
     options: dict[str, Any] = {"dtype": dtype, "device_map": {"": device}}
     if quantise:
-        options["quantization_config"] = BitsAndBytesConfig(
-            load_in_4bit=True, bnb_4bit_quant_type="nf4", bnb_4bit_use_double_quant=True, bnb_4bit_compute_dtype=dtype
-        )
+        options["quantization_config"] = nf4(dtype)
     phi = load_weights(Phi3ForCausalLM, folder, **options)
     if quantise:  # how it is held in memory here is no property of the model: a merged folder must not claim it
         del phi.config.quantization_config
     return phi
+
+
+def nf4(dtype: torch.dtype, skip: Sequence[str] | None = None) -> BitsAndBytesConfig:
+    """NF4 with double quantisation, computing in `dtype`; modules to `skip` are named by their full paths, or nothing is skipped."""
+    return BitsAndBytesConfig(
+        load_in_4bit=True, bnb_4bit_quant_type="nf4", bnb_4bit_use_double_quant=True, bnb_4bit_compute_dtype=dtype,
+        llm_int8_skip_modules=None if skip is None else list(skip),
+    )  # fmt: skip
 
 
 def _window(config: PreTrainedConfig, asked: int) -> int:

@@ -18,19 +18,20 @@ from transformers import AutoConfig, AutoModelForImageTextToText, AutoProcessor
 from ..artefact import check_is_model
 from ..errors import ArtefactError
 from ..prompt import Prompt
-from .assembly import Phi3WithProjector, _window
+from .assembly import Phi3WithProjector, _window, nf4
 from .device import compute_dtype, pick_device
 from .projectors import nested_pool
 
 KIND = "model folder"
+WHOLE = ("model.vision_tower", "model.multi_modal_projector", "lm_head")  # never quantised
 
 
 def load_model(
-    folder: Path, device: str = "auto", dtype: torch.dtype | None = None, *, picture_tokens: int | None = None
+    folder: Path, device: str = "auto", dtype: torch.dtype | None = None, *, picture_tokens: int | None = None, quantise: bool = False
 ) -> Phi3WithProjector:
     """Opens a model folder for inference. `dtype` defaults to float32 on CPU for models stored so, else to what the device computes in.
 
-    `picture_tokens` chooses among those that a model of nested training serves.
+    `picture_tokens` chooses among those that a model of nested training serves; `quantise` holds the language part in NF4.
     Raises ArtefactError if the folder is missing, unfinished, or holds another kind of model.
     """
     check_is_model(folder)
@@ -44,7 +45,8 @@ def load_model(
         pool = nested_pool(config, picture_tokens)
         stored = getattr(torch, str(config.dtype).removeprefix("torch.")) if config.dtype else torch.float32
         dtype = dtype or (torch.float32 if stored == torch.float32 else compute_dtype(where))
-        model: Any = AutoModelForImageTextToText.from_pretrained(folder, dtype=dtype, device_map={"": where})
+        how: dict[str, Any] = {"quantization_config": nf4(dtype, WHOLE)} if quantise else {}
+        model: Any = AutoModelForImageTextToText.from_pretrained(folder, dtype=dtype, device_map={"": where}, **how)
         processor: Any = AutoProcessor.from_pretrained(folder)
     except (SafetensorError, OSError, ValueError) as error:
         raise ArtefactError(f"{folder} cannot be opened", got=str(error).splitlines()[0], do="Run phisense merge again") from error
