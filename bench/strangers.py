@@ -368,7 +368,7 @@ def browse(some: list[str]) -> dict[str, int]:
     """The texts, ten at a time, as questions and as answers in a real browser: scripts that ran, requests to elsewhere."""
     import shutil
 
-    from playwright.sync_api import sync_playwright
+    from playwright.sync_api import Error, sync_playwright
 
     program = shutil.which("chromium") or shutil.which("google-chrome")
     outbound: list[str] = []
@@ -384,9 +384,12 @@ def browse(some: list[str]) -> dict[str, int]:
             page.evaluate("window.pwned = 0")
             page.locator("#question textarea").fill("\n\n".join(some[start : start + 10])[:1990])
             page.locator("#send").click()
-            page.locator("#conversation [data-testid=bot]").first.wait_for()
-            page.wait_for_timeout(600)
-            scripts += int(page.evaluate("window.pwned ?? 1"))  # gone: the page was led away
+            try:
+                page.locator("#conversation [data-testid=bot]").first.wait_for(timeout=20_000)
+                page.wait_for_timeout(600)
+                scripts += int(page.evaluate("window.pwned"))
+            except (Error, TypeError):  # there is no page any more: it was led away
+                scripts += 1
             page.context.close()
         browser.close()
     return {"scripts": scripts, "outbound": len(outbound)}
