@@ -8,8 +8,8 @@ Each row is a count that must be zero, or a bound, beside a control: the same wi
     bombs         8 pictures and 8 sounds made to burst, at once; the control decodes the pictures as they come
     hostile       200 texts with control tokens, tags, pictures, scripts: forged ids, and a real browser; the control renders them raw
     probes        100 files of the server and addresses asked for; the control has no door
-    sessions      short visits of always new visitors (10,000 with --sessions 10000): memory over the second half, files left
-    overload      five times as many at once as may wait
+    sessions      short visits of always new visitors (10,000 with --sessions 10000): memory over the second half, files left; the control keeps them
+    overload      five times as many at once as may wait; in the control as many as like may
 
 `--only NAME` runs one. Needs the extras app, speech and dev; the browser is Debian's chromium.
 """
@@ -301,7 +301,7 @@ def serve(kind: str) -> None:
     from phisense.practice.spoken import FOLDER
     from phisense.speech import Transcriber
 
-    limits = Limits(hour=30) if kind == "sessions" else Limits()
+    limits = Limits(hour=30) if kind == "sessions" else Limits()  # `hoarding`: an hour
     if kind == "undefended":
         page_module._only_uploads = lambda *_: None
         page_module.gr.Image = _decoding(page_module.gr.Image)
@@ -468,13 +468,18 @@ def listening() -> Iterator[Any]:
 
 
 def sessions(count: int) -> dict[str, Any]:
+    found = _visited(count, "sessions")
+    return {**found, "control_files_left": _visited(100, "hoarding")["files_left"]}
+
+
+def _visited(count: int, kind: str) -> dict[str, Any]:
     from PIL import Image
 
     held = io.BytesIO()
     Image.new("RGB", (336, 336), "red").save(held, "PNG")
     with tempfile.TemporaryDirectory() as spare:
         os.environ["GRADIO_TEMP_DIR"] = spare
-        with other_process("--serve", "sessions") as (url, process):
+        with other_process("--serve", kind) as (url, process):
             memory: list[int] = []
             local = threading.local()
 
@@ -490,7 +495,7 @@ def sessions(count: int) -> dict[str, Any]:
 
             with ThreadPoolExecutor(4) as pool:
                 list(pool.map(visit, range(count)))
-            time.sleep(70)
+            time.sleep(70)  # twice the half minute after which a server of this kind forgets
             left = [p for p in Path(spare).rglob("*") if p.is_file()]
         del os.environ["GRADIO_TEMP_DIR"]
     half = memory[len(memory) // 2 :]
@@ -502,8 +507,11 @@ def sessions(count: int) -> dict[str, Any]:
 
 
 def overload() -> dict[str, Any]:
-    limits = Limits()
-    crowd = 5 * (limits.waiting + 1)
+    return {**_overloaded(Limits()), "control_waiting": _overloaded(Limits(waiting=10_000))["served"]}
+
+
+def _overloaded(limits: Limits) -> dict[str, Any]:
+    crowd = 5 * (Limits().waiting + 1)
     with served(Echo(pause=0.05), limits) as (url, _):
         guests = [Guest(url) for _ in range(crowd)]
         with ThreadPoolExecutor(crowd) as pool:
