@@ -8,7 +8,7 @@ Each row is a count that must be zero, or a bound, beside a control: the same wi
     bombs         8 pictures and 8 sounds made to burst, at once; the control decodes the pictures as they come
     hostile       200 texts with control tokens, tags, pictures, scripts: forged ids, and a real browser; the control renders them raw
     probes        100 files of the server and addresses asked for; the control has no door
-    sessions      short visits of always new visitors (10,000 with --sessions 10000): memory over the second half, files left; the control keeps them
+    sessions      short visits of always new visitors (--sessions 10000): memory over the second half, files left; the control keeps them
     overload      five times as many at once as may wait; in the control as many as like may
 
 `--only NAME` runs one. Needs the extras app, speech and dev; the browser is Debian's chromium.
@@ -489,7 +489,8 @@ def _visited(count: int, kind: str) -> dict[str, Any]:
                     local.events = Guest(url, local.http).events
                 guest = Guest.__new__(Guest)
                 guest.url, guest.key, guest.http, guest.events = url.rstrip("/"), f"s{number:08}", local.http, local.events
-                guest.ask("hello", guest.upload(("a.png", held.getvalue())) if number % 10 == 0 else None)
+                each = held.getvalue() + str(number).encode()  # or all would be one file
+                guest.ask("hello", guest.upload(("a.png", each)) if number % 10 == 0 else None)
                 if number % max(1, count // 200) == 0:
                     memory.append(resident(process.pid))
 
