@@ -52,7 +52,33 @@ def test_bodies_are_bounded(door: str) -> None:
     assert told.status_code == 413
 
 
-@pytest.mark.parametrize("path", ["proxy=http://x/", "component_server", "file=http://x/", "vibe-edit", "stream/a/b/c/playlist.m3u8"])
+@pytest.mark.parametrize(
+    "path", ["proxy=http://x/", "component_server", "file=http://x/", "vibe-edit", "deep_link", "stream/a/b/c/playlist.m3u8"]
+)
+def test_what_only_one_parser_takes_for_json_is_refused_or_seen(door: str) -> None:
+    """Gradio's takes NaN and UTF-16."""
+    address = json.dumps({"data": [named("http://127.0.0.1:1/a")], "more": float("nan")})
+    for body in (address.encode(), address.encode("utf-16"), b"no json", b"[" * 100_000):
+        assert httpx.post(f"{door}gradio_api/call/look", content=body, timeout=30).status_code == 400
+
+
+def test_no_other_route_passes_for_the_upload(door: str) -> None:
+    told = httpx.post(f"{door}gradio_api/run/upload", json={"fn_index": 0, "data": [named("http://127.0.0.1:1/a")]}, timeout=30)
+    assert told.status_code == 400
+
+
+def test_an_upload_says_how_long_it_is(door: str) -> None:
+    told = httpx.post(f"{door}gradio_api/upload", content=iter([b"x" * 100]), timeout=30)
+    assert told.status_code == 411
+    told = httpx.post(f"{door}gradio_api/upload", content=b"x" * (34 * 2**20), timeout=60)
+    assert told.status_code == 413
+
+
+def test_nothing_goes_past_the_queue(door: str) -> None:
+    told = httpx.post(f"{door}gradio_api/run/look", json={"data": [None, None]}, timeout=30)
+    assert told.status_code == 404
+
+
 def test_what_the_page_does_not_use_is_not_there(door: str, path: str) -> None:
     assert httpx.get(f"{door}gradio_api/{path}", timeout=30).status_code == 404
 

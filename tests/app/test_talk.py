@@ -95,6 +95,25 @@ def test_another_try_takes_the_place_of_the_answer_and_an_edit_that_of_the_quest
         visitor.undo(0)
 
 
+def test_an_edit_that_is_refused_forgets_nothing(visitor: Visitor) -> None:
+    for question in ("One?", "Two?"):
+        list(visitor.ask(question, None))
+    before = visitor.lines
+    with pytest.raises(ChatError, match="the question is empty"):
+        list(visitor.again(0, None, " "))
+    assert visitor.lines == before
+    assert [turn.question for turn in visitor.session.turns] == ["One?", "Two?"]
+
+
+def test_what_was_cleared_does_not_come_back() -> None:
+    visitor = Room(Slow()).visitor(None)
+    steps = visitor.ask("One?", None)
+    next(steps), next(steps)
+    visitor.clear()
+    assert list(steps) == []
+    assert visitor.lines == visitor.session.turns == []
+
+
 def test_settings_are_bounded(visitor: Visitor) -> None:
     visitor.choose(99.0, 10**9)
     assert visitor.session.sampling.temperature == 2.0

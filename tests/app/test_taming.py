@@ -25,14 +25,28 @@ def test_answers_fetch_nothing_and_numbers_stay_numbers() -> None:
         "<<img src=http://evil/a.png>img src=http://evil/b.png>",
         "[![x](http://evil/a)](http://evil/b)",
         "![x](http://evil/a.png",
+        "![a[b]c](http://evil/a.png)",
+        "![a\\]b](http://evil/a.png)",
+        "1. [ref]: http://evil/a.png\n\n![ref]",
         "> [ref]: http://evil/a.png",
         "<!-- --><svg onload=1>",
+        "see http://evil/a",
+        "\\<img src=x>",
     ],
 )
-def test_no_way_of_writing_a_picture_is_left(text: str) -> None:
+def test_no_way_of_writing_a_picture_a_link_or_a_tag_is_left(text: str) -> None:
+    """What is not taken out is escaped, and an escape of the text's own does not undo that."""
     left = tame(text)
-    assert "http" not in left
-    assert "<" not in left.replace("< ", "")
+    assert "://" not in left
+    for at, character in enumerate(left):
+        if character in "[]<":
+            escapes = len(left[:at]) - len(left[:at].rstrip("\\"))
+            assert escapes % 2 == 1, left
+
+
+def test_what_looks_like_a_tag_is_shown() -> None:
+    assert tame("is x <y and then?") == "is x \\<y and then?"
+    assert tame("a[0] and 1 < 2") == "a\\[0\\] and 1 \\< 2"
 
 
 def test_errors_name_no_places(caplog: pytest.LogCaptureFixture) -> None:

@@ -105,6 +105,27 @@ def test_a_typed_marker_is_no_picture() -> None:
     assert IMAGE not in session.engine.given[-1][0].text  # type: ignore[attr-defined]
 
 
+def test_an_answer_that_spells_a_marker_is_text_afterwards() -> None:
+    class Speller(Echo):
+        def stream(self, *given: Any) -> Iterator[str]:
+            self.given.append(list(given[0]))
+            yield from ("<im", "age>")
+
+    session = Session(Speller(), Sampling(max_new_tokens=8))
+    session.show(Image.new("RGB", (4, 4)))
+    assert ask(session, "One?") == IMAGE
+    ask(session, "Two?")
+    assert sum(m.text.count(IMAGE) for m in session.engine.given[-1]) == 1  # type: ignore[attr-defined]
+
+
+def test_a_refused_question_costs_no_memory() -> None:
+    session = Session(Echo(), Sampling(max_new_tokens=8))
+    ask(session, "One?")
+    with pytest.raises(ChatError, match="does not fit"):
+        session.ask("word " * 95)
+    assert [turn.question for turn in session.turns] == ["One?"]
+
+
 def test_a_stopped_answer_is_remembered_as_far_as_it_came() -> None:
     session = Session(Echo(), Sampling(max_new_tokens=8))
     stop = threading.Event()

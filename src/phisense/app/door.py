@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import json
 import re
 import time
 from collections import deque
@@ -17,9 +18,11 @@ Receive = Callable[[], Awaitable[MutableMapping[str, Any]]]
 Send = Callable[[MutableMapping[str, Any]], Awaitable[None]]
 Application = Callable[[Scope, Receive, Send], Awaitable[None]]
 
+UPLOAD = "/gradio_api/upload"
+MOST_UPLOAD = 33 * 2**20  # bytes of a request: one file of 32 MB and what wraps it
 UPLOADED = 2 * 2**30  # bytes that all visitors together may upload in an hour
 _UNUSED = re.compile(
-    r"/(proxy=|component_server|vibe|undo-vibe|run-history|custom_component|process_recording|dev/|stream/|file=[a-zA-Z][a-zA-Z0-9+.-]+:)"
+    r"/(proxy=|deep_link|component_server|vibe|undo-vibe|run-history|custom_component|process_recording|dev/|stream/|file=[a-zA-Z][a-zA-Z0-9+.-]+:)"
 )
 _ADDRESS = re.compile(r"^\s*[a-zA-Z][a-zA-Z0-9+.-]+:|^\s*//")
 
@@ -47,12 +50,19 @@ class Door:
         if scope["type"] != "http":
             await self.app(scope, receive, send)
             return
-        if _UNUSED.search(scope["path"]):
+        if _UNUSED.search(scope["path"]) or b"deep_link" in scope.get("query_string", b""):
             await _refuse(send, 404, "There is nothing here.")
             return
         if scope["method"] == "POST":
-            if scope["path"].rstrip("/").endswith("/upload"):
-                if not self._takes(_length(scope)):
+            if scope["path"].removeprefix(scope.get("root_path", "")).rstrip("/") == UPLOAD:
+                size = _length(scope)
+                if size is None:
+                    await _refuse(send, 411, "An upload must say how long it is.")
+                    return
+                if size > MOST_UPLOAD:
+                    await _refuse(send, 413, f"The upload is too large; at most {MOST_UPLOAD // 2**20} MB.")
+                    return
+                if not self._takes(size):
                     await _refuse(send, 503, "Too much was uploaded in the last hour. Try again later.")
                     return
             else:
@@ -60,8 +70,9 @@ class Door:
                 if body is None:
                     await _refuse(send, 413, f"The request is too large; at most {self.limits.body:,} bytes.")
                     return
-                if _names_addresses(body):
-                    await _refuse(send, 400, "Addresses are not fetched here. Upload the file itself.")
+                fault = _fault(body)
+                if fault is not None:
+                    await _refuse(send, 400, fault)
                     return
                 receive = _replayed(body, receive)
         await self.app(scope, receive, _with_headers(send, self._busy if scope["path"].rstrip("/").endswith("/queue/join") else None))
@@ -80,9 +91,9 @@ class Door:
         return True
 
 
-def _length(scope: Scope) -> int:
+def _length(scope: Scope) -> int | None:
     told = dict(scope["headers"]).get(b"content-length", b"")
-    return int(told) if told.isdigit() else 32 * 2**20
+    return int(told) if told.isdigit() else None
 
 
 async def _read(receive: Receive, most: int) -> bytes | None:
@@ -99,21 +110,24 @@ async def _read(receive: Receive, most: int) -> bytes | None:
             return bytes(body)
 
 
-def _names_addresses(body: bytes) -> bool:
-    """Whether a file is named by an address: Gradio would fetch it."""
+def _fault(body: bytes) -> str | None:
+    """What is wrong with a request: it is no JSON, or names a file by an address, which Gradio would fetch.
+
+    Parsed as Gradio does, or what one of the two takes for JSON and the other does not would slip through.
+    """
     try:
-        waiting = [orjson.loads(body)]
-    except orjson.JSONDecodeError:
-        return False
+        waiting = [json.loads(body)] if body else []
+    except (ValueError, RecursionError):
+        return "The request is not JSON."
     while waiting:
         one = waiting.pop()
         if isinstance(one, dict):
             if isinstance(path := one.get("path"), str) and _ADDRESS.match(path):
-                return True
+                return "Addresses are not fetched here. Upload the file itself."
             waiting += one.values()
         elif isinstance(one, list):
             waiting += one
-    return False
+    return None
 
 
 def _replayed(body: bytes, receive: Receive) -> Receive:

@@ -101,7 +101,6 @@ def build(engine: Engine, ears: Transcriber | None = None, examples: Sequence[Ex
                         16, room.limits.longest_answer, room.limits.answer, step=16, label="Longest answer, tokens", elem_id="tokens"
                     )
 
-        _only_uploads(picture, sound)
         model: dict[str, Any] = {"concurrency_limit": 1, "concurrency_id": "model"}
         told = [conversation, question, timing, visitor]
         asking: dict[str, Any] = {"fn": steps.ask, "inputs": [question, picture, warmth, tokens, visitor], "outputs": told, **model}
@@ -132,11 +131,12 @@ def build(engine: Engine, ears: Transcriber | None = None, examples: Sequence[Ex
         page.unload(steps.leave)
         if chosen is not None:
             _wire_examples(chosen, examples, picture, ready)
+    _only_uploads(page, picture, sound)
     return page
 
 
-def _only_uploads(*components: Any) -> None:
-    """Gradio would decode a picture before any bound of ours, convert a sound, and fetch what is named by an address."""
+def _only_uploads(page: gr.Blocks, *media: Any) -> None:
+    """Gradio would decode a picture before any bound of ours, convert a sound, and fetch what is named by an address, for any component."""
 
     def path_only(payload: Any) -> str | None:
         return None if payload is None else payload.path
@@ -150,9 +150,10 @@ def _only_uploads(*components: Any) -> None:
 
         return move
 
-    for component in components:
+    for component in media:
         component.preprocess = path_only
-        component.async_move_resource_to_block_cache = guarded(component.async_move_resource_to_block_cache)
+    for block in page.blocks.values():
+        block.async_move_resource_to_block_cache = guarded(block.async_move_resource_to_block_cache)
 
 
 def _example_gallery(examples: Sequence[Example]) -> gr.Gallery | None:
@@ -181,7 +182,7 @@ def _wire_examples(gallery: gr.Gallery, examples: Sequence[Example], picture: gr
 def launch(page: gr.Blocks, *, host: str = "127.0.0.1", port: int = 7860, block: bool = True, allowed: Sequence[Path] = ()) -> Any:
     """Serves the page with bounded uploads and a bounded queue. `port` 0 takes a free one."""
     limits: Limits = page.room.limits
-    page.queue(max_size=limits.waiting, default_concurrency_limit=2)
+    page.queue(max_size=limits.waiting, default_concurrency_limit=2, api_open=False)  # nothing goes past the queue
     return page.launch(
         server_name=host,
         server_port=port or None,

@@ -58,3 +58,4 @@ class Pump:
         finally:
             self._live.discard(self)
             self._ready.put(last)
+            del last  # its traceback holds this frame, and all that the engine had in hand

@@ -91,9 +91,10 @@ class Steps:
             gr.Warning(told(error))
             return gr.update(visible=False)
 
-    def halt(self, state: Kept) -> None:
-        if state is not None:
-            state.stop.set()
+    def halt(self, state: Kept, request: gr.Request) -> None:
+        me = state or self.room.known(request.session_hash)
+        if me is not None:
+            me.stop.set()
 
     def clear(self, state: Kept, request: gr.Request) -> tuple[Messages, str, Visitor]:
         me = self._visitor(state, request)
@@ -107,7 +108,7 @@ class Steps:
         self.room.leave(request.session_hash)
 
     def _visitor(self, state: Kept, request: gr.Request, warmth: float | None = None, tokens: float | None = None) -> Visitor:
-        me = state or self.room.visitor(request.session_hash)
+        me = state or self.room.known(request.session_hash) or self.room.visitor(request.session_hash)
         if warmth is not None and tokens is not None:
             me.choose(warmth, int(tokens))
         return me

@@ -15,7 +15,7 @@ from pathlib import Path
 from PIL.Image import Image
 
 from ..chat import Engine, Sampling, Session
-from ..errors import ChatError, SoundError
+from ..errors import ChatError, PhisenseError, SoundError
 from ..speech import Transcriber, Transcript
 from ..vision.pictures import open_picture
 from .limits import PICTURES, Limits
@@ -51,6 +51,10 @@ class Room:
             self.visitors[key] = made
         return made
 
+    def known(self, key: str | None) -> Visitor | None:
+        """The one of this browser session whose first answer is still being made, so that its state was not handed back yet."""
+        return self.visitors.get(key) if key is not None else None
+
     def leave(self, key: str | None) -> None:
         """The tab was closed: what is being made for it ends."""
         gone = self.visitors.pop(key, None) if key is not None else None
@@ -78,6 +82,7 @@ class Visitor:
         self.lines: list[Said] = []
         self._picture: Path | None = None
         self._pump: Pump | None = None
+        self._cleared = 0
 
     def choose(self, temperature: float, tokens: int) -> None:
         """Bounded, whatever a page sends."""
@@ -100,12 +105,12 @@ class Visitor:
         Raises PhisenseError.
         """
         self._finish()
+        self.stop = stop = threading.Event()  # before the picture is read, so that it can be stopped then, too
         self.look(picture)
         if len(question) > self.room.limits.question:
             got, wanted = f"{len(question):,} characters", f"at most {self.room.limits.question:,}"
             raise ChatError("the question is too long", got=got, wanted=wanted, do="Ask in fewer words")
         notice = self.session.notice
-        self.stop = stop = threading.Event()
         pieces = self.session.ask(question, stop, temperature)
         notices = [text for text in (notice, self.session.notice) if text]
         asked = [*self.conversation(), *(Said("notice", text) for text in notices), Said("user", tame(question.strip()))]
@@ -113,13 +118,17 @@ class Visitor:
         yield from self._answer(asked, pieces)
 
     def _answer(self, asked: list[Said], pieces: Iterator[str]) -> Iterator[list[Said]]:
-        began, first, said = time.monotonic(), 0.0, ""
+        began, first, said, cleared = time.monotonic(), 0.0, "", self._cleared
         self._pump = pump = Pump(pieces, self.stop, self.room.limits.seconds, self.room.live)
         for piece in pump:
+            if cleared != self._cleared:
+                return
             if piece and not said:
                 first = time.monotonic() - began
             said += piece
             yield self._show([*asked, Said("assistant", tame(said.strip()) if said else f"… {time.monotonic() - began:.0f} s")])
+        if cleared != self._cleared:  # what is gone stays gone
+            return
         last = [*asked, Said("assistant", tame(said.strip()))] if said.strip() else asked
         if pump.late:
             last.append(Said("notice", f"Cut off after {self.room.limits.seconds:.0f} s, the most that one answer may take."))
@@ -132,11 +141,17 @@ class Visitor:
 
     def again(self, line: int, picture: Path | None, question: str | None = None) -> Iterator[list[Said]]:
         """Asks anew what line `line` of the conversation asked, or `question` in its place, and forgets what came after."""
-        turn = self._turn(line)
-        asked = self.session.turns[turn].question if turn < len(self.session.turns) else self.lines[line].text
-        self.undo(line)
+        self._finish()
+        kept, lines = list(self.session.turns), self.lines
+        text = self.undo(line)
         temperature = max(AGAIN, self.session.sampling.temperature) if question is None else None
-        yield from self.ask(asked if question is None else question, picture, temperature)
+        try:
+            steps = self.ask(text if question is None else question, picture, temperature)
+            yield next(steps)
+        except PhisenseError:  # nothing came of it, so nothing is forgotten
+            self.session.turns, self.lines = kept, lines
+            raise
+        yield from steps
 
     def undo(self, line: int) -> str:
         """Forgets the question on line `line` and all after it; returns its text."""
@@ -160,6 +175,7 @@ class Visitor:
         return [said for turn in self.session.turns for said in (Said("user", tame(turn.question)), Said("assistant", tame(turn.answer)))]
 
     def clear(self) -> None:
+        self._cleared += 1
         self.stop.set()
         self._finish()
         self.session.clear()

@@ -11,7 +11,7 @@ from ..errors import PhisenseError
 log = logging.getLogger(__name__)
 
 _LINKED = re.compile(r"!?\[([^\]]*)\][ \t]*(?:\([^)]*(?:\)|$)|\[[^\]]*\])")
-_TAG = re.compile(r"<[a-zA-Z/!?][^>]*(?:>|$)")
+_TAG = re.compile(r"<[a-zA-Z/!?][^>]*>")
 _DEFINITION = re.compile(r"^[ \t>*-]*\[[^\]]*\]:[^\n]*$", re.MULTILINE)
 _LONE_NUMBER = re.compile(r"^([ \t]*\d+)\.[ \t]*$", re.MULTILINE)
 _PLACE = re.compile(
@@ -27,7 +27,8 @@ def tame(text: str) -> str:
     while before != text:  # what is left when one is taken out may be another
         before = text
         text = _DEFINITION.sub("", _TAG.sub("", _LINKED.sub(lambda found: found.group(1), text)))
-    return _LONE_NUMBER.sub(r"\1\.", text)
+    text = re.sub(r"[\\\[\]<]", r"\\\g<0>", text)  # whatever way of writing a link or a tag is left is shown as it is written
+    return _LONE_NUMBER.sub(r"\1\.", text.replace("://", r":\//"))
 
 
 def told(error: Exception) -> str:

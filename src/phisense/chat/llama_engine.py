@@ -10,7 +10,7 @@ import itertools
 import threading
 import weakref
 from collections import deque
-from collections.abc import Iterator, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
@@ -52,6 +52,7 @@ class _State:
 
     sequence: int = -1
     keys: list[int] = field(default_factory=list)
+    free: Callable[[], object] = lambda: None  # gives the sequence back, once
 
 
 class LlamaEngine:
@@ -183,12 +184,14 @@ class LlamaEngine:
         """The owner's state, or a new one in a sequence that is free, or that of the conversation that has been silent longest."""
         state = self._shelf.take(owner)
         if state is None:
-            self._shelf.put(owner, _State())  # whoever has to leave for it has left
+            for gone in self._shelf.put(owner, _State()):  # whoever has to leave for it has left
+                gone.free()
             state = self._shelf.take(owner)
             assert state is not None
             state.sequence = self._free.popleft()
             # However it goes, with its owner or pushed from the shelf, its cells are free then.
-            weakref.finalize(state, self._free.append, state.sequence).atexit = False
+            state.free = weakref.finalize(state, self._free.append, state.sequence)
+            state.free.atexit = False
             self.context.forget(state.sequence)
         return state
 

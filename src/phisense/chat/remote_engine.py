@@ -128,19 +128,20 @@ class RemoteEngine:
         if sampling.temperature > 0:
             body["top_p"] = sampling.top_p
         try:
-            yield from self._ask(body, stop)
+            yield from self._ask(body, self.model, stop)
         except Refused as refused:
             # A server that lists models it does not serve (transformers serve lists its cache) knows better itself which one it has.
             if self._chosen or self.model is None or refused.status not in (400, 404, 422):
                 raise self._refusal(refused) from None
-            self.model = None
             try:
-                yield from self._ask(body, stop)
-            except Refused as again:
-                raise self._refusal(again) from None
+                for piece in self._ask(body, None, stop):
+                    self.model = None  # it was the name
+                    yield piece
+            except Refused:
+                raise self._refusal(refused) from None
 
-    def _ask(self, body: dict[str, Any], stop: threading.Event) -> Iterator[str]:
-        asked = body if self.model is None else {"model": self.model, **body}
+    def _ask(self, body: dict[str, Any], model: str | None, stop: threading.Event) -> Iterator[str]:
+        asked = body if model is None else {"model": model, **body}
         exchange = Exchange(self.address, "/chat/completions", orjson.dumps(asked), self.patience)
         ended = False
         try:

@@ -97,22 +97,22 @@ class Session:
             if close is not None:
                 close()
             if said.strip():
-                self.turns.append(Turn(text, said.strip()))
+                self.turns.append(Turn(text, self.engine.defuse(said.strip())))  # it may spell a marker in letters
 
     def _make_room(self, text: str) -> int:
         """Lets the oldest turns go until the question and an answer fit; returns the tokens left for the answer."""
         least = min(64, self.sampling.max_new_tokens)
         gone = 0
-        while (room := self.engine.window - self.engine.count(self._messages(text), self._pictures())) < least:
-            if not self.turns:
+        while (room := self.engine.window - self.engine.count(self._messages(text, self.turns[gone:]), self._pictures())) < least:
+            if gone == len(self.turns):
                 raise ChatError(
                     "the question does not fit the model's window",
                     got=f"{self.engine.window - room} tokens",
                     wanted=f"at most {self.engine.window - least}",
                     do="Ask in fewer words",
                 )
-            del self.turns[0]
             gone += 1
+        del self.turns[:gone]
         self.notice = f"The conversation is long: the model no longer remembers the first {gone} of these turns." if gone else None
         return room
 

@@ -165,7 +165,7 @@ def _speech(made: Plan, folder: Path) -> str | None:
         raise ArtefactError(f"the model's speech part {part} is not there", do="Put it back where the recipe says")
     (folder / "speech").mkdir()
     for path in source.iterdir():
-        if path.suffix in (".json", ".safetensors", ".txt"):
+        if path.suffix in (".json", ".safetensors", ".txt") or path.name == "model.bin":  # the latter in CTranslate2's format
             shutil.copyfile(path, folder / "speech" / path.name)
     return 'HERE / "speech"'
 
