@@ -52,9 +52,6 @@ def test_bodies_are_bounded(door: str) -> None:
     assert told.status_code == 413
 
 
-@pytest.mark.parametrize(
-    "path", ["proxy=http://x/", "component_server", "file=http://x/", "vibe-edit", "deep_link", "stream/a/b/c/playlist.m3u8"]
-)
 def test_what_only_one_parser_takes_for_json_is_refused_or_seen(door: str) -> None:
     """Gradio's takes NaN and UTF-16."""
     address = json.dumps({"data": [named("http://127.0.0.1:1/a")], "more": float("nan")})
@@ -79,6 +76,9 @@ def test_nothing_goes_past_the_queue(door: str) -> None:
     assert told.status_code == 404
 
 
+@pytest.mark.parametrize(
+    "path", ["proxy=http://x/", "component_server", "file=http://x/", "vibe-edit", "deep_link", "stream/a/b/c/playlist.m3u8"]
+)
 def test_what_the_page_does_not_use_is_not_there(door: str, path: str) -> None:
     assert httpx.get(f"{door}gradio_api/{path}", timeout=30).status_code == 404
 

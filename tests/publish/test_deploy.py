@@ -365,7 +365,7 @@ def test_the_folder_alone_opens_a_page_that_answers(engine: str, model: Path, wo
         try:
             client = connect(Client, f"http://127.0.0.1:{port}", page, log)
             picture = world / "data" / "images" / "heldout-00003.jpg"
-            messages = client.predict("Describe the picture.", handle_file(str(picture)), [], api_name="/ask")[0]
+            messages = client.predict("Describe the picture.", handle_file(str(picture)), 0, 256, api_name="/ask")[0]
             content = messages[-1]["content"]
             answer = content if isinstance(content, str) else "".join(part.get("text", "") for part in content)
             assert answer == verb("ask", model, "--image", picture, "-q", "Describe the picture.")["answer"]
