@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import gc
 import threading
+import time
 from collections.abc import Callable
 from pathlib import Path
 from typing import Any
@@ -182,20 +183,42 @@ def test_a_shelf_is_bounded_and_gives_each_its_own() -> None:
 def test_turns_come_in_the_order_of_asking() -> None:
     turns, order = Turns(), []
 
-    def work(number: int) -> None:
-        with turns.next():
+    def wait(number: int) -> None:
+        with turns.next() as mine:
+            assert mine
             order.append(number)
 
     with turns.next():
         threads = []
         for number in range(5):
-            threads.append(threading.Thread(target=work, args=(number,)))
+            threads.append(threading.Thread(target=wait, args=(number,)))
             threads[-1].start()
             while len(turns._waiting) < number + 2:
-                pass
+                time.sleep(0.001)
+        gone = threading.Event()
+        gone.set()
+        with turns.next(gone) as mine:
+            assert not mine
     for thread in threads:
         thread.join()
-    assert order == list(range(5))
+    assert order == [0, 1, 2, 3, 4]
+
+
+class _Bytes:
+    """A tokenizer whose tokens are bytes."""
+
+    def decode(self, ids: list[int], *, skip_special_tokens: bool) -> str:
+        return bytes(ids).decode(errors="replace")
+
+
+def test_words_never_end_within_a_character() -> None:
+    text = "a \u00e9\u4e2d\U0001f600 b"
+    pieces = Words(_Bytes())
+    said = [pieces.push(byte) for byte in text.encode()] + [pieces.rest()]
+    assert "".join(said) == text
+    assert not any("\ufffd" in piece for piece in said)
+    cut = Words(_Bytes())
+    assert [cut.push(byte) for byte in "\U0001f600".encode()[:2]] + [cut.rest()] == ["", "", ""]
 
 
 def test_words_are_whole_characters(engine: TorchEngine) -> None:
