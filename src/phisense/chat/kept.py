@@ -5,6 +5,7 @@ from __future__ import annotations
 import threading
 import weakref
 from collections import OrderedDict
+from collections.abc import Sequence
 from typing import Generic, TypeVar
 
 State = TypeVar("State")
@@ -43,3 +44,8 @@ class Shelf(Generic[State]):
             found = self._states.get(key)
             if found is not None and found[0]() is None:
                 del self._states[key]
+
+
+def shared(held: Sequence[int], wanted: Sequence[int]) -> int:
+    """Length of the beginning that both have: what of a conversation need not be computed again."""
+    return next((i for i, (one, other) in enumerate(zip(held, wanted, strict=False)) if one != other), min(len(held), len(wanted)))

@@ -24,7 +24,7 @@ from ..errors import ArtefactError
 from ..prompt import Prompt
 from .choose import GGUF
 from .engine import Sampling
-from .kept import Shelf
+from .kept import Shelf, shared
 from .llama_context import LlamaContext, Logits, Stopped, Vectors, require_llama_cpp
 from .machine import cores, free_memory
 from .turns import Turns
@@ -151,7 +151,7 @@ class LlamaEngine:
     def _read(self, state: _State, ids: Sequence[int], seen: Sequence[Seen], stop: threading.Event) -> Logits:
         """Computes what of the prompt the sequence does not hold; returns the logits `(V,)` after it."""
         keys, vectors = self._keys(ids, seen)
-        held = min(_shared(state.keys, keys), len(keys) - 1)  # the last one is computed again for its logits
+        held = min(shared(state.keys, keys), len(keys) - 1)  # the last one is computed again for its logits
         self.context.forget(state.sequence, held)
         del state.keys[held:]
         logits: Logits | None = None
@@ -200,14 +200,6 @@ def _affordable(file: Path, bytes_each: int) -> int:
     """How many conversations' cells fit into half of the memory that is left when the model is in it."""
     free = free_memory()
     return 1 if free is None else int(min(MOST_KEPT, max(1, (free - file.stat().st_size) // 2 // bytes_each)))
-
-
-def _shared(held: Sequence[int], wanted: Sequence[int]) -> int:
-    """Length of the beginning that both have."""
-    for place, (one, other) in enumerate(zip(held, wanted, strict=False)):
-        if one != other:
-            return place
-    return min(len(held), len(wanted))
 
 
 def _runs(keys: Sequence[int], begin: int) -> Iterator[tuple[int, int]]:

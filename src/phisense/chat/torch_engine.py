@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import itertools
 import threading
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
@@ -17,7 +16,7 @@ from ..model import Phi3WithProjector, load_model
 from ..model.decoding import Decoding
 from ..model.gaze import gaze_at
 from .engine import Sampling
-from .kept import Shelf
+from .kept import Shelf, shared
 from .turns import Turns
 from .words import Words
 
@@ -128,7 +127,7 @@ class TorchEngine:
 
 def _same(kept: _Kept, ids: Sequence[int], seen: Sequence[torch.Tensor], image: int) -> int:
     """How many of `ids` the kept ones begin with; at least the last is read again, for its logits."""
-    same = sum(1 for _ in itertools.takewhile(lambda pair: pair[0] == pair[1], zip(kept.ids, ids[:-1], strict=False)))
+    same = shared(kept.ids, ids[:-1])
     if len(kept.seen) != len(seen) or any(a is not b for a, b in zip(kept.seen, seen, strict=True)):
         return next((i for i in range(same) if ids[i] == image), same)
     return same

@@ -46,7 +46,7 @@ def ask(
     if question is not None and not question.strip():
         raise ChatError("the question is empty", do="Type something after --question")
     picture = None if image is None else open_picture(image)
-    _check(model, engine, server)
+    kind = _chosen(model, engine, server)
     from ..chat import Sampling, Session
     from ..chat.choose import open_engine
 
@@ -60,9 +60,7 @@ def ask(
         heard = Transcriber(part).transcribe(sound, language=language)
         question = heard.text
     session = Session(
-        open_engine(
-            model, engine=_which(engine), quantise=quantise, device=device, picture_tokens=picture_tokens, server=server, served=served
-        ),
+        open_engine(model, engine=kind, quantise=quantise, device=device, picture_tokens=picture_tokens, server=server, served=served),
         Sampling(max_new_tokens),
     )
     session.show(picture)
@@ -96,15 +94,13 @@ def chat(
     from ..vision.pictures import open_picture
 
     picture = None if image is None else open_picture(image)
-    _check(model, engine, server)
+    kind = _chosen(model, engine, server)
     from ..chat import Sampling, Session
     from ..chat.choose import open_engine
     from ..chat.terminal import talk
 
     session = Session(
-        open_engine(
-            model, engine=_which(engine), quantise=quantise, device=device, picture_tokens=picture_tokens, server=server, served=served
-        ),
+        open_engine(model, engine=kind, quantise=quantise, device=device, picture_tokens=picture_tokens, server=server, served=served),
         Sampling(max_new_tokens, temperature),
     )
     session.show(picture)
@@ -131,7 +127,7 @@ def app_(
     """Open the page: a picture, questions by keyboard or by voice, answers as they are made."""
     if (examples is None) != (images is None):
         raise UsageError("examples need both their questions and their pictures", wanted="--examples FILE --images DIR")
-    _check(model, engine, server)
+    kind = _chosen(model, engine, server)
     from ..app import build, find_examples, launch
     from ..chat.choose import open_engine
     from ..speech import Transcriber
@@ -139,26 +135,20 @@ def app_(
     found = find_examples(examples, images) if examples is not None and images is not None else []
     part = speech or _speech_part(model)
     page = build(
-        open_engine(
-            model, engine=_which(engine), quantise=quantise, device=device, picture_tokens=picture_tokens, server=server, served=served
-        ),
+        open_engine(model, engine=kind, quantise=quantise, device=device, picture_tokens=picture_tokens, server=server, served=served),
         Transcriber(part) if part else None,
         found,
     )
     launch(page, host=host, port=port, allowed=[example.picture for example in found])
 
 
-def _which(engine: str) -> Any:
-    if engine not in ("auto", "torch", "llama", "remote"):
-        raise UsageError("unknown engine", got=engine, wanted="auto, torch, llama or remote")
-    return engine
-
-
-def _check(model: Path | None, engine: str, server: str | None) -> None:
-    """What can be said before anything heavy is imported."""
+def _chosen(model: Path | None, engine: str, server: str | None) -> Any:
+    """Which engine it will be: what can be said before anything heavy is imported."""
     from ..chat.choose import choose
 
-    choose(model, _which(engine), server)
+    if engine not in ("auto", "torch", "llama", "remote"):
+        raise UsageError("unknown engine", got=engine, wanted="auto, torch, llama or remote")
+    return choose(model, engine, server)  # type: ignore[arg-type]
 
 
 def _speech_part(model: Path | None) -> str | None:

@@ -21,10 +21,11 @@ from pathlib import Path
 from typing import Any
 
 from .. import artefact
+from ..chat.choose import GGUF
 from ..errors import ArtefactError, PhisenseError, UsageError
 from .card import Told, check_id, model_card
 
-KINDS = ("model folder", "gguf folder")
+KINDS = ("model folder", GGUF)
 KIND = "space"
 MOST_ON_CPU = 3e9  # bytes of weights that two free cores and 16 GB should be asked to run in torch
 PYTHON = "3.12"
@@ -59,7 +60,7 @@ def plan(space: str, model: Path, gguf: Path | None, hardware: str | None, priva
 
     check_id(space, "a Space")
     for folder in (model, *([gguf] if gguf else [])):
-        _manifest(folder)
+        _manifest(folder, verify=True)
     if gguf is not None and not any(gguf.glob("*.gguf")):
         raise UsageError(f"{gguf} holds no GGUF files", wanted="what phisense export writes")
     made = Plan(space, model, gguf, hardware or "", hardware is not None, private, told)
@@ -78,12 +79,12 @@ def plan(space: str, model: Path, gguf: Path | None, hardware: str | None, priva
     return Plan(space, model, gguf, hardware or ("zero-a10g" if heavy and not made.in_llama else "cpu-basic"), made.asked, private, told)
 
 
-def _manifest(folder: Path) -> dict[str, Any]:
-    """The whole manifest of a finished model or GGUF folder, its files verified."""
+def _manifest(folder: Path, *, verify: bool = False) -> dict[str, Any]:
+    """The whole manifest of a finished model or GGUF folder. `plan` verifies the files, which may be gigabytes; the rest trusts it."""
     kind = artefact.read_json(folder / artefact.MANIFEST)["kind"] if (folder / artefact.MANIFEST).is_file() else KINDS[0]
     if kind not in KINDS:
         raise ArtefactError(f"{folder} is something else", got=f"a {kind}", wanted=" or a ".join(KINDS))
-    artefact.read_manifest(folder, kind=kind)
+    artefact.read_manifest(folder, kind=kind, verify=verify)
     found: dict[str, Any] = artefact.read_json(folder / artefact.MANIFEST)
     return found
 
