@@ -37,10 +37,16 @@ class Picture:
 
 @dataclass(frozen=True, slots=True)
 class Question:
-    """For evaluation: any of `answers` is right; `kind` groups questions in the report."""
+    """For evaluation: any of `answers` is right; `kind` groups questions in the report.
+
+    `choices` are what a multiple-choice question offers, in order. Questions of one `group` are judged together (MMBench's rotations, MME's
+    pairs); a question without one stands for itself.
+    """
 
     id: str
     image: str | None
     text: str
     answers: tuple[str, ...]
     kind: str
+    choices: tuple[str, ...] = ()
+    group: str = ""

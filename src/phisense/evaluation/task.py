@@ -1,0 +1,70 @@
+"""What a benchmark is: questions, how they are put, what an answer earns, and the figures that come of it.
+
+    load     files -> questions
+    put      question -> the text the model is given
+    credit   question, answer -> 0 to 1
+    tally    marked answers -> (U, S): what each of U independent units adds to S sums
+    figures  sums (..., S) -> named figures (...), the first of which is the headline
+
+A figure is a function of sums over units that are independent of each other (a question; a picture with its two questions; a question with
+all its rotations), so every figure of every benchmark gets its interval in the same way: units are drawn anew, with replacement.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+
+import numpy as np
+from numpy.typing import NDArray
+
+from ..conversations import Question
+
+Array = NDArray[np.float64]
+
+
+@dataclass(frozen=True, slots=True)
+class Marked:
+    """A question, what was said to it, and what that earns."""
+
+    question: Question
+    answer: str
+    credit: float
+
+
+def as_it_is(question: Question) -> str:
+    return question.text
+
+
+@dataclass(frozen=True, slots=True)
+class Task:
+    """`load` gets what the user named, files or hub ids, and a folder into which it may unpack pictures that come inside the files.
+
+    `tally` gets the answers in the order of the questions and must give the same units in the same order whatever the answers are:
+    conditions are compared unit by unit.
+    """
+
+    name: str
+    title: str
+    load: Callable[[Sequence[str], Path], list[Question]]
+    credit: Callable[[Question, str], float]
+    tally: Callable[[Sequence[Marked]], Array]
+    figures: Callable[[Array], dict[str, Array]]
+    put: Callable[[Question], str] = as_it_is
+    max_new_tokens: int = 16
+
+
+def shares(marked: Sequence[Marked]) -> Array:
+    """The usual tally: each question is a unit that adds its credit and a count."""
+    return np.array([(one.credit, 1.0) for one in marked], dtype=np.float64).reshape(-1, 2)
+
+
+def accuracy(sums: Array) -> dict[str, Array]:
+    """The figure of `shares`."""
+    return {"accuracy": ratio(sums[..., 0], sums[..., 1])}
+
+
+def ratio(part: Array, whole: Array) -> Array:
+    """Zero where there is nothing to divide by."""
+    return np.divide(part, whole, out=np.zeros_like(np.asarray(part, dtype=np.float64)), where=np.asarray(whole) > 0)

@@ -1,0 +1,65 @@
+"""Your own questions, in any form that `phisense check` reads: equality after the VQA challenge's normalisation; ROUGE-L for long texts."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from pathlib import Path
+
+import numpy as np
+
+from ...conversations import CAPTION_KINDS, Question, read_questions
+from ..answers import is_right, normalise, yes_or_no
+from ..task import Array, Marked, Task, ratio
+from ..texts import rouge_l
+
+
+def load(sources: Sequence[str], pictures: Path) -> list[Question]:
+    return [question for source in sources for question in read_questions(Path(source))]
+
+
+def credit(question: Question, answer: str) -> float:
+    if question.kind in CAPTION_KINDS:
+        return rouge_l(answer, question.answers)
+    return float(is_right(answer, question.answers))
+
+
+def tally(marked: Sequence[Marked]) -> Array:
+    """Columns: credit and number of questions; yes/no questions said and true, said, true, equal, and their number; ROUGE-L and texts."""
+    rows = np.zeros((len(marked), 9))
+    for row, one in zip(rows, marked, strict=True):
+        if one.question.kind in CAPTION_KINDS:
+            row[7:] = one.credit, 1
+            continue
+        row[:2] = one.credit, 1
+        true = {normalise(answer) for answer in one.question.answers}
+        if true <= {"yes", "no"}:
+            said, yes = yes_or_no(one.answer) == "yes", "yes" in true
+            row[2:7] = said and yes, said, yes, said == yes, 1
+    return rows
+
+
+def figures(sums: Array) -> dict[str, Array]:
+    """Accuracy, or of texts alone ROUGE-L; yes/no figures and ROUGE-L where there is something they are of."""
+    asked, binary, told = sums[0, 1] > 0, sums[0, 6] > 0, sums[0, 8] > 0
+    found = {"accuracy": ratio(sums[:, 0], sums[:, 1])} if asked else {}
+    if binary:
+        found |= {f"yes_no_{name}": figure for name, figure in yes_no(sums[:, 2:7]).items()}
+    if told:
+        found["rouge_l"] = ratio(sums[:, 7], sums[:, 8])
+    return found
+
+
+def yes_no(sums: Array) -> dict[str, Array]:
+    """POPE's figures, "yes" being the positive class, of columns: yes said rightly, yes said, yes true, equal, number."""
+    hits, said, true, equal, number = np.moveaxis(sums, -1, 0)
+    precision, recall = ratio(hits, said), ratio(hits, true)
+    return {
+        "accuracy": ratio(equal, number),
+        "f1": ratio(2 * precision * recall, precision + recall),
+        "precision": precision,
+        "recall": recall,
+        "yes_share": ratio(said, number),
+    }
+
+
+OWN = Task("own", "Your own questions", load, credit, tally, figures, max_new_tokens=64)
