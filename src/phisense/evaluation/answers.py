@@ -1,15 +1,16 @@
 """When an answer is right: the VQA challenge's normalisation and its accuracy over ten answers, TextVQA's, and option letters.
 
-`normalise` is the official evaluation's (github.com/GT-Vision-Lab/VQA, PythonEvaluationTools/vqaEvaluation/vqaEval.py), with all that is odd
-about it, for figures are only comparable if they are odd alike: a mark beside a space vanishes and one between letters becomes a space,
-unless the text holds a number with a comma, when all vanish; of the periods that no digit follows the first 32 go; "let's" stays and
-"somebody'd" loses its apostrophe. Yes and no are read in `yes_no.py`.
+`normalise` is the official evaluation's (github.com/GT-Vision-Lab/VQA, PythonEvaluationTools/vqaEvaluation/vqaEval.py), with all that is
+odd about it, for figures are only comparable if they are odd alike: a mark beside a space vanishes and one between letters becomes a
+space, unless the text holds a number with a comma, when all vanish; of the periods that no digit follows the first 32 go; "let's" stays
+and "somebody'd" loses its apostrophe. Yes and no are read in `yes_no.py`.
 """
 
 from __future__ import annotations
 
 import re
 from collections.abc import Iterable, Sequence
+from functools import lru_cache
 
 _NUMBER_WORDS = ("zero", "one", "two", "three", "four", "five", "six", "seven", "eight", "nine", "ten")
 _NUMBERS = {word: str(i) for i, word in enumerate(_NUMBER_WORDS)} | {"none": "0"}
@@ -21,19 +22,26 @@ _MOST_PERIODS = 32  # the official code hands re.UNICODE to `sub` as its count
 
 # Words whose apostrophe was left out, by the official table: its entries that lack all of them, then those that lack one of two.
 _LACKING_ALL = (
-    "ain't aren't can't could've couldn't didn't doesn't don't hadn't hasn't haven't he'd he's how'd how'll how's isn't it'd it'll ma'am "
-    "mightn't might've mustn't must've needn't not've o'clock oughtn't shan't should've shouldn't somebody'll somebody's someone'd someone'll "
-    "someone's something'd something'll that's there'd there're there's they'd they'll they're they've 'twas wasn't we've weren't what'll "
-    "what're what's what've when's where'd where's where've who'd who'll who's who've why'll why're why's won't would've wouldn't y'all you'd "
-    "you'll you're you've"
+    "ain't aren't can't could've couldn't didn't doesn't don't hadn't hasn't haven't he'd he's how'd how'll how's isn't it'd it'll "
+    "ma'am mightn't might've mustn't must've needn't not've o'clock oughtn't shan't should've shouldn't somebody'll somebody's "
+    "someone'd someone'll someone's something'd something'll that's there'd there're there's they'd they'll they're they've 'twas "
+    "wasn't we've weren't what'll what're what's what've when's where'd where's where've who'd who'll who's who've why'll why're "
+    "why's won't would've wouldn't y'all you'd you'll you're you've"
 )
 _LACKING_ONE = (
-    "couldn'tve couldnt've hadnt've hadn'tve hed've he'dve itd've it'dve mightnt've mightn'tve shed've she'dve shouldnt've shouldn'tve "
-    "somebodyd've somebody'dve someoned've someone'dve somethingd've something'dve thered've there'dve theyd've they'dve wed've we'dve whod've "
-    "who'dve wouldnt've wouldn'tve yall'd've y'alld've y'all'dve youd've you'dve"
+    "couldn'tve couldnt've hadnt've hadn'tve hed've he'dve itd've it'dve mightnt've mightn'tve shed've she'dve shouldnt've "
+    "shouldn'tve somebodyd've somebody'dve someoned've someone'dve somethingd've something'dve thered've there'dve theyd've they'dve "
+    "wed've we'dve whod've who'dve wouldnt've wouldn'tve yall'd've y'alld've y'all'dve youd've you'dve"
 )
 _HALVES = re.compile(r"(y)'?(all)'?(d)'?(ve)|(\w+?)'?(n't|nt|d)'?(ve)")
-_ODD = {"somebody'd": "somebodyd", "ow's'at": "'ow's'at", "'ows'at": "'ow's'at", "'ow'sat": "'ow's'at", "yall'll": "y'all'll", "y'allll": "y'all'll"}
+_ODD = {
+    "somebody'd": "somebodyd",
+    "ow's'at": "'ow's'at",
+    "'ows'at": "'ow's'at",
+    "'ow'sat": "'ow's'at",
+    "yall'll": "y'all'll",
+    "y'allll": "y'all'll",
+}
 
 
 def _contractions() -> dict[str, str]:
@@ -49,6 +57,7 @@ def _contractions() -> dict[str, str]:
 _CONTRACTIONS = _contractions()
 
 
+@lru_cache(maxsize=1 << 16)  # people give the same short answers over and over
 def normalise(answer: str) -> str:
     """The form in which answers are compared: lower case, without articles and punctuation, numbers as digits."""
     text = _one_line(answer)
@@ -81,7 +90,7 @@ def vqa_accuracy(answer: str, accepted: Sequence[str]) -> float:
 
 
 def textvqa_accuracy(answer: str, accepted: Sequence[str]) -> float:
-    """TextVQA's accuracy (`EvalAIAnswerProcessor` of Facebook's mmf, in LLaVA's m4c_evaluator.py): always normalised, "'s" a word of its own."""
+    """TextVQA's accuracy (mmf's `EvalAIAnswerProcessor`, in LLaVA's m4c_evaluator.py): always normalised, "'s" a word of its own."""
     return agreement(_textvqa_form(answer), [_textvqa_form(one) for one in accepted])
 
 
@@ -118,12 +127,12 @@ def letter(answer: str, choices: Sequence[str]) -> str | None:
     stands alone as a capital in a short answer; the only option whose text it holds, or is. None if it names none, or several.
     """
     offered = LETTERS[: len(choices)]
-    for pattern, way in ((_ALONE, re.Pattern.fullmatch), (_LEADING, re.Pattern.match), (_SAID, re.Pattern.search)):
-        if (match := way(pattern, answer)) and match[1].upper() in offered:
-            return match[1].upper()
+    for match in (_ALONE.fullmatch(answer), _LEADING.match(answer), _SAID.search(answer)):
+        if match and match[1].upper() in offered:
+            return str(match[1].upper())
     alone = set(re.findall(r"(?<![\w'])([A-Z])(?![\w'])", answer)) & set(offered)
     if len(alone) == 1 and (alone != {"A"} or len(answer.split()) <= 3):  # "A" may be an article
-        return alone.pop()
+        return str(alone.pop())
     text = normalise(answer)
     forms = [normalise(choice) for choice in choices]
     named = [offered[i] for i, form in enumerate(forms) if form == text] or [

@@ -21,11 +21,12 @@ _MARKUP = re.compile(r"<\|[^|]*\|>|[*_`#\"“”]+")
 _YES = r"(?:yes|yeah|yep|yup|yea|aye)"
 _NO = r"(?:no|nope|nah|nay)"
 _BOTH = re.compile(rf"{_YES} (?:or|and) {_NO}\b|may or may not")
-_ANNOUNCED = re.compile(
-    rf"\b(?:answer(?: here)?(?: is|:)|(?:i'd|i would|i'll|i will|i) (?:say|answer|think|guess|believe|go with)(?: that)?|a:)\W*({_YES}|{_NO})\b"
-)
+_SAYS = r"(?:i'd|i would|i'll|i will|i) (?:say|answer|think|guess|believe|go with)(?: that)?"
+_ANNOUNCED = re.compile(rf"\b(?:answer(?: here)?(?: is|:)|{_SAYS}|a:)\W*({_YES}|{_NO})\b")
 _NO_PICTURE = re.compile(r"no (?:image|picture|photo)s? (?:was|were|is|are|has|have|attached|provided)\b(?! (?:a|any)\b)|no idea\b")
-_FILLER = re.compile(r"^(?:(?:well|oh|ah|hmm|um|so|ok|okay|unfortunately|sorry|probably|(?:most )?likely|definitely|apparently)\b[\s,.!]*)+")
+_FILLER = re.compile(
+    r"^(?:(?:well|oh|ah|hmm|um|so|ok|okay|unfortunately|sorry|probably|(?:most )?likely|definitely|apparently)\b[\s,.!]*)+"
+)
 _BASED = re.compile(r"^(?:based on|looking at|judging (?:from|by)|in|from|according to) (?:the|this) (?:image|picture|photo)[^,.]*,\s*")
 _LEADING_YES = re.compile(
     rf"(?:{_YES}|y|sure|certainly|absolutely|definitely|of course|indeed|correct|true|right|affirmative|undoubtedly)(?!\w)(?!\s+not\b)"
@@ -33,22 +34,32 @@ _LEADING_YES = re.compile(
 _LEADING_NO = re.compile(
     rf"(?:{_NO}(?!\s+(?:doubt|question|denying|mistaking)\b|\w)|n$|negative\b|false\b|incorrect\b|never\b|not really\b|not at all\b|0$)"
 )
-_CANNOT_SAY = re.compile(
-    r"\b(?:don't know|do not know|not sure|unsure|uncertain|unknown|unclear|not (?:entirely |quite )?(?:clear|certain)(?! (?:picture|image|photo))|"
+_CANNOT = (
     r"(?:cannot|can't|can not|could not|couldn't|unable to|impossible to|hard to|difficult to|not possible to|too \w+ to) "
-    r"(?:say|tell|determine|be determined|answer|judge|know|view|help|confirm|assist|(?:see|view|access|open) (?:the|any|this|an) (?:image|picture|photo)s?)|"
+    r"(?:say|tell|determine|be determined|answer|judge|know|view|help|confirm|assist|"
+    r"(?:see|view|access|open) (?:the|any|this|an) (?:image|picture|photo)s?)"
+)
+_CANNOT_SAY = re.compile(
+    r"\b(?:don't know|do not know|not sure|unsure|uncertain|unknown|unclear|"
+    rf"not (?:entirely |quite )?(?:clear|certain)(?! (?:picture|image|photo))|{_CANNOT}|"
     r"no idea|not enough|no image|n/a|please provide|as an ai|maybe|perhaps|possibly|might|may be|could be)\b"
 )
 _AFFIRMING = re.compile(
-    r"\b(?:(?:there(?:'s| is) )?(?:without|no|beyond|not) (?:a |any )?(?:doubt|question|denying|mistaking)|(?:not|isn't) (?:only|just|merely)|"
-    r"(?:can't|cannot|can not|couldn't) (?:miss|deny|be denied|be missed|help but|overlook)|not (?:hard|difficult) to (?:see|spot|find))\b"
+    r"\b(?:(?:there(?:'s| is) )?(?:without|no|beyond|not) (?:a |any )?(?:doubt|question|denying|mistaking)|"
+    r"(?:not|isn't) (?:only|just|merely)|not (?:hard|difficult) to (?:see|spot|find)|"
+    r"(?:can't|cannot|can not|couldn't) (?:miss|deny|be denied|be missed|help but|overlook))\b"
 )
 _THERE = (
-    r"(?:(?:yes,? )?there(?:'s| is| are| appears? to be| seems? to be)(?: indeed| clearly| also)? |(?:i|you|we) (?:can |do |could )?(?:clearly |also )?see |"
-    r"(?:the|this) (?:image|picture|photo)(?: clearly)? (?:shows|contains|has|includes|features|depicts) |it (?:shows|contains) )"
+    r"(?:(?:yes,? )?there(?:'s| is| are| appears? to be| seems? to be)(?: indeed| clearly| also)? |"
+    r"(?:i|you|we) (?:can |do |could )?(?:clearly |also )?see |it (?:shows|contains) |"
+    r"(?:the|this) (?:image|picture|photo)(?: clearly)? (?:shows|contains|has|includes|features|depicts) )"
 )
-_EXISTS = re.compile(rf"^\W*{_THERE}(?!no\b|not\b|none\b|nothing\b|zero\b|0\b|neither\b)(?:\w+\s*)+?(?=,|\s(?:that|which|who|but|and|although|though)\b)")
-_ABOUT_IT = re.compile(r"^[,\s]*(?:that|which|who|(?:but|and|although|though) (?:it|they|he|she|its|their|his|her|i can't see (?:its|their))\b)")
+_EXISTS = re.compile(
+    rf"^\W*{_THERE}(?!no\b|not\b|none\b|nothing\b|zero\b|0\b|neither\b)(?:\w+\s*)+?(?=,|\s(?:that|which|who|but|and|although|though)\b)"
+)
+_ABOUT_IT = re.compile(
+    r"^[,\s]*(?:that|which|who|(?:but|and|although|though) (?:it|they|he|she|its|their|his|her|i can't see (?:its|their))\b)"
+)
 _DENIAL = re.compile(
     r"\b(?:no|not|none|nothing|never|neither|nor|nobody|nowhere|cannot|without|zero|0|unable|absent|missing|lacks?|lacking|free of|devoid|"
     r"fails? to)\b|n't\b"
