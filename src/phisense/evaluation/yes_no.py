@@ -9,6 +9,7 @@ The rule, in this order, over the first sentence that says something:
 5. otherwise what is stated is affirmed: yes, as in POPE's own rule.
 
 POPE's own rule (github.com/AoiDragon/POPE, evaluate.py) is `pope_official`. It takes "None." and "NO" for yes, and "no doubt" for no.
+What only the question could tell ("There is a cat. There is no dog.", "There is only a cat.") this rule does not know either.
 """
 
 from __future__ import annotations
@@ -19,11 +20,12 @@ from .task import Array, ratio
 
 _MARKUP = re.compile(r"<\|[^|]*\|>|[*_`#\"“”]+")
 _YES = r"(?:yes|yeah|yep|yup|yea|aye)"
-_NO = r"(?:no|nope|nah|nay)"
-_BOTH = re.compile(rf"{_YES} (?:or|and) {_NO}\b|may or may not")
+_NO = r"(?:no+|nope|nah|nay)"
+_BOTH = re.compile(rf"{_YES} (?:or|and) {_NO}\b|(?:{_YES} {_NO}\b ?)+$|may or may not")
 _SAYS = r"(?:i'd|i would|i'll|i will|i) (?:say|answer|think|guess|believe|go with)(?: that)?"
 _ANNOUNCED = re.compile(rf"\b(?:answer(?: here)?(?: is|:)|{_SAYS}|a:)\W*({_YES}|{_NO})\b")
 _NO_PICTURE = re.compile(r"no (?:image|picture|photo)s? (?:was|were|is|are|has|have|attached|provided)\b(?! (?:a|any)\b)|no idea\b")
+_ASKS = re.compile(r"[^.!?]*\b(?:could you|can you|what do you|please (?:share|upload|provide))\b[^.!?]*[.?]?")
 _FILLER = re.compile(
     r"^(?:(?:well|oh|ah|hmm|um|so|ok|okay|unfortunately|sorry|probably|(?:most )?likely|definitely|apparently)\b[\s,.!]*)+"
 )
@@ -31,22 +33,24 @@ _BASED = re.compile(r"^(?:based on|looking at|judging (?:from|by)|in|from|accord
 _LEADING_YES = re.compile(
     rf"(?:{_YES}|y|sure|certainly|absolutely|definitely|of course|indeed|correct|true|right|affirmative|undoubtedly)(?!\w)(?!\s+not\b)"
 )
+_WRONG = r"(?:(?:that|this|it)(?:'s| is) )?(?:false|incorrect|wrong|untrue)\b"
 _LEADING_NO = re.compile(
-    rf"(?:{_NO}(?!\s+(?:doubt|question|denying|mistaking)\b|\w)|n$|negative\b|false\b|incorrect\b|never\b|not really\b|not at all\b|0$)"
+    rf"(?:{_NO}(?!\s+(?:doubt|question|denying|mistaking)\b|\w)|n$|negative\b|{_WRONG}|never\b|not really\b|not at all\b|0$)"
 )
 _CANNOT = (
     r"(?:cannot|can't|can not|could not|couldn't|unable to|impossible to|hard to|difficult to|not possible to|too \w+ to) "
-    r"(?:say|tell|determine|be determined|answer|judge|know|view|help|confirm|assist|"
+    r"(?:say|tell|determine|be determined|be (?:sure|certain)|answer|judge|know|view|help|confirm|assist|provide|"
     r"(?:see|view|access|open) (?:the|any|this|an) (?:image|picture|photo)s?)"
 )
 _CANNOT_SAY = re.compile(
-    r"\b(?:don't know|do not know|not sure|unsure|uncertain|unknown|unclear|"
+    r"\b(?:(?:don't|do not) (?:know|understand|have (?:enough|access))|un(?:sure|certain|known|clear|answerable|determined)|not sure|"
     rf"not (?:entirely |quite )?(?:clear|certain)(?! (?:picture|image|photo))|{_CANNOT}|"
-    r"no idea|not enough|no image|n/a|please provide|as an ai|maybe|perhaps|possibly|might|may be|could be)\b"
+    r"no idea|not enough|no image|n/a|as an ai|maybe|perhaps|possibly|might|may be|could be)\b"
 )
 _AFFIRMING = re.compile(
     r"\b(?:(?:there(?:'s| is) )?(?:without|no|beyond|not) (?:a |any )?(?:doubt|question|denying|mistaking)|"
     r"(?:not|isn't) (?:only|just|merely)|not (?:hard|difficult) to (?:see|spot|find)|"
+    r"(?:but|though|although) not (?:very |too )?(?:clear|clearly|fully|entirely|completely|well)|"
     r"(?:can't|cannot|can not|couldn't) (?:miss|deny|be denied|be missed|help but|overlook))\b"
 )
 _THERE = (
@@ -72,7 +76,7 @@ def yes_or_no(answer: str) -> str:
     text = re.sub(r"\s*\n\s*", ". ", text.strip())
     text = re.sub(r"\s+", " ", text).strip(" '")
     sentence = next((one.strip() for one in re.split(r"[.!?](?=\s|$)", text) if re.search(r"\w", one)), "")
-    if not sentence or _BOTH.search(sentence) or _NO_PICTURE.match(sentence):
+    if not sentence or _ASKS.fullmatch(text) or _BOTH.search(sentence) or _NO_PICTURE.match(sentence):
         return "other"
     if match := _ANNOUNCED.search(text if text.startswith(("answer", "a:", "final", "the")) else sentence):
         return "yes" if re.fullmatch(_YES, match[1]) else "no"
