@@ -102,7 +102,7 @@ def _one_line(text: str) -> str:
     return text.replace("\n", " ").replace("\t", " ").strip()
 
 
-LETTERS = "ABCDEFGHIJKLMNOPQRSTUVWXYZ"
+LETTERS = tuple("ABCDEFGHIJKLMNOPQRSTUVWXYZ")
 _ANSWER_IS = re.compile(r"The answer is ([A-E])")
 _ALONE = re.compile(r"[\s\"'*(\[]*([A-Za-z])[\s\"'*)\]]*[.:,]?[\s\"'*]*")
 _LEADING = re.compile(r"[\s\"'*]*[(\[]?([A-Z])[)\].:,][*]*(\s|$)")
@@ -119,7 +119,7 @@ def llava_letter(answer: str, options: int) -> str | None:
         found = text[0]
     elif match := _ANSWER_IS.search(text):
         found = match[1]
-    return found if found and found in LETTERS[:options] else None
+    return found if found in LETTERS[:options] else None
 
 
 def letter(answer: str, choices: Sequence[str]) -> str | None:

@@ -56,7 +56,7 @@ def _question(number: str, row: Row, image: str, source: str) -> Question:
             break
         choices.append(str(row[option]))
     right = str(row.get("answer")).strip()
-    if right not in LETTERS[: len(choices)] or not right:
+    if right not in LETTERS[: len(choices)]:
         raise DataError(
             f"{source}, question {number} has no answer among its {len(choices)} options", got=row.get("answer"),
             do="Take the dev file: the test file's answers are kept by MMBench's server",
