@@ -309,3 +309,13 @@ def test_rows_that_are_not_the_benchmarks_are_named(tmp_path: Path) -> None:
     with pytest.raises(DataError, match="question 1 has no answer among its 2 options. Take the dev file"):
         head = "index\tquestion\tA\tB\timage\n"
         load("mmbench", samples.write(tmp_path / "test.tsv", f"{head}1\tWhich?\tx\ty\t{'A' * 70}==\n"))
+
+
+@pytest.mark.parametrize("name", ["../../secret.jpg", "/etc/passwd", "C:\\a.jpg", "a/../../b.jpg"])
+def test_a_pictures_name_stays_inside_the_picture_folders(name: str, tmp_path: Path) -> None:
+    row = {"question_id": 1, "image": name, "text": "Is there a dog?", "label": "yes"}
+    with pytest.raises(DataError, match=r"question 1 names the picture .*wanted a path inside the picture folders"):
+        load("pope", samples.lines(tmp_path / "pope.jsonl", [row]))
+    problem = {"question": "?", "choices": ["a", "b"], "answer": 0, "image": "image.png", "split": "test"}
+    with pytest.raises(DataError, match="wanted a path inside"):
+        load("scienceqa", samples.write(tmp_path / "problems.json", {"../..": problem}))

@@ -33,9 +33,10 @@ def score(
 
     if task not in TASKS:
         raise UsageError("unknown task", got=task, wanted=", ".join(TASKS))
-    asked = TASKS[task].load(questions, None)
-    said, missing = read_answers(answers, asked, allow_missing=allow_missing)
-    scores = run_score(TASKS[task], asked, {"real": said}, seed)
+    with console.err.status(f"reading and scoring {task}"):
+        asked = TASKS[task].load(questions, None)
+        said, missing = read_answers(answers, asked, allow_missing=allow_missing)
+        scores = run_score(TASKS[task], asked, {"real": said}, seed)
     result = {
         "task": task, "headline": scores["headline"], "questions": scores["questions"], "units": scores["units"], "missing": missing,
         "seed": seed, **scores["real"],

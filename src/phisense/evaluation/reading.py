@@ -20,7 +20,9 @@ from typing import Any
 import orjson
 
 from .. import artefact, console
+from ..conversations import Question
 from ..conversations.rows import content_name
+from ..conversations.shapes import leaves_its_folder
 from ..conversations.sources import open_source
 from ..errors import DataError, UsageError
 from ..vision.pictures import MOST_BYTES, open_picture
@@ -161,8 +163,13 @@ def picture_name(row: Row, pictures: Unpacked, of: str, otherwise: str | None = 
     return image if isinstance(image, str) else pictures.name(image, of)
 
 
-def some(questions: list[Any], sources: Sequence[str]) -> list[Any]:
-    """Raises DataError if there are none."""
+def some(questions: list[Question], sources: Sequence[str]) -> list[Question]:
+    """The questions of a benchmark. Raises DataError if there are none, and for a picture whose name leads out of the picture folders."""
     if not questions:
         raise DataError(f"there are no questions in {', '.join(sources)}", wanted="the benchmark's files as they are published")
+    for question in questions:
+        if question.image is not None and leaves_its_folder(question.image):
+            raise DataError(
+                f"question {question.id} names the picture {question.image[:120]!r}", wanted="a path inside the picture folders"
+            )
     return questions
