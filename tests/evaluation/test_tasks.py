@@ -137,6 +137,13 @@ def test_mmbench_is_circular(tmp_path: Path) -> None:
     assert figures("mmbench", questions, ["C"] * 5) == {"accuracy": 0.0, "accuracy_once": 0.5}
 
 
+def test_mmbench_refers_to_no_row(tmp_path: Path) -> None:
+    path = Path(samples.mmbench(tmp_path)[0])
+    path.write_text(path.read_text().replace("\t241\t", "\t999\t"))
+    with pytest.raises(DataError, match="the picture of question 252 is said to be that of row 999; wanted a row that holds one"):
+        load("mmbench", str(path))
+
+
 def test_mmbench_takes_rotations_that_are_there(tmp_path: Path) -> None:
     path = Path(samples.mmbench(tmp_path)[0])
     head, first, second = path.read_text().splitlines()

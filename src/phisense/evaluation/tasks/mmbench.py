@@ -16,7 +16,7 @@ import numpy as np
 from ...conversations import Question
 from ...errors import DataError
 from ..answers import LETTERS, letter
-from ..reading import Row, Unpacked, Usual, field, read, some, unpacking
+from ..reading import Row, Usual, field, read, some, unpacking
 from ..task import Array, Marked, Task, ratio
 from .wording import multiple_choice
 
@@ -28,25 +28,28 @@ _REFERENCE = 64  # a picture cell that is shorter holds the number of the row wh
 
 def load(sources: Sequence[str], pictures: Path | None) -> list[Question]:
     questions: list[Question] = []
-    seen: dict[str, str] = {}
+    names: dict[str, str] = {}  # number of a row -> the picture it holds, or the number of the row that holds it
     with unpacking(pictures) as unpacked:
         for source in sources:
             for row in read(source, HUB):
                 number = str(int(field(row, "index", of=source)))
-                seen[number] = _picture(row, seen, unpacked, source)
-                questions.append(_question(number, row, seen[number], source))
+                cell = field(row, "image", of=source)
+                refers = isinstance(cell, str) and len(cell) < _REFERENCE
+                names[number] = str(cell) if refers else unpacked.name(cell, f"{source}, question {number}")
+                questions.append(_question(number, row, names[number], source))
+    questions = [replace(question, image=_held(question, names)) for question in questions]
     if not any(int(q.id) >= ROUND for q in questions):
         questions = [turned for question in questions for turned in rotations(question)]
     return some(questions, sources)
 
 
-def _picture(row: Row, seen: dict[str, str], unpacked: Unpacked, source: str) -> str:
-    cell = field(row, "image", of=source)
-    if isinstance(cell, str) and len(cell) < _REFERENCE:
-        if cell not in seen:
-            raise DataError(f"{source}, question {row['index']}: its picture is that of another row", got=cell, wanted="a row before it")
-        return seen[cell]
-    return unpacked.name(cell, f"{source}, question {row['index']}")
+def _held(question: Question, names: dict[str, str]) -> str:
+    """The picture of a question, or that of the row it refers to."""
+    named = names[question.id]
+    held = names.get(named, named)
+    if "." not in held:
+        raise DataError(f"MMBench: the picture of question {question.id} is said to be that of row {named}", wanted="a row that holds one")
+    return held
 
 
 def _question(number: str, row: Row, image: str, source: str) -> Question:
