@@ -9,8 +9,7 @@ from pathlib import Path
 
 import pytest
 
-from phisense.evaluation import is_right, normalise
-from phisense.evaluation.answers import letter, llava_letter, textvqa_accuracy, vqa_accuracy
+from phisense.evaluation.answers import is_right, letter, llava_letter, normalise, textvqa_accuracy, vqa_accuracy
 from phisense.evaluation.yes_no import pope_official, yes_or_no
 
 

@@ -7,7 +7,6 @@ from typing import Annotated, Any
 
 import typer
 
-from ..errors import UsageError
 from .common import Json, app
 
 
@@ -29,14 +28,13 @@ def score(
     from .. import console
     from ..evaluation.given import read_answers
     from ..evaluation.scores import score as run_score
-    from ..evaluation.tasks import TASKS
+    from ..evaluation.tasks import find_task
 
-    if task not in TASKS:
-        raise UsageError("unknown task", got=task, wanted=", ".join(TASKS))
+    which = find_task(task)
     with console.err.status(f"reading and scoring {task}"):
-        asked = TASKS[task].load(questions, None)
+        asked = which.load(questions, None)
         said, missing = read_answers(answers, asked, allow_missing=allow_missing)
-        scores = run_score(TASKS[task], asked, {"real": said}, seed)
+        scores = run_score(which, asked, {"real": said}, seed)
     result = {
         "task": task, "headline": scores["headline"], "questions": scores["questions"], "units": scores["units"], "missing": missing,
         "seed": seed, **scores["real"],
@@ -45,7 +43,7 @@ def score(
         console.print_json(result)
     else:
         rows = [[name, *_cells(figure)] for name, figure in result["figures"].items()]
-        console.table(f"{TASKS[task].title}: {len(asked):,} questions", ["figure", "value", "95 % interval"], rows)
+        console.table(f"{which.title}: {len(asked):,} questions", ["figure", "value", "95 % interval"], rows)
         if len(result["kinds"]) > 1:
             by_kind = [[kind, f"{one['n']:,}", *_cells(one)] for kind, one in result["kinds"].items()]
             console.table("share right by kind of question", ["kind", "questions", "value", "95 % interval"], by_kind)

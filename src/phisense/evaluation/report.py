@@ -53,25 +53,21 @@ def render(title: str, scores: dict[str, Any], predictions: Sequence[Prediction]
 def _verdict(scores: dict[str, Any]) -> str:
     if "looks" not in scores:
         return "<p class='verdict'>Asked under one condition only: run all three to learn whether the model looks at the picture.</p>"
-    p = scores["looks"]["p_values"]
+    over = scores["looks"]["over"]
     looks = scores["looks"]["verdict"] == "looks"
     words = "The model looks at the picture." if looks else "The model is blind: its answers are no better with the picture than without."
-    return f"<p class='verdict {'right' if looks else 'wrong'}'>{words} <span class='small'>p against blind {p['blind']:.1e}, against shuffled {p['shuffled']:.1e}</span></p>"
+    return f"<p class='verdict {'right' if looks else 'wrong'}'>{words} <span class='small'>{scores['looks']['figure']} {over['blind']['value']:+.3f} over blind, {over['shuffled']['value']:+.3f} over shuffled</span></p>"
 
 
 def _table(scores: dict[str, Any]) -> str:
     ran = [name for name in CONDITIONS if name in scores]
     kinds = sorted({kind for name in ran for kind in scores[name]["kinds"]})
     head = "".join(f"<th>{name}</th>" for name in ran)
-    rows = [("all", [scores[name]["accuracy"] for name in ran])]
+    rows = [(figure, [scores[name]["figures"].get(figure) for name in ran]) for figure in scores[ran[0]]["figures"]]
     rows += [(kind, [scores[name]["kinds"].get(kind) for name in ran]) for kind in kinds]
     body = "".join(f"<tr><td>{escape(kind)}</td>{''.join(map(_cell, figures))}</tr>" for kind, figures in rows)
-    body += _row("loss per token", [scores[name]["loss"] for name in ran])
-    for key, words in (("accuracy", "yes/no accuracy"), ("f1", "yes/no F1"), ("share_of_yes", "share of yes")):
-        if all("yes_no" in scores[name] for name in ran):
-            body += _row(words, [scores[name]["yes_no"][key] for name in ran])
-    if all("captions" in scores[name] for name in ran):
-        body += _row("descriptions, ROUGE-L", [scores[name]["captions"]["rouge_l"] for name in ran])
+    if all(scores[name]["loss"] is not None for name in ran):
+        body += _row("loss per token", [scores[name]["loss"] for name in ran])
     return f"<table><tr><th>accuracy</th>{head}</tr>{body}</table>"
 
 
@@ -80,9 +76,13 @@ def _row(words: str, values: list[float]) -> str:
 
 
 def _cell(figure: dict[str, float] | None) -> str:
-    if figure is None or not figure["n"]:
+    if figure is None:
         return "<td>–</td>"
-    return f"<td>{figure['value']:.3f}<br><span class='small'>{figure['low']:.2f}–{figure['high']:.2f}, n {figure['n']}</span></td>"
+    return f"<td>{figure['value']:.3f}<br><span class='small'>{figure['low']:.2f}–{figure['high']:.2f}{_n(figure)}</span></td>"
+
+
+def _n(figure: dict[str, float]) -> str:
+    return f", n {figure['n']}" if "n" in figure else ""
 
 
 def _plot(scores: dict[str, Any]) -> str:
@@ -94,7 +94,7 @@ def _plot(scores: dict[str, Any]) -> str:
     figure = Figure(figsize=(9, 3.2), layout="constrained")
     axes = figure.add_subplot()
     for i, name in enumerate(ran):
-        figures = [scores[name]["accuracy"], *(scores[name]["kinds"].get(kind, {"value": 0.0}) for kind in kinds[1:])]
+        figures = [scores[name]["figures"][scores["headline"]], *(scores[name]["kinds"].get(kind, {"value": 0.0}) for kind in kinds[1:])]
         places = [at + (i - (len(ran) - 1) / 2) * 0.27 for at in range(len(kinds))]
         axes.bar(
             places, [f["value"] for f in figures], width=0.25, label=name, color=("#2f6fde", "#9aa5b5", "#d99a2b")[CONDITIONS.index(name)]

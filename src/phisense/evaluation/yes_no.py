@@ -16,7 +16,7 @@ from __future__ import annotations
 
 import re
 
-from .task import Array, ratio
+from .task import Array, mean, ratio
 
 _MARKUP = re.compile(r"<\|[^|]*\|>|[*_`#\"“”]+")
 _YES = r"(?:yes|yeah|yep|yup|yea|aye)"
@@ -107,11 +107,11 @@ def yes_no_figures(sums: Array) -> dict[str, Array]:
     hits, said, true, equal, number = (sums[..., i] for i in range(5))
     precision, recall = ratio(hits, said), ratio(hits, true)
     return {
-        "accuracy": ratio(equal, number),
+        "accuracy": mean(equal, number),
         "f1": ratio(2 * precision * recall, precision + recall),
         "precision": precision,
         "recall": recall,
-        "yes_share": ratio(said, number),
+        "yes_share": mean(said, number),
     }
 
 

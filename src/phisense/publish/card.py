@@ -108,8 +108,8 @@ def _reports(folders: Sequence[Path]) -> list[str]:
         rows = ["| the question is asked | accuracy | 95 % | questions |", "|---|---|---|---|"]
         for condition, meaning in _MEANING.items():
             if condition in scores:
-                found = scores[condition]["accuracy"]
-                rows.append(f"| {meaning} | {found['value']:.3f} | {found['low']:.3f} to {found['high']:.3f} | {found['n']:,} |")
+                found = scores[condition]["figures"][scores["headline"]]
+                rows.append(f"| {meaning} | {found['value']:.3f} | {found['low']:.3f} to {found['high']:.3f} | {scores['questions']:,} |")
         sections += [f"### {title}", "\n".join(rows)]
     return sections
 

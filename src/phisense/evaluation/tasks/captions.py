@@ -13,7 +13,7 @@ import numpy as np
 from ...conversations import Question
 from ...errors import DataError
 from ..reading import Row, Unpacked, Usual, field, picture_name, read, some, unpacking
-from ..task import Array, Marked, Task, ratio
+from ..task import Array, Marked, Task, mean
 from ..texts import ORDER, Cider, bleu, bleu_counts, rouge_l, words
 
 HUB = Usual("val")
@@ -67,9 +67,9 @@ def tally(marked: Sequence[Marked]) -> Array:
 def figures(sums: Array) -> dict[str, Array]:
     """CIDEr-D, which COCO's evaluation calls CIDEr; BLEU-1 to 4 of the whole; ROUGE-L; CIDEr without clipping and length penalty."""
     rouge, with_d, without, number = (sums[..., 2 * ORDER + 2 + i] for i in range(4))
-    found = {"cider_d": ratio(with_d, number)}
+    found = {"cider_d": mean(with_d, number)}
     found |= {f"bleu_{n}": figure for n, figure in enumerate(bleu(sums[..., : 2 * ORDER + 2]), 1)}
-    return found | {"rouge_l": ratio(rouge, number), "cider_plain": ratio(without, number)}
+    return found | {"rouge_l": mean(rouge, number), "cider_plain": mean(without, number)}
 
 
 CAPTIONS = Task("captions", "COCO captions", load, credit, tally, figures, put=lambda question: question.text, max_new_tokens=64)

@@ -17,7 +17,7 @@ from ...conversations import Question
 from ...errors import DataError
 from ..answers import LETTERS, letter
 from ..reading import Row, Usual, field, read, some, unpacking
-from ..task import Array, Marked, Task, ratio
+from ..task import Array, Marked, Task, mean
 from .wording import multiple_choice
 
 HUB = Usual("dev", ("en",))
@@ -100,7 +100,7 @@ def tally(marked: Sequence[Marked]) -> Array:
 
 def figures(sums: Array) -> dict[str, Array]:
     """Circular accuracy, and that of the questions as they are published, each asked once."""
-    return {"accuracy": ratio(sums[..., 0], sums[..., 2]), "accuracy_once": ratio(sums[..., 1], sums[..., 2])}
+    return {"accuracy": mean(sums[..., 0], sums[..., 2]), "accuracy_once": mean(sums[..., 1], sums[..., 2])}
 
 
 MMBENCH = Task("mmbench", "MMBench dev (English, circular)", load, credit, tally, figures, put=multiple_choice)

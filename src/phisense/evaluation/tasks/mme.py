@@ -18,7 +18,7 @@ import numpy as np
 from ...conversations import Question
 from ...errors import DataError
 from ..reading import Row, Usual, field, picture_name, read, some, unpacking
-from ..task import Array, Marked, Task, ratio
+from ..task import Array, Marked, Task, mean
 from .wording import SHORT
 
 HUB = Usual("test")
@@ -130,13 +130,13 @@ def tally(marked: Sequence[Marked]) -> Array:
 def figures(sums: Array) -> dict[str, Array]:
     """Perception and cognition, of the categories that were asked about; each category's score; accuracy and accuracy+ over all."""
     there = [i for i in range(len(CATEGORIES)) if sums[0, 4 * i + 1]]
-    of = {CATEGORIES[i]: 100 * (ratio(sums[:, 4 * i], sums[:, 4 * i + 1]) + ratio(sums[:, 4 * i + 2], sums[:, 4 * i + 3])) for i in there}
+    of = {CATEGORIES[i]: 100 * (mean(sums[:, 4 * i], sums[:, 4 * i + 1]) + mean(sums[:, 4 * i + 2], sums[:, 4 * i + 3])) for i in there}
     found: dict[str, Array] = {}
     for name, kinds in (("perception", PERCEPTION), ("cognition", COGNITION)):
         if asked := [of[kind] for kind in kinds if kind in of]:
             found[name] = np.sum(asked, axis=0)
     total = sums.reshape(len(sums), len(CATEGORIES), 4).sum(1)
-    return found | of | {"accuracy": ratio(total[:, 0], total[:, 1]), "accuracy_plus": ratio(total[:, 2], total[:, 3])}
+    return found | of | {"accuracy": mean(total[:, 0], total[:, 1]), "accuracy_plus": mean(total[:, 2], total[:, 3])}
 
 
 MME = Task("mme", "MME", load, credit, tally, figures, put=put)

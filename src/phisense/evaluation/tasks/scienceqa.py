@@ -14,7 +14,7 @@ from ...conversations import Question
 from ...errors import DataError
 from ..answers import LETTERS, letter, llava_letter
 from ..reading import Row, Usual, field, picture_name, read, some, unpacking
-from ..task import Array, Marked, Task, ratio
+from ..task import Array, Marked, Task, mean
 from .wording import multiple_choice
 
 HUB = Usual("test", ("ScienceQA-IMG",))
@@ -68,9 +68,9 @@ def tally(marked: Sequence[Marked]) -> Array:
 
 def figures(sums: Array) -> dict[str, Array]:
     """Accuracy by LLaVA's reading of answers; where another reading finds more letters, its accuracy too."""
-    found = {"accuracy": ratio(sums[..., 0], sums[..., 2])}
+    found = {"accuracy": mean(sums[..., 0], sums[..., 2])}
     if sums[0, 0] != sums[0, 1]:
-        found["accuracy_any_wording"] = ratio(sums[..., 1], sums[..., 2])
+        found["accuracy_any_wording"] = mean(sums[..., 1], sums[..., 2])
     return found
 
 

@@ -15,7 +15,7 @@ from ...conversations import Question
 from ...errors import DataError
 from ..answers import agreement, normalise, vqa_accuracy
 from ..reading import Row, Usual, field, listed, picture_name, read, some, unpacking
-from ..task import Array, Marked, Task, ratio
+from ..task import Array, Marked, Task, mean
 from .wording import short
 
 HUB = Usual("validation")
@@ -69,9 +69,9 @@ def tally(marked: Sequence[Marked]) -> Array:
 
 def figures(sums: Array) -> dict[str, Array]:
     """The official accuracy; beside it that of normalised answers, which LLaVA hands in, where it is another."""
-    found = {"accuracy": ratio(sums[..., 0], sums[..., 2])}
+    found = {"accuracy": mean(sums[..., 0], sums[..., 2])}
     if abs(sums[0, 0] - sums[0, 1]) > 1e-9:
-        found["accuracy_normalised"] = ratio(sums[..., 1], sums[..., 2])
+        found["accuracy_normalised"] = mean(sums[..., 1], sums[..., 2])
     return found
 
 
