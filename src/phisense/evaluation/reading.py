@@ -12,7 +12,7 @@ import base64
 import binascii
 import re
 from collections.abc import Iterable, Iterator, Sequence
-from contextlib import contextmanager
+from contextlib import ExitStack, contextmanager
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -116,8 +116,11 @@ def field(row: Row, *names: str, of: str) -> Any:
 class Unpacked:
     """Pictures that came inside a file. Without a folder they only get their names: what is scored need not be seen."""
 
-    def __init__(self, folder: Path | None, progress: Any) -> None:
-        self._folder, self._progress, self._seen = folder, progress, 0
+    def __init__(self, folder: Path | None, sources: Sequence[str], stack: ExitStack) -> None:
+        self._folder, self._sources, self._stack = folder, sources, stack
+        self._seen = 0
+        self._total: int | None = None
+        self._bars: console.Bars | None = None
 
     def name(self, picture: Any, of: str) -> str:
         """The file name of a picture given as bytes, as {"bytes": ...}, or in base64. Raises PictureError for what is no picture."""
@@ -127,21 +130,38 @@ class Unpacked:
         if not isinstance(data, bytes):
             raise DataError(f"{of} has a picture that is not inside the file", got=type(data).__name__, wanted="its bytes, or base64")
         name = content_name(data)
-        if self._folder is not None and not (self._folder / name).exists():
-            open_picture(data, name=f"a picture of {of}")
-            artefact.write_bytes(self._folder / name, data)
-        self._seen += 1
-        self._progress("pictures", self._seen, None)
+        if self._folder is not None:
+            if not (self._folder / name).exists():
+                open_picture(data, name=f"a picture of {of}")
+                artefact.write_bytes(self._folder / name, data)
+            self._tell()
         return name
+
+    def _tell(self) -> None:
+        if self._bars is None:
+            self._bars = self._stack.enter_context(console.bars())
+            counts = [_count(Path(source)) for source in self._sources]
+            self._total = None if None in counts else sum(n for n in counts if n is not None)
+        self._seen += 1
+        self._bars("unpacking pictures", self._seen, self._total)
+
+
+def _count(path: Path) -> int | None:
+    """How many rows a file has, where that is quickly told; of a table a row has a picture."""
+    if path.suffix == ".tsv" and path.is_file():
+        with path.open("rb") as file:
+            return sum(block.count(b"\n") for block in iter(lambda: file.read(1 << 24), b"")) - 1
+    if path.suffix == ".parquet" and path.is_file():
+        from pyarrow import parquet
+
+        return int(parquet.read_metadata(path).num_rows)
+    return None
 
 
 @contextmanager
-def unpacking(folder: Path | None) -> Iterator[Unpacked]:
-    if folder is None:
-        yield Unpacked(None, lambda what, done, total: None)
-        return
-    with console.bars() as bars:
-        yield Unpacked(folder, bars)
+def unpacking(folder: Path | None, sources: Sequence[str]) -> Iterator[Unpacked]:
+    with ExitStack() as stack:
+        yield Unpacked(folder, sources, stack)
 
 
 def _decoded(text: str, of: str) -> bytes:

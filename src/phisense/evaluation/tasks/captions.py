@@ -22,7 +22,7 @@ ASKED = "Provide a one-sentence caption for the provided image."  # LLaVA's word
 
 def load(sources: Sequence[str], pictures: Path | None) -> list[Question]:
     questions = []
-    with unpacking(pictures) as unpacked:
+    with unpacking(pictures, sources) as unpacked:
         for source in sources:
             document = read(source, HUB)
             if isinstance(document, dict) and "annotations" in document:

@@ -19,7 +19,7 @@ HUB = Usual("testdev", ("testdev_balanced_images", "testdev_balanced_instruction
 
 def load(sources: Sequence[str], pictures: Path | None) -> list[Question]:
     questions, unpacked_names = [], {}
-    with unpacking(pictures) as unpacked:
+    with unpacking(pictures, sources) as unpacked:
         for source in sources:
             document = read(source, HUB)
             rows: Iterable[Row] = ({"id": number, **row} for number, row in document.items()) if isinstance(document, dict) else document

@@ -29,7 +29,7 @@ _REFERENCE = 64  # a picture cell that is shorter holds the number of the row wh
 def load(sources: Sequence[str], pictures: Path | None) -> list[Question]:
     questions: list[Question] = []
     names: dict[str, str] = {}  # number of a row -> the picture it holds, or the number of the row that holds it
-    with unpacking(pictures) as unpacked:
+    with unpacking(pictures, sources) as unpacked:
         for source in sources:
             for row in read(source, HUB):
                 number = str(int(field(row, "index", of=source)))

@@ -32,7 +32,7 @@ _PICTURES = (".jpg", ".png", ".jpeg", ".bmp", ".webp")
 def load(sources: Sequence[str], pictures: Path | None) -> list[Question]:
     questions: list[Question] = []
     times: Counter[str] = Counter()
-    with unpacking(pictures) as unpacked:
+    with unpacking(pictures, sources) as unpacked:
         for source in sources:
             for row in _rows(source):
                 kind, group = str(field(row, "category", of=source)), str(field(row, "question_id", of=source))

@@ -27,7 +27,7 @@ _CATEGORY = re.compile("|".join(CATEGORIES))
 
 def load(sources: Sequence[str], pictures: Path | None) -> list[Question]:
     questions = []
-    with unpacking(pictures) as unpacked:
+    with unpacking(pictures, sources) as unpacked:
         for source in sources:
             named = _CATEGORY.search(Path(source).stem)
             for row in listed(read(source, HUB), "questions"):

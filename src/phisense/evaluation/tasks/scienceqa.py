@@ -25,7 +25,7 @@ def load(sources: Sequence[str], pictures: Path | None) -> list[Question]:
     splits = next((one for _, one in documents if isinstance(one, dict) and isinstance(one.get("test"), list)), None)
     tested = set(map(str, splits["test"])) if splits is not None else None
     questions = []
-    with unpacking(pictures) as unpacked:
+    with unpacking(pictures, sources) as unpacked:
         for source, document in documents:
             if document is splits:
                 continue

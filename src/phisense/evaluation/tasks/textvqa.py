@@ -25,7 +25,7 @@ def load(sources: Sequence[str], pictures: Path | None, *, hints: bool) -> list[
     questions: list[Question] = []
     about: dict[str, str] = {}  # question -> the picture's id
     tokens: dict[str, list[str]] = {}
-    with unpacking(pictures) as unpacked:
+    with unpacking(pictures, sources) as unpacked:
         for source in sources:
             for row in listed(read(source, HUB), "data"):
                 picture = str(field(row, "image_id", of=source))

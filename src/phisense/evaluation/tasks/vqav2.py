@@ -24,7 +24,7 @@ HUB = Usual("validation")
 def load(sources: Sequence[str], pictures: Path | None) -> list[Question]:
     asked: dict[str, tuple[Row, str | None]] = {}
     answered: dict[str, Row] = {}
-    with unpacking(pictures) as unpacked:
+    with unpacking(pictures, sources) as unpacked:
         for source in sources:
             document = read(source, HUB)
             taken = document.get("data_subtype", "val2014") if isinstance(document, dict) else "val2014"
