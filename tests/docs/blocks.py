@@ -25,6 +25,8 @@ MARK = re.compile(
     r"\b(needs (?:an? GPU|several GPUs|several machines|the network|a microphone|your pictures|your account|Ollama|llama-server|the model you train)"
     r"|stays until Ctrl-C|takes (?:minutes|half an hour|hours))\b"
 )
+#: And of one that ends with exit code 1 on a machine such as the tests'.
+FAILS = "exits 1"
 #: Programs of others, whose options nobody here can check.
 OTHERS = {"ollama", "llama-server", "hf", "python3", "."}
 #: Programs that a page may use without a mark: they are there, and harmless in a folder of their own.
@@ -40,6 +42,8 @@ class Command:
     line: int
     text: str
     mark: str | None
+    #: It ends with exit code 1, and the page says so.
+    fails: bool = False
 
     @property
     def words(self) -> list[str]:
@@ -72,7 +76,7 @@ def commands(page: Path, text: str | None = None) -> list[Command]:
 
 def _split(page: str, first: int, block: str) -> list[Command]:
     lines = block.splitlines()
-    found, mark, at = [], None, 0
+    found, mark, fails, at = [], None, False, 0
     while at < len(lines):
         line, start = lines[at], at
         at += 1
@@ -80,7 +84,7 @@ def _split(page: str, first: int, block: str) -> list[Command]:
             continue
         if line.lstrip().startswith("#"):
             said = MARK.search(line)
-            mark = said.group(1) if said else None
+            mark, fails = said.group(1) if said else None, FAILS in line
             continue
         while line.endswith("\\"):
             line = f"{line[:-1]} {lines[at].strip()}"
@@ -90,7 +94,7 @@ def _split(page: str, first: int, block: str) -> list[Command]:
             line = "\n".join([line, *lines[at : end + 1]])
             at = end + 1
         said = MARK.search(_comment(line))
-        found.append(Command(page, first + start, line.strip(), said.group(1) if said else mark))
+        found.append(Command(page, first + start, line.strip(), said.group(1) if said else mark, fails or FAILS in _comment(line)))
     return found
 
 

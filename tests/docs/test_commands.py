@@ -9,11 +9,14 @@ import shutil
 import subprocess
 import sys
 from collections.abc import Callable
+from contextlib import nullcontext
 from pathlib import Path
 from typing import Any
 
 import pytest
 import yaml
+
+from phisense.errors import PhisenseError
 
 from ..conftest import ROOT
 from ..tiny import make_root
@@ -112,7 +115,8 @@ def run(command: Command, road: Path, verb: Any) -> None:
     elif program == "phisense" and not piped:
         if rest[0] == "export":
             pytest.importorskip("llama_cpp", reason="llama-cpp-python is not installed")
-        verb(*rest)
+        with pytest.raises(PhisenseError) if command.fails else nullcontext():
+            verb(*rest)
     else:
         ran = subprocess.run(["bash", "-euo", "pipefail", "-c", command.text], capture_output=True, text=True, check=False)
         assert ran.returncode == 0, f"{command}\n{ran.stdout}\n{ran.stderr}"
