@@ -4,6 +4,7 @@ a test asserts that what it would write is what lies here.
 
 from __future__ import annotations
 
+import html
 import inspect
 import sys
 from enum import Enum
@@ -149,10 +150,18 @@ def _kind(kind: Any, about: Any) -> str:
 
 def _table(head: list[str], rows: list[list[str]]) -> str:
     def line(cells: list[str]) -> str:
-        written = (" ".join(cell.split()).replace("|", "\\|") for cell in cells)
-        return "| " + " | ".join(cell if "`" in cell else cell.replace("<", "&lt;") for cell in written) + " |"
+        return "| " + " | ".join(_cell(" ".join(cell.split())) for cell in cells) + " |"
 
     return "\n".join([line(head), "|" + "---|" * len(head), *(line(row) for row in rows)])
+
+
+def _cell(text: str) -> str:
+    """Code stays code, other text shows its signs; a bar would end the cell, and only HTML writes one alike on GitHub and on the site."""
+    parts = text.split("`")
+    for i, part in enumerate(parts):
+        escaped = html.escape(part, quote=False).replace("|", "&#124;")
+        parts[i] = escaped if i % 2 == 0 else f"<code>{escaped}</code>" if "|" in part else f"`{part}`"
+    return "".join(parts)
 
 
 PAGES = {"reference-recipe.md": recipe_keys, "reference-commands.md": commands}

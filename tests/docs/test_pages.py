@@ -104,6 +104,19 @@ def test_every_page_is_in_the_sites_menu() -> None:
     assert sorted(pages(yaml.safe_load((ROOT / "mkdocs.yml").read_text())["nav"])) == sorted(page.name for page in DOCS.glob("*.md"))
 
 
+def test_the_predicted_memory_is_what_doctor_predicts() -> None:
+    from phisense.doctor import devices, plan
+    from phisense.recipe import load_recipe
+
+    def predicted(recipe: str, size: str) -> dict[str, str]:
+        return {step.peak.step: f"{step.peak.total / 1e9:.1f} GB" for step in plan(load_recipe(recipe), devices(None, size)[0]).steps}
+
+    small, large = predicted("phi3.5-clip-l336-16gb", "16GB"), predicted("phi3.5-clip-l336", "24GB")
+    table = dict(re.findall(r"^\| (align|instruct|merge|evaluate|chat) \| ([\d.]+ GB) \|$", (DOCS / "howto-16gb.md").read_text(), re.M))
+    assert table == small
+    assert f"| {large['align']}, {large['instruct']} | {small['align']}, {small['instruct']} |" in (ROOT / "README.md").read_text()
+
+
 @cache
 def said() -> frozenset[str]:
     """Every text of the source, with an ellipsis where something is put in."""
