@@ -29,8 +29,10 @@ def recipe_keys() -> str:
 
     said = [
         "# Recipe keys",
-        "Written by `make docs` from `src/phisense/recipe.py`; a test asserts that it is current. [Recipes](recipes.md) says what the keys are for.",
-        "A key that does not exist, a wrong type and a value out of its range are refused, with the nearest key or the range in the message. "
+        "Written by `make docs` from `src/phisense/recipe.py`; a test asserts that it is current. "
+        "[Recipes](recipes.md) says what the keys are for.",
+        "A key that does not exist, a wrong type and a value out of its range are refused, with the nearest key or the range in the "
+        "message. "
         "`--set train.instruct.epochs=2` changes one key for one command.",
     ]
     for heading, section, note in _sections(Recipe, ""):
@@ -64,7 +66,9 @@ def _key_rows(section: type[BaseModel]) -> list[list[str]]:
         inner = _section_in(field.annotation)
         value = "section" if inner is not None and get_origin(field.annotation) is not tuple else _type(field.annotation)
         bounds = [f"{sign} {getattr(m, bound):g}" for m in field.metadata for bound, sign in BOUNDS.items() if hasattr(m, bound)]
-        rows.append([f"`{name}`", ", ".join([value, *bounds]), _default(field.default), field.description or ("" if inner is None else "see below")])
+        rows.append(
+            [f"`{name}`", ", ".join([value, *bounds]), _default(field.default), field.description or ("" if inner is None else "see below")]
+        )
     return rows
 
 
@@ -109,8 +113,10 @@ def commands() -> str:
 
     said = [
         "# Commands",
-        "Written by `make docs` from the command line's own functions; a test asserts that it is current. `phisense VERB --help` says the same.",
-        "Exit codes: 0 done, 1 failed, 2 asked wrongly, 130 interrupted, 143 terminated. `phisense --debug VERB` shows the traceback of an error.",
+        "Written by `make docs` from the command line's own functions; a test asserts that it is current. "
+        "`phisense VERB --help` says the same.",
+        "Exit codes: 0 done, 1 failed, 2 asked wrongly, 130 interrupted, 143 terminated. "
+        "`phisense --debug VERB` shows the traceback of an error.",
     ]
     for command in app.registered_commands:
         verb = command.callback
@@ -125,7 +131,9 @@ def commands() -> str:
                 usage.append(parameter.name.upper() if required else f"[{parameter.name.upper()}]")
                 called = f"`{parameter.name.upper()}`"
             else:
-                named = [word for word in (about.default, *(about.param_decls or ())) if isinstance(word, str)]  # typer keeps the first name there
+                named = [
+                    word for word in (about.default, *(about.param_decls or ())) if isinstance(word, str)
+                ]  # typer keeps the first name there
                 called = ", ".join(f"`{word}`" for word in named or (f"--{parameter.name.replace('_', '-')}",))
             switch = isinstance(parameter.default, bool)
             default = "must be given" if required else "" if switch or parameter.default is None else _default(parameter.default)
@@ -143,7 +151,13 @@ def _kind(kind: Any, about: Any) -> str:
     one = get_args(given[0])[0] if get_origin(given[0]) is list else given[0]
     if one is bool:
         return ""
-    shown = " or ".join(f"`{choice.value}`" for choice in one) if issubclass(one, Enum) else f"`{about.metavar}`" if about.metavar else WORDS[one]
+    shown = (
+        " or ".join(f"`{choice.value}`" for choice in one)
+        if issubclass(one, Enum)
+        else f"`{about.metavar}`"
+        if about.metavar
+        else WORDS[one]
+    )
     bounds = [f"{sign} {bound:g}" for sign, bound in (("≥", about.min), ("≤", about.max)) if bound is not None]
     return ", ".join([shown, *bounds, *["repeatable"] * repeatable])
 

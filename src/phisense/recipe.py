@@ -183,7 +183,9 @@ class Recipe(_Section):
     language: Language = Field(description="the part that reads and writes text")
     vision: Vision = Field(description="the part that looks at pictures")
     speech: Speech | None = Field(None, description="the part that hears; needed for questions by voice only")
-    projector: Projector = Field(Projector(), description="what carries pictures over to the language part: the thing that is trained first")
+    projector: Projector = Field(
+        Projector(), description="what carries pictures over to the language part: the thing that is trained first"
+    )
     data: Data = Field(description="what is learned from, and what is kept from learning")
     features: Features = Field(Features(), description="how encoded pictures are stored")
     train: Train = Field(description="stages and their settings")

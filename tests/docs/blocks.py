@@ -1,7 +1,7 @@
 """The commands of the pages: found, and held to the programs that they name, without running them.
 
 A page's shell commands stand in indented blocks, or in fences called `sh`. Every other block is a fence that names its language. A command
-runs in the tests unless a comment marks it: at the end of its line, or on a line of its own for all that follow it in the block.
+runs in the tests unless a comment marks it: at the end of its line, or on a line of its own for all that follow it up to an empty line.
 """
 
 from __future__ import annotations
@@ -22,7 +22,7 @@ from ..conftest import ROOT
 PAGES = sorted([ROOT / "README.md", ROOT / "CONTRIBUTING.md", *(ROOT / "docs").glob("*.md")])
 #: What a comment says of a command that the tests do not run; the reader needs to know the same.
 MARK = re.compile(
-    r"\b(needs (?:an? GPU|several GPUs|several machines|the network|a microphone|your pictures|your account|Ollama|llama-server|the model you train)"
+    r"\b(needs (?:an? GPU|several GPUs|several machines|the network|the real data|your account|Ollama|llama-server|the model you train)"
     r"|stays until Ctrl-C|takes (?:minutes|half an hour|hours))\b"
 )
 #: And of one that ends with exit code 1 on a machine such as the tests'.
@@ -66,7 +66,9 @@ def commands(page: Path, text: str | None = None) -> list[Command]:
         if language == "sh":
             found += _split(page.name, token.map[0] + 1 + (token.type == "fence"), token.content)
         elif language not in LANGUAGES:
-            raise ValueError(f"{page.name}:{token.map[0] + 1}: a block in {language or 'no language'}, not one of sh, {', '.join(sorted(LANGUAGES))}")
+            raise ValueError(
+                f"{page.name}:{token.map[0] + 1}: a block in {language or 'no language'}, not one of sh, {', '.join(sorted(LANGUAGES))}"
+            )
         elif language == "python":
             ast.parse(token.content)
         elif language == "yaml":
@@ -81,6 +83,7 @@ def _split(page: str, first: int, block: str) -> list[Command]:
         line, start = lines[at], at
         at += 1
         if not line.strip():
+            mark, fails = None, False
             continue
         if line.lstrip().startswith("#"):
             said = MARK.search(line)

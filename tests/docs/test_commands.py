@@ -80,8 +80,16 @@ def test_a_wrong_command_is_found_out(line: str, words: str) -> None:
 
 
 def test_marks_are_read_as_the_reader_reads_them() -> None:
-    block = "    # needs a GPU\n    phisense train a\n    phisense train b\n    # on any machine\n    phisense doctor  # fast\n    phisense app m  # stays until Ctrl-C\n"
-    assert [command.mark for command in commands(ROOT / "README.md", f"Text.\n\n{block}")] == ["needs a GPU", "needs a GPU", None, "stays until Ctrl-C"]
+    block = (
+        "    # needs a GPU\n    phisense train a\n    phisense train b\n"
+        "    # on any machine\n    phisense doctor  # fast\n\n    phisense app m  # stays until Ctrl-C\n"
+    )
+    assert [command.mark for command in commands(ROOT / "README.md", f"Text.\n\n{block}")] == [
+        "needs a GPU",
+        "needs a GPU",
+        None,
+        "stays until Ctrl-C",
+    ]
     assert commands(ROOT / "README.md", "```sh\npython - <<'E'\nprint(1)\nE\n```\n")[0].text == "python - <<'E'\nprint(1)\nE"
     with pytest.raises(ValueError, match="no language"):
         commands(ROOT / "README.md", "```\nwhat is this\n```\n")
@@ -91,7 +99,9 @@ def test_marks_are_read_as_the_reader_reads_them() -> None:
 
 @pytest.mark.slow
 @pytest.mark.parametrize("page", RUN, ids=lambda page: page.name)
-def test_a_page_runs_from_top_to_bottom(page: Path, road: tuple[Path, dict[str, Any]], verb: Any, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_a_page_runs_from_top_to_bottom(
+    page: Path, road: tuple[Path, dict[str, Any]], verb: Any, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
     """In a folder of its own, in order. Verbs are called as the command line calls them; everything else is the shell's."""
     monkeypatch.chdir(tmp_path)
     monkeypatch.setenv("PATH", f"{_programs(tmp_path.parent / f'{tmp_path.name}-bin')}{os.pathsep}{os.environ['PATH']}")
@@ -160,7 +170,7 @@ def _verdict(report: str) -> str:
 
 
 def _tutorial() -> None:
-    assert _verdict("demo/reports/practice") == "looks"
+    assert _verdict("demo/reports/heldout") == "looks"
     assert _verdict("demo/reports/short") == "blind"
     assert (Path("out") / "space" / "app.py").is_file()
 
