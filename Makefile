@@ -5,7 +5,7 @@ VENV := .venv
 BIN := $(VENV)/bin
 PIP := $(BIN)/pip install --quiet --disable-pip-version-check --constraint constraints.txt
 
-.PHONY: help demo test check bench soak format parts clean
+.PHONY: help demo test check docs bench soak format parts clean
 
 help:           ## what can be made
 	@grep -E '^[a-z]+: .*##' Makefile | sed 's/:.*##/\t/'
@@ -21,6 +21,10 @@ check: $(VENV)/.dev            ## formatting, lint, types, import contracts
 	$(BIN)/ruff check .
 	$(BIN)/mypy
 	$(BIN)/lint-imports
+
+docs: $(VENV)/.dev             ## write the reference anew and build the documentation into site/
+	$(BIN)/python docs/generate.py
+	NO_MKDOCS_2_WARNING=1 $(BIN)/mkdocs build --strict
 
 bench: $(VENV)/.dev            ## measure what docs/benchmarks.md says of data and memory (half an hour)
 	$(BIN)/python bench/check.py
@@ -42,7 +46,7 @@ parts: $(VENV)/.dev            ## train the practice parts anew (hours; needs es
 	$(BIN)/python -m phisense.practice.pretrain
 
 clean:          ## remove what was installed and made
-	rm -rf $(VENV) demo
+	rm -rf $(VENV) demo site
 
 $(BIN)/python:
 	@$(PYTHON) -c 'import sys; sys.exit(sys.version_info < (3, 11))' || { echo "phisense needs Python 3.11 or newer; name one: make demo PYTHON=python3.12"; exit 2; }

@@ -30,7 +30,7 @@ class Language(_Section):
 
 class Vision(_Section):
     part: str = Field(description="a CLIP, SigLIP or DINOv2 model: folder or hub id")
-    encoder: Literal["clip", "siglip", "dinov2"] = "clip"
+    encoder: Literal["clip", "siglip", "dinov2"] = Field("clip", description="what kind of model the part is")
     layer: int = Field(-2, le=-1, description="which hidden layer the projector reads, from the end")
 
 
@@ -90,14 +90,14 @@ class Features(_Section):
         "float16", description="how they are stored; pixels: not at all, resized pictures are kept and encoded in training"
     )
     folder: Path | None = Field(None, description="where they are stored, if not in features/<name>")
-    batch: int = Field(32, ge=1)
+    batch: int = Field(32, ge=1, description="pictures encoded at once")
     shard: int = Field(512, ge=1, description="pictures in a shard")
 
 
 class Lora(_Section):
-    rank: int = Field(64, ge=1)
-    alpha: int = Field(128, ge=1)
-    dropout: float = Field(0.0, ge=0, lt=1)
+    rank: int = Field(64, ge=1, description="of the two small matrices beside each large one: more learns more and takes more memory")
+    alpha: int = Field(128, ge=1, description="what they add is scaled by alpha / rank")
+    dropout: float = Field(0.0, ge=0, lt=1, description="share of their input that is left out at random")
     targets: str = Field(
         r".*language_model.*\.(qkv_proj|o_proj|gate_up_proj|down_proj)",
         description="regular expression that must match all four fused matrices of each layer, and nothing else",
@@ -106,19 +106,19 @@ class Lora(_Section):
 
 
 class Stage(_Section):
-    epochs: float = Field(1.0, gt=0)
+    epochs: float = Field(1.0, gt=0, description="how often the stage's data is gone through")
     max_steps: int = Field(-1, ge=-1, description="-1: as many as the epochs have")
     batch: int = Field(128, ge=1, description="conversations in an optimizer step, of all processes together")
     micro_batch: int = Field(
         8, ge=1, description="conversations at once, at most: the largest number that divides a process's share of the batch"
     )
-    learning_rate: float = Field(2e-4, gt=0)
-    projector_learning_rate: float | None = Field(None, gt=0, description="if not the same")
+    learning_rate: float = Field(2e-4, gt=0, description="the highest, after the warm-up; it falls as a cosine")
+    projector_learning_rate: float | None = Field(None, gt=0, description="the projector's, if not the same")
     projector_optimizer: Literal["adamw", "muon"] = Field(
         "adamw", description="muon for its matrices: steps equally long in all directions, at some ten times AdamW's rate"
     )
     warm_up: float = Field(0.03, ge=0, lt=1, description="share of the steps")
-    weight_decay: float = Field(0.0, ge=0)
+    weight_decay: float = Field(0.0, ge=0, description="how strongly weights are drawn to zero")
     clip: float = Field(1.0, gt=0, description="largest gradient norm")
     length: int = Field(2048, ge=16, le=4096, description="tokens; a longer conversation loses its last turns")
 
@@ -133,8 +133,8 @@ class Further(Stage):
 
 
 class Train(_Section):
-    align: Stage | None = None
-    instruct: Stage
+    align: Stage | None = Field(None, description="the first stage: the projector alone, on captions")
+    instruct: Stage = Field(description="the second: projector and LoRA, on instructions")
     further: dict[str, Further] = Field({}, description="stages after instruct, by name and in their order: projector and LoRA go on")
     lora: Lora | None = Field(Lora(), description="null: full fine-tuning, every weight of the language part; needs quantise: false")
     quantise: bool = Field(True, description="the frozen language part in NF4 with double quantisation (QLoRA)")
@@ -145,8 +145,8 @@ class Train(_Section):
         description="a step whose loss or gradient is not finite, or whose loss jumps, is never taken: stop there, or go on after it",
     )
     spike: float | None = Field(4.0, gt=0, description="a loss so far above the median of the last 50 steps has jumped; null: none has")
-    watch: Watch = Watch()
-    log_every: int = Field(10, ge=1)
+    watch: Watch = Field(Watch(), description="held-out questions asked while it trains")
+    log_every: int = Field(10, ge=1, description="steps between two lines of metrics.jsonl")
     report_to: tuple[str, ...] = Field((), description="Trainer integrations, e.g. tensorboard")
 
     @model_validator(mode="after")
@@ -165,30 +165,32 @@ class Train(_Section):
 
 
 class Merge(_Section):
-    dtype: Literal["float32", "bfloat16", "float16"] = "bfloat16"
+    dtype: Literal["float32", "bfloat16", "float16"] = Field("bfloat16", description="of the merged model's weights")
     samples: int = Field(64, ge=1, description="held-out conversations to compare on")
     most_delta_loss: float = Field(0.002, ge=0, description="the gate: loss merged minus loss with the adapter")
     least_same_answers: float = Field(0.995, ge=0, le=1, description="the gate: share of equal answers")
 
 
 class Evaluate(_Section):
-    batch: int = Field(32, ge=1)
-    max_new_tokens: int = Field(64, ge=1)
+    batch: int = Field(32, ge=1, description="questions at once")
+    max_new_tokens: int = Field(64, ge=1, description="tokens at which an answer is cut")
 
 
 class Recipe(_Section):
-    name: str
-    seed: int = 0
+    name: str = Field(description="of the folders that are written: runs/<name>, models/<name>, features/<name>")
+    seed: int = Field(0, description="of everything drawn at random; the same seed gives the same run")
     root: Path = Field(Path("."), description="data and outputs are relative to it")
-    language: Language
-    vision: Vision
-    speech: Speech | None = None
-    projector: Projector = Projector()
-    data: Data
-    features: Features = Features()
-    train: Train
-    merge: Merge = Merge()
-    evaluate: Evaluate = Evaluate()
+    language: Language = Field(description="the part that reads and writes text")
+    vision: Vision = Field(description="the part that looks at pictures")
+    speech: Speech | None = Field(None, description="the part that hears; needed for questions by voice only")
+    projector: Projector = Field(
+        Projector(), description="what carries pictures over to the language part: the thing that is trained first"
+    )
+    data: Data = Field(description="what is learned from, and what is kept from learning")
+    features: Features = Field(Features(), description="how encoded pictures are stored")
+    train: Train = Field(description="stages and their settings")
+    merge: Merge = Field(Merge(), description="how the adapter becomes part of the model, and what may be lost")
+    evaluate: Evaluate = Field(Evaluate(), description="how held-out questions are asked")
 
     @model_validator(mode="after")
     def _fits(self) -> Recipe:
