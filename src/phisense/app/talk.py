@@ -19,7 +19,7 @@ from ..errors import ChatError, PhisenseError, SoundError
 from ..speech import Transcriber, Transcript
 from ..vision.pictures import open_picture
 from .limits import PICTURES, Limits
-from .overlay import overlay
+from ..vision.overlay import overlay
 from .pump import Pump
 from .taming import tame
 
