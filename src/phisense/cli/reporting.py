@@ -43,7 +43,7 @@ def report(
             read.append(reports.read(folder))
             bar("reading", len(read), len(folders))
         made = groups(read, bar)
-        heading = title or " and ".join(dict.fromkeys(one.title for one in read))
+        heading = title or (read[0].title if len(read) == 1 else _heading(list(dict.fromkeys(one.model for one in read))))
         page = reports.render(heading, read, made).encode()
     if out is None and len(read) == 1:
         out = reports.replace_page(folders[0], page)
@@ -60,6 +60,10 @@ def report(
     for note in made[1]:
         console.err.print(note, style="yellow", markup=False, soft_wrap=True)
     return result
+
+
+def _heading(models: list[str]) -> str:
+    return f"{models[0]}, evaluated" if len(models) == 1 else f"{', '.join(models[:-1])} and {models[-1]}"
 
 
 def _tell(group: Group) -> None:

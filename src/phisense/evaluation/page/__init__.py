@@ -16,6 +16,7 @@ from collections.abc import Sequence
 from typing import TYPE_CHECKING
 
 from ..beside import Group, groups
+from ..shown import SHOWN
 from .cards import answers, apart_cards, looked
 from .figures import at_a_glance, figures
 from .measured import measured
@@ -27,6 +28,8 @@ if TYPE_CHECKING:
     from ..report import Report
 
 __all__ = ["render"]
+
+FEWER = 6  # of each sort, where a page has several tasks
 
 _FOOT = (
     "<b>Real</b>: the question with its own picture. <b>Blind</b>: without a picture. <b>Shuffled</b>: with another question's picture. "
@@ -45,7 +48,7 @@ def render(title: str, reports: Sequence[Report], made: tuple[list[Group], list[
     if several:
         body.append(at_a_glance(grouped))
     for at, group in enumerate(grouped):
-        shown = [figures(group), *([apart_cards(group)] if len(group.reports) > 1 else []), *_cards(group)]
+        shown = [figures(group), *([apart_cards(group, FEWER * 2 if several else SHOWN)] if len(group.reports) > 1 else []), *_cards(group, FEWER if several else SHOWN)]
         body.append(section(group.title if several else "Figures", "".join(shown), f"task-{at}"))
     body.append(section("What was trained", "".join(trained(reports)), "trained"))
     body.append(section("How it was measured", measured(reports), "measured"))
@@ -57,9 +60,9 @@ def render(title: str, reports: Sequence[Report], made: tuple[list[Group], list[
     )
 
 
-def _cards(group: Group) -> list[str]:
+def _cards(group: Group, shown: int) -> list[str]:
     """Answers and overlays of one report; of several those in which they differ say more."""
-    return [looked(group.reports[0]), answers(group.reports[0])] if len(group.reports) == 1 else []
+    return [looked(group.reports[0]), answers(group.reports[0], shown)] if len(group.reports) == 1 else []
 
 
 def _contents(grouped: Sequence[Group], reports: Sequence[Report]) -> str:

@@ -11,7 +11,7 @@ from ...conversations import CAPTION_KINDS
 from ...vision.pictures import open_picture
 from ..beside import apart
 from ..scores import Prediction
-from ..shown import SHOWN, drawn, sorts
+from ..shown import drawn, sorts
 from .words import data_url, number, text
 
 if TYPE_CHECKING:
@@ -19,11 +19,11 @@ if TYPE_CHECKING:
     from ..report import Report
 
 
-def answers(report: Report) -> str:
-    """The gallery of one report."""
+def answers(report: Report, shown: int) -> str:
+    """The gallery of one report, `shown` of each sort."""
     main = report.main
     others = {(p.id, p.condition): p.answer for p in report.predictions if p.condition != "real"}
-    wrong, right, texts = sorts(main)
+    wrong, right, texts = sorts(main, shown)
     asked = [p for p in main if p.kind not in CAPTION_KINDS]
     missed = sum(not p.right for p in asked)
     return "".join([
@@ -43,7 +43,7 @@ def looked(report: Report) -> str:
         if p is None or picture is None:
             continue
         pair = f"<div class='pair'>{_image(picture, p.image)}<img alt='where it looked' src='{_overlaid(picture, grid['weights'])}'></div>"
-        cards.append(f"<div class='card'>{pair}<p class='q'>{text(p.question)}</p>{_said(p)}</div>")
+        cards.append(f"<div class='card'>{pair}<p class='q'>{text(p.question)}</p>{_said(p)}{_unless_right(p)}</div>")
     told = (
         "<p class='small'>How much attention the answer's words paid to each part of the picture, the mean over heads and the upper half of "
         "the layers; brightest where most. It says where the model looked, not why it said what it said.</p>"
@@ -51,7 +51,7 @@ def looked(report: Report) -> str:
     return f"<h3>Where it looked</h3>{told}<div class='gallery wide'>{''.join(cards)}</div>" if cards else ""
 
 
-def apart_cards(group: Group) -> str:
+def apart_cards(group: Group, shown: int) -> str:
     """Questions that some of the models got right and some wrong, those whose picture is in a report first."""
     rows = apart(group.reports)
     if not rows:
@@ -59,7 +59,7 @@ def apart_cards(group: Group) -> str:
     by_id = {(row[0].id, row[0].image): row for row in rows}
     order = [by_id[(p.id, p.image)] for p in drawn([row[0] for row in rows])]
     order.sort(key=lambda row: _picture(group.reports, row[0]) is None and row[0].image is not None)
-    cards = [_apart_card(group, row) for row in order[:SHOWN]]
+    cards = [_apart_card(group, row) for row in order[:shown]]
     return _gallery(f"Where they differ: {len(rows):,} of {group.questions:,} questions", cards)
 
 
@@ -79,14 +79,13 @@ def _gallery(heading: str, cards: Sequence[str]) -> str:
 
 
 def _card(report: Report, p: Prediction, others: dict[tuple[str, str], str]) -> str:
-    wanted = "" if p.right and p.kind not in CAPTION_KINDS else f"<p class='small'>wanted: {text(_wanted(p))}</p>"
     blind, shuffled = others.get((p.id, "blind")), others.get((p.id, "shuffled"))
     other = "".join(
         f"<p class='small'>{words}: {text(answer)}</p>"
         for words, answer in (("without the picture", blind), ("with another's", shuffled))
         if answer is not None
     )
-    return f"<div class='card'>{_shown(p, report.picture(p))}<p class='q'>{text(p.question)}</p>{_said(p)}{wanted}{other}{_foot(p)}</div>"
+    return f"<div class='card'>{_shown(p, report.picture(p))}<p class='q'>{text(p.question)}</p>{_said(p)}{_unless_right(p)}{other}{_foot(p)}</div>"
 
 
 def _said(p: Prediction, who: str = "") -> str:
@@ -96,6 +95,10 @@ def _said(p: Prediction, who: str = "") -> str:
     part = f" <span class='small'>credit {number(p.credit)}</span>" if 0 < p.credit < 1 else ""
     mark, kind, word = ("✓", "right", "right") if p.right else ("✗", "wrong", "wrong")
     return f"<p>{text(who)}<span class='{kind}' aria-label='{word}'>{mark}</span> {answer}{part}</p>"
+
+
+def _unless_right(p: Prediction) -> str:
+    return "" if p.right and p.kind not in CAPTION_KINDS else f"<p class='small'>wanted: {text(_wanted(p))}</p>"
 
 
 def _wanted(p: Prediction) -> str:
@@ -114,7 +117,7 @@ def _shown(p: Prediction, picture: Path | None) -> str:
 
 
 def _image(path: Path, name: str | None) -> str:
-    return f"<img loading='lazy' alt='{text(name or '')}' src='{data_url(path.read_bytes(), 'jpeg')}'>"
+    return f"<img alt='{text(name or '')}' src='{data_url(path.read_bytes(), 'jpeg')}'>"
 
 
 def _overlaid(path: Path, weights: Any) -> str:

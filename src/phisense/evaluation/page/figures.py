@@ -21,9 +21,15 @@ def figures(group: Group) -> str:
     """Verdict, table, plots."""
     if len(group.reports) == 1:
         report = group.reports[0]
-        return "".join([verdict(report), _conditions(report), _published(group), _plots(report)])
+        return "".join([verdict(report), _side_by_side(_conditions(report), _plots(report)), _published(group)])
     parts = [verdict(report, name) for name, report in zip(group.names, group.reports, strict=True)]
-    return "".join([*parts, _beside(group), *(_difference(group, one) for one in group.differences), _plots_beside(group)])
+    told = [_beside(group), *(_difference(group, one) for one in group.differences)]
+    return "".join([*parts, _side_by_side("".join(told), _plots_beside(group)), _published(group)])
+
+
+def _side_by_side(tables: str, plots: str) -> str:
+    """Where there is room; the plots below the tables where there is not."""
+    return f"<div class='plots'><div>{tables}</div><div>{plots}</div></div>" if plots else tables
 
 
 def verdict(report: Report, name: str = "") -> str:
@@ -146,8 +152,7 @@ def _kinds(scored: Sequence[dict[str, Any]]) -> list[tuple[str, list[Any]]]:
 
 
 def _figures(plots: Sequence[tuple[str, str]]) -> str:
-    made = "".join(f"<figure>{svg}<figcaption>{text(caption)}</figcaption></figure>" for svg, caption in plots)
-    return f"<div class='plots'>{made}</div>" if made else ""
+    return "".join(f"<figure>{svg}<figcaption>{text(caption)}</figcaption></figure>" for svg, caption in plots)
 
 
 def _beside(group: Group) -> str:
@@ -161,7 +166,7 @@ def _beside(group: Group) -> str:
                 f"{name_of(group.headline)}, {condition}",
                 *(_cell(report, condition, group.headline) for report in group.reports),
             ])
-    return table([f"{group.questions:,} questions, {first}", *map(text, group.names)], rows) + _published(group)
+    return table([f"{group.questions:,} questions, {first}", *map(text, group.names)], rows)
 
 
 def _cell(report: Report, condition: str, name: str) -> str:

@@ -93,7 +93,7 @@ def marks(rows: Sequence[tuple[str, Sequence[Figure | None]]], series: Sequence[
         axes.invert_yaxis()
         axes.grid(axis="x")
         axes.set_axisbelow(True)
-        _scale(axes, [one for _, its in rows for one in its if one is not None], room=1.0)
+        _scale(axes, [one for _, its in rows for one in its if one is not None], room=1.02)
         axes.set_xlabel(what)
         if len(series) > 1:
             plot.legend(loc="outside upper center", ncols=min(3, len(series)), columnspacing=1.2)
@@ -108,8 +108,9 @@ def curve(stage: dict[str, Any], title: str) -> str:
         plot, axes = _empty(2.9)
         steps, losses = stage["step"], stage["loss"]
         smooth: list[float] = []
+        new = 1 / max(2.0, len(losses) / 12)
         for loss in losses:
-            smooth.append(loss if not smooth else 0.8 * smooth[-1] + 0.2 * loss)
+            smooth.append(loss if not smooth else (1 - new) * smooth[-1] + new * loss)
         axes.plot(steps, losses, color=_colour(2), linewidth=1, label="loss, as logged")
         axes.plot(steps, smooth, color=_colour(0), linewidth=2, label="running mean")
         axes.set(title=title, xlabel="optimizer step", ylabel="loss per supervised token")

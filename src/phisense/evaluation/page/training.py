@@ -13,8 +13,11 @@ from .words import facts, number, signed, table, text
 if TYPE_CHECKING:
     from ..report import Report
 
-_MERGES = {
+MERGES = {
     "merged": "this model", "on_original": "onto the original base", "back_to_nf4": "back into 4 bits", "shuffled": "control: layers reversed",
+}  # fmt: skip
+_UNITS = {
+    "layers": "layers", "width": "wide", "vocabulary": "tokens known", "picture_pixels": "pixels a side", "patch_pixels": "pixels a patch",
 }  # fmt: skip
 _PARTS = {"language": "language part", "vision": "vision part", "projector": "projector", "speech": "speech part", "whole": "whole"}
 
@@ -34,21 +37,28 @@ def _model(about: dict[str, Any]) -> str:
     parts = [(_PARTS.get(part, part), _described(told)) for part, told in about.get("parts", {}).items()]
     if "stages" not in about:
         return "<p>phisense did not train this model, or merged it before it wrote down how.</p>" + facts(parts)
-    hours = about.get("hours", 0.0)
     pairs: list[tuple[str, object]] = [
         ("recipe", about.get("name")),
-        ("time of training", f"{hours:.1f} hours" if hours >= 1 else f"{hours * 60:.1f} minutes"),
+        ("time of training", hours_of(about)),
         ("parameters trained", f"{about['trainable']:,}" if "trainable" in about else None),
-        ("the projector moved by", f"{about['projector_change']:.0%} of its length" if "projector_change" in about else None),
+        ("the projector moved by", f"{about['projector_change']:.2f} times its length" if "projector_change" in about else None),
     ]
     return "".join([facts([*pairs, *parts]), _data(about), _stages(about), _curves(about), _merge(about.get("merge")), _recipe(about)])
 
 
+def hours_of(about: dict[str, Any]) -> str:
+    hours = about.get("hours", 0.0)
+    return f"{hours:.1f} hours" if hours >= 1 else f"{hours * 60:.1f} minutes"
+
+
 def _described(told: Any) -> str:
+    """A part in a line: its name and kind, then what is large about it."""
     if not isinstance(told, dict):
         return str(told)
-    rest = [f"{key.replace('_', ' ')} {value}" for key, value in told.items() if key != "name" and value not in (None, [], False)]
-    return ", ".join([*([str(told["name"])] if "name" in told else []), *rest])
+    first = " · ".join(str(told[key]) for key in ("name", "kind") if told.get(key))
+    rest = [f"{value:,} {_UNITS[key]}" for key, value in told.items() if key in _UNITS and isinstance(value, int)]
+    other = [f"{key} {value}" for key, value in told.items() if key not in (*_UNITS, "name", "kind") and value not in (None, [], False, 1)]
+    return ", ".join([first, *rest, *other])
 
 
 def _data(about: dict[str, Any]) -> str:
@@ -83,7 +93,7 @@ def _merge(report: dict[str, Any] | None) -> str:
     if not report:
         return ""
     rows = [[f"reference: {text(report['reference'])}", f"{report['reference_loss']:.5f}", "", ""]]
-    for key, meaning in _MERGES.items():
+    for key, meaning in MERGES.items():
         if isinstance(found := report.get(key), dict):
             delta = f"{'+' if found['delta_loss'] >= 0 else '−'}{abs(found['delta_loss']):.5f}"
             rows.append([meaning, f"{found['loss']:.5f}", delta, f"{found['same_answers']:.1%}"])
@@ -101,4 +111,4 @@ def _merge(report: dict[str, Any] | None) -> str:
 
 def _recipe(about: dict[str, Any]) -> str:
     recipe = about.get("recipe")
-    return f"<h3>The whole recipe</h3><pre>{text(yaml.safe_dump(recipe, sort_keys=False, default_flow_style=None, width=72))}</pre>" if recipe else ""
+    return f"<h3>The whole recipe</h3><pre>{text(yaml.safe_dump(recipe, sort_keys=False, width=60))}</pre>" if recipe else ""

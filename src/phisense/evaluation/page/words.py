@@ -3,10 +3,12 @@
 from __future__ import annotations
 
 import base64
+import re
 from collections.abc import Sequence
 from html import escape
 from typing import Any
 
+_SPELLED = {"rouge l": "ROUGE-L", "bleu ": "BLEU-", "cider d": "CIDEr-D", "cider": "CIDEr", r"\bf1\b": "F1", "meteor": "METEOR"}
 CONDITION = {"real": "with its picture", "blind": "without", "shuffled": "with another's"}
 
 
@@ -16,7 +18,9 @@ def text(value: object) -> str:
 
 
 def name_of(figure: str) -> str:
-    return figure.replace("_", " ")
+    """As people write it: `yes_no_f1` is yes/no F1."""
+    words = figure.replace("yes_no_", "yes/no ").replace("_", " ")
+    return re.sub("|".join(_SPELLED), lambda found: _SPELLED.get(found[0], "F1"), words)
 
 
 def number(value: float) -> str:
