@@ -19,7 +19,9 @@ def report(
     folders: Annotated[list[Path], typer.Argument(help="Report folders, as phisense evaluate writes them; of one or several models.")],
     out: Annotated[
         Path | None,
-        typer.Option(help="The HTML file to write; otherwise report.html of the one folder, or comparison.html beside the first of several."),
+        typer.Option(
+            help="The HTML file to write; otherwise report.html of the one folder, or comparison.html beside the first of several."
+        ),
     ] = None,
     title: Annotated[str | None, typer.Option(help="Of the page.")] = None,
     json: Json = False,
@@ -71,8 +73,8 @@ def _tell(group: Group) -> None:
     from ..evaluation.scores import CONDITIONS
 
     rows = []
-    for name, one in zip(group.names, group.reports, strict=True):
-        found = [one.scores.get(condition, {}).get("figures", {}).get(group.headline) for condition in CONDITIONS]
+    for name, shown in zip(group.names, group.reports, strict=True):
+        found = [shown.scores.get(condition, {}).get("figures", {}).get(group.headline) for condition in CONDITIONS]
         rows.append([name, *("–" if f is None else f"{f['value']:.3f} [{f['low']:.3f}, {f['high']:.3f}]" for f in found)])
     console.table(f"{group.title}: {group.headline}, {group.questions:,} questions", ["model", *CONDITIONS], rows)
     for one in group.differences:

@@ -49,6 +49,7 @@ class Group:
     def headline(self) -> str:
         return str(self.reports[0].scores["headline"])
 
+
 def groups(reports: Sequence[Report], progress: Progress = lambda what, done, total: None) -> tuple[list[Group], list[str]]:
     """The reports by task and questions, in their order; and sentences about what cannot be laid side by side."""
     found: dict[tuple[str, frozenset[tuple[str, str, str | None]]], list[Report]] = {}
@@ -94,8 +95,9 @@ def _notes(made: Sequence[Group]) -> Iterator[str]:
                 continue  # one model's several sets of questions are meant to stand one below the other
             common = len(_asked(one.reports[0]) & _asked(other.reports[0]))
             yield (
-                f"{one.names[0]} and {other.names[0]} answered different questions of {one.task} ({one.questions:,} and {other.questions:,}, "
-                f"{common:,} in common), so neither is subtracted from the other. Evaluate both on the same data with the same --limit."
+                f"{one.names[0]} and {other.names[0]} answered different questions of {one.task} ({one.questions:,} and "
+                f"{other.questions:,}, {common:,} in common), so neither is subtracted from the other. Evaluate both on the same data "
+                "with the same --limit."
             )
 
 

@@ -96,7 +96,8 @@ def write(
     if gaze:
         artefact.write_json(folder / "gaze.json", gaze)
     report = Report(title, scores, predictions, facts, gaze or {}, folder, told)
-    for name in sorted({p.image for p in gallery(report.main) if p.image}):
+    shown = [*gallery(report.main), *(p for p in report.main if p.id in report.gaze)]
+    for name in sorted({p.image for p in shown if p.image}):
         if small := _thumb(images, name):
             artefact.write_bytes(folder / "pictures" / _thumb_name(name), small)
     artefact.write_bytes(folder / PAGE, render(title, [report]).encode())

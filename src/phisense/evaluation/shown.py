@@ -1,4 +1,4 @@
-"""Which answers are shown: some of each kind of question, and always the same, so that reports of several models can be laid side by side."""
+"""Which answers are shown: some of each kind of question, and always the same, so that reports can be laid side by side."""
 
 from __future__ import annotations
 

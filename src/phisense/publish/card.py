@@ -1,7 +1,7 @@
 """A model card: what the folder and the reports say of the model, and nothing that they do not.
 
-The front matter is huggingface_hub's `ModelCardData`, its `model-index` made of each report's figures with the real picture. The card is read
-back by huggingface_hub before it is written. The hub's own check of it needs the network: the library asks for it before an upload.
+The front matter is huggingface_hub's `ModelCardData`, its `model-index` made of each report's figures with the real picture. The card is
+read back by huggingface_hub before it is written. The hub's own check needs the network: the library asks for it before an upload.
 """
 
 from __future__ import annotations
@@ -67,7 +67,8 @@ def model_card(repo: str, folder: Path, about: dict[str, Any], told: Told) -> st
         _LIMITS,
     ]
     card = ModelCard(f"---\n{data.to_yaml()}\n---\n\n" + "\n\n".join(sections) + "\n")
-    assert ModelCard(str(card)).data.to_dict() == data.to_dict(), "the card does not read back as it was written"
+    read_back: Any = ModelCard(str(card))
+    assert read_back.data.to_yaml() == data.to_yaml(), "the card does not read back as it was written"
     return str(card)
 
 
@@ -207,8 +208,8 @@ def _plain(name: str) -> str:
 
 
 _HOW = (
-    "Every interval is 95 %, from drawing the independent units anew (bootstrap). The same questions are asked with the picture, without it, "
-    "and with another question's picture: a model whose figure does not fall without its picture does not look at it."
+    "Every interval is 95 %, from drawing the independent units anew (bootstrap). The same questions are asked with the picture, without "
+    "it, and with another question's picture: a model whose figure does not fall without its picture does not look at it."
 )
 
 

@@ -48,7 +48,11 @@ def render(title: str, reports: Sequence[Report], made: tuple[list[Group], list[
     if several:
         body.append(at_a_glance(grouped))
     for at, group in enumerate(grouped):
-        shown = [figures(group), *([apart_cards(group, FEWER * 2 if several else SHOWN)] if len(group.reports) > 1 else []), *_cards(group, FEWER if several else SHOWN)]
+        shown = [
+            figures(group),
+            *([apart_cards(group, FEWER * 2 if several else SHOWN)] if len(group.reports) > 1 else []),
+            *_cards(group, FEWER if several else SHOWN),
+        ]
         body.append(section(group.title if several else "Figures", "".join(shown), f"task-{at}"))
     body.append(section("What was trained", "".join(trained(reports)), "trained"))
     body.append(section("How it was measured", measured(reports), "measured"))

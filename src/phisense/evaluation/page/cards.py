@@ -45,8 +45,8 @@ def looked(report: Report) -> str:
         pair = f"<div class='pair'>{_image(picture, p.image)}<img alt='where it looked' src='{_overlaid(picture, grid['weights'])}'></div>"
         cards.append(f"<div class='card'>{pair}<p class='q'>{text(p.question)}</p>{_said(p)}{_unless_right(p)}</div>")
     told = (
-        "<p class='small'>How much attention the answer's words paid to each part of the picture, the mean over heads and the upper half of "
-        "the layers; brightest where most. It says where the model looked, not why it said what it said.</p>"
+        "<p class='small'>How much attention the answer's words paid to each part of the picture, the mean over heads and the upper half "
+        "of the layers; brightest where most. It says where the model looked, not why it said what it said.</p>"
     )
     return f"<h3>Where it looked</h3>{told}<div class='gallery wide'>{''.join(cards)}</div>" if cards else ""
 
@@ -85,7 +85,8 @@ def _card(report: Report, p: Prediction, others: dict[tuple[str, str], str]) -> 
         for words, answer in (("without the picture", blind), ("with another's", shuffled))
         if answer is not None
     )
-    return f"<div class='card'>{_shown(p, report.picture(p))}<p class='q'>{text(p.question)}</p>{_said(p)}{_unless_right(p)}{other}{_foot(p)}</div>"
+    asked = f"{_shown(p, report.picture(p))}<p class='q'>{text(p.question)}</p>"
+    return f"<div class='card'>{asked}{_said(p)}{_unless_right(p)}{other}{_foot(p)}</div>"
 
 
 def _said(p: Prediction, who: str = "") -> str:

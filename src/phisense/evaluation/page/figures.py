@@ -93,10 +93,15 @@ def _published(group: Group) -> str:
         return ""
     ours = group.reports[0].scores[_ran(group.reports[0])[0]]["figures"]
     rows = [
-        [f"<b>{text(name)}, measured here</b>", name_of(group.headline), span(report.scores[_ran(report)[0]]["figures"][group.headline]), ""]
+        [
+            f"<b>{text(name)}, measured here</b>",
+            name_of(group.headline),
+            span(report.scores[_ran(report)[0]]["figures"][group.headline]),
+            "",
+        ]
         for name, report in zip(group.names, group.reports, strict=True)
     ]
-    for model, anchor in others:
+    for _, anchor in others:
         if anchor.figure != group.headline and anchor.figure in ours:
             rows.append([f"{text(group.names[0])}, measured here", name_of(anchor.figure), span(ours[anchor.figure]), ""])
             ours = {key: value for key, value in ours.items() if key != anchor.figure}
@@ -160,12 +165,10 @@ def _beside(group: Group) -> str:
     first = _ran(group.reports[0])[0]
     names = list(dict.fromkeys(name for report in group.reports for name in report.scores.get(first, {}).get("figures", {})))
     rows = [[name_of(name), *(_cell(report, first, name) for report in group.reports)] for name in names]
-    for condition in CONDITIONS:
-        if condition != first and any(condition in report.scores for report in group.reports):
-            rows.append([
-                f"{name_of(group.headline)}, {condition}",
-                *(_cell(report, condition, group.headline) for report in group.reports),
-            ])
+    others = [name for name in CONDITIONS if name != first and any(name in report.scores for report in group.reports)]
+    rows += [
+        [f"{name_of(group.headline)}, {other}", *(_cell(report, other, group.headline) for report in group.reports)] for other in others
+    ]
     return table([f"{group.questions:,} questions, {first}", *map(text, group.names)], rows)
 
 
@@ -191,9 +194,7 @@ def _difference(group: Group, one: Difference) -> str:
 
 def _plots_beside(group: Group) -> str:
     ran = [name for name in CONDITIONS if any(name in report.scores for report in group.reports)]
-    figures = [
-        (name, [report.scores.get(name, {}).get("figures", {}).get(group.headline) for report in group.reports]) for name in ran
-    ]
+    figures = [(name, [report.scores.get(name, {}).get("figures", {}).get(group.headline) for report in group.reports]) for name in ran]
     plots = [(bars(figures, group.names, f"{name_of(group.headline)}, 95 % interval"), "Each model under each condition.")]
     if kinds := _kinds([report.scores.get(ran[0], {}) for report in group.reports]):
         plots.append((marks(kinds, group.names, "mean credit, 95 % interval"), f"By kind of question, {CONDITION[ran[0]]}."))

@@ -11,8 +11,9 @@ if TYPE_CHECKING:
     from ..report import Report
 
 _WORDS = {
-    "model": "model", "fingerprint": "fingerprint of its files", "engine": "engine", "device": "device", "dtype": "computed in", "seed": "seed",
-    "batch": "questions at once", "max_new_tokens": "longest answer, tokens", "picture_tokens": "tokens a picture", "limit": "questions, at most",
+    "model": "model", "fingerprint": "fingerprint of its files", "engine": "engine", "device": "device", "dtype": "computed in",
+    "seed": "seed", "batch": "questions at once", "max_new_tokens": "longest answer, tokens", "picture_tokens": "tokens a picture",
+    "limit": "questions, at most",
 }  # fmt: skip
 
 

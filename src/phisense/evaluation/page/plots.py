@@ -69,7 +69,14 @@ def bars(rows: Sequence[tuple[str, Sequence[Figure | None]]], series: Sequence[s
         axes.set_xlabel(what)
         if len(series) > 1:
             handles = [_patch(i) for i in range(len(series))]
-            plot.legend(handles, [_short(name) for name in series], loc="outside upper center", ncols=min(3, len(series)), handlelength=1.6, columnspacing=1.2)
+            plot.legend(
+                handles,
+                [_short(name) for name in series],
+                loc="outside upper center",
+                ncols=min(3, len(series)),
+                handlelength=1.6,
+                columnspacing=1.2,
+            )
         return _svg(plot)
 
 
@@ -138,10 +145,17 @@ def _empty(height: float) -> tuple[Any, Any]:
 
 def _bar(axes: Any, at: float, figure: Figure, series: int) -> None:
     around = [[figure["value"] - figure["low"]], [figure["high"] - figure["value"]]]
-    axes.barh(at, figure["value"], height=0.82, color=_colour(series), edgecolor=_PAPER, linewidth=0, hatch=_HATCHES[series % len(_HATCHES)])
+    axes.barh(
+        at, figure["value"], height=0.82, color=_colour(series), edgecolor=_PAPER, linewidth=0, hatch=_HATCHES[series % len(_HATCHES)]
+    )
     axes.errorbar(figure["value"], at, xerr=around, fmt="none", ecolor=_INK, elinewidth=1.1, capsize=2.5)
     axes.annotate(
-        number(figure["value"]), (max(figure["high"], figure["value"]), at), xytext=(5, 0), textcoords="offset points", va="center", fontsize=9
+        number(figure["value"]),
+        (max(figure["high"], figure["value"]), at),
+        xytext=(5, 0),
+        textcoords="offset points",
+        va="center",
+        fontsize=9,
     )
 
 

@@ -14,7 +14,8 @@ if TYPE_CHECKING:
     from ..report import Report
 
 MERGES = {
-    "merged": "this model", "on_original": "onto the original base", "back_to_nf4": "back into 4 bits", "shuffled": "control: layers reversed",
+    "merged": "this model", "on_original": "onto the original base", "back_to_nf4": "back into 4 bits",
+    "shuffled": "control: layers reversed",
 }  # fmt: skip
 _UNITS = {
     "layers": "layers", "width": "wide", "vocabulary": "tokens known", "picture_pixels": "pixels a side", "patch_pixels": "pixels a patch",
