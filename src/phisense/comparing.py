@@ -67,7 +67,7 @@ def _walk(source: str, changes: Sequence[str], label: str, limit: int | None, de
     rows = []
     for tokens in _served(recipe.model):
         out = recipe.root / "comparisons" / load_recipe(source).name / f"{recipe.name}-{tokens}"
-        accuracy = verb("evaluate", recipe.model, *asked, "--picture-tokens", tokens, "--out", out)["real"]["accuracy"]
+        accuracy = verb("evaluate", recipe.model, *asked, "--picture-tokens", tokens, "--out", out)["real"]["figures"]["accuracy"]
         rows.append({
             "variant": label, "tokens": tokens, "accuracy": accuracy, "trainable": trained["trainable"],
             "train_seconds": round(trained["seconds"], 1), "model": str(recipe.model),

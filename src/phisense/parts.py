@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import hashlib
+import os
 from pathlib import Path
 from typing import Any
 
@@ -67,10 +68,10 @@ def weight_files(folder: Path) -> list[Path]:
 
 
 def fingerprint(folder: Path) -> str:
-    """sha256 over the names, configs and weights of a part: equal exactly where the part computes the same."""
+    """sha256 over the names, configs and weights of a part or model: equal exactly where it computes the same."""
     digest = hashlib.sha256()
-    for path in sorted([*folder.glob("*.json"), *weight_files(folder)]):
-        if path.name == "manifest.json":
+    for path in sorted([*folder.glob("*.json"), *weight_files(folder), *folder.glob("*.gguf")]):
+        if path.name in ("manifest.json", "merge_report.json", "training.json", "import_report.json"):  # what is told of it
             continue
         digest.update(path.name.encode())
         with path.open("rb") as file:
@@ -90,3 +91,11 @@ def _from_hub(part: str, download: bool) -> Path:
             got=f"no such folder, and the hub says: {str(error).splitlines()[0].rstrip('.')}",
             do=f"Check the name and the network, or download it and name its folder: hf download {part} --local-dir parts/NAME",
         ) from error
+
+
+def cache_folder() -> Path:
+    """`PHISENSE_CACHE`, else `phisense` in the user's cache folder."""
+    chosen = os.environ.get("PHISENSE_CACHE")
+    if chosen:
+        return Path(chosen).expanduser()
+    return Path(os.environ.get("XDG_CACHE_HOME") or Path.home() / ".cache") / "phisense"

@@ -4,6 +4,8 @@ from __future__ import annotations
 
 import json
 import shutil
+import subprocess
+import sys
 from pathlib import Path
 from typing import Any
 
@@ -32,7 +34,7 @@ def report(model: Path, world: Path, verb: Any, tmp_path_factory: pytest.TempPat
 def test_a_trained_model_looks(report: tuple[Path, dict[str, Any]]) -> None:
     out, scores = report
     assert scores["looks"]["verdict"] == "looks"
-    assert scores["real"]["accuracy"]["value"] > scores["blind"]["accuracy"]["value"] + 0.25
+    assert scores["real"]["figures"]["accuracy"]["value"] > scores["blind"]["figures"]["accuracy"]["value"] + 0.25
     assert scores["real"]["loss"] < scores["shuffled"]["loss"]
     lines = [json.loads(line) for line in (out / "predictions.jsonl").read_text().splitlines()]
     assert len(lines) == 3 * scores["questions"]
@@ -40,7 +42,7 @@ def test_a_trained_model_looks(report: tuple[Path, dict[str, Any]]) -> None:
     assert all(line["shown"] != own[line["id"]] for line in lines if line["condition"] == "shuffled")
     assert all(line["shown"] is None for line in lines if line["condition"] == "blind")
     right = [line["right"] for line in lines if line["condition"] == "real"]
-    assert sum(right) / len(right) == pytest.approx(scores["real"]["accuracy"]["value"])
+    assert sum(right) / len(right) == pytest.approx(scores["real"]["figures"]["accuracy"]["value"])
 
 
 def test_the_report_is_one_file_with_its_pictures(report: tuple[Path, dict[str, Any]]) -> None:
@@ -79,13 +81,99 @@ def test_a_model_that_cannot_see_is_reported_as_blind(kind: str, model: Path, wo
     assert "The model is blind" in (tmp_path / "report" / "report.html").read_text()
 
 
+def said(folder: Path) -> list[tuple[str, str]]:
+    lines = map(json.loads, (folder / "predictions.jsonl").read_text().splitlines())
+    return [(line["condition"] + line["id"], line["answer"]) for line in lines]
+
+
 def test_batches_do_not_change_answers(model: Path, world: Path, verb: Any, tmp_path: Path) -> None:
-    answers = []
-    for batch in (1, 7):
-        run(verb, model, world, tmp_path / str(batch), "--image", "real", "--limit", 21, "--batch", batch)
-        lines = (tmp_path / str(batch) / "predictions.jsonl").read_text().splitlines()
-        answers.append([json.loads(line)["answer"] for line in lines])
-    assert answers[0] == answers[1]
+    """One by one and sixteen at once, padded on the left, in float32."""
+    for batch in (1, 16):
+        run(verb, model, world, tmp_path / str(batch), "--image", "real", "--limit", 48, "--batch", batch)
+    assert said(tmp_path / "1") == said(tmp_path / "16")
+    scores = [json.loads((tmp_path / str(batch) / "scores.json").read_text()) for batch in (1, 16)]
+    assert [one["about"]["batch"] for one in scores] == [1, 16]
+    assert scores[0]["real"]["loss"] == pytest.approx(scores[1]["real"]["loss"], rel=1e-4)
+    assert scores[0]["about"]["dtype"] == "float32"
+
+
+def test_batches_padded_on_the_right_would_change_answers(
+    model: Path, world: Path, verb: Any, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """The control: where an answer begins behind its padding, it is another."""
+    from phisense.model import asking
+
+    padded = asking.pad_rows
+    run(verb, model, world, tmp_path / "1", "--image", "real", "--limit", 48, "--batch", 1)
+    monkeypatch.setattr(asking, "pad_rows", lambda rows, pad, left=False: padded(rows, pad))
+    run(verb, model, world, tmp_path / "16", "--image", "real", "--limit", 48, "--batch", 16)
+    assert said(tmp_path / "1") != said(tmp_path / "16")
+
+
+ASKING = """
+import os, sys
+from phisense.cli import run_verb
+from phisense.evaluation.answerers import InBatches
+
+answer, lives = InBatches.answer, int(sys.argv[1])
+
+def dying(self, *args, **more):
+    global lives
+    lives -= 1
+    if lives < 0:
+        os.kill(os.getpid(), 9)
+    return answer(self, *args, **more)
+
+InBatches.answer = dying
+run_verb(*sys.argv[2:])
+"""
+
+
+def asking(model: Path, world: Path) -> list[object]:
+    data = world / "data"
+    return ["evaluate", model, "--data", data / "heldout.jsonl", "--images", data / "images", "--limit", 60, "--batch", 16]
+
+
+def test_a_killed_evaluation_goes_on_and_ends_the_same(model: Path, world: Path, verb: Any, tmp_path: Path) -> None:
+    """kill -9 after two batches, after five more, then to the end; and the last line of the journal is torn once."""
+    words = asking(model, world)
+    whole, killed = tmp_path / "whole", tmp_path / "killed"
+    verb(*words, "--out", whole)
+    for lives in (2, 5):
+        ran = subprocess.run([sys.executable, "-c", ASKING, str(lives), *map(str, words), "--out", str(killed)], check=False, timeout=300)
+        assert ran.returncode == -9
+        assert not killed.exists()
+    journal = tmp_path / ".killed.asked.jsonl"
+    assert len(journal.read_bytes().splitlines()) == 1 + 7
+    with journal.open("ab") as file:
+        file.write(b'["shuffled",3,[["Re')
+    scores = verb(*words, "--out", killed)
+    assert scores["about"]["answers_kept"] == 16 + 16 + 16 + 12 + 16 * 3  # the first condition whole, three batches of the second
+    assert said(killed) == said(whole)
+    assert (killed / "predictions.jsonl").read_bytes() == (whole / "predictions.jsonl").read_bytes()
+    assert not journal.exists()
+
+
+def test_a_journal_of_another_evaluation_is_begun_anew(
+    model: Path, world: Path, verb: Any, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    from phisense.evaluation.answerers import InBatches
+
+    words, out = [*asking(model, world), "--image", "real", "--limit", 20, "--out", tmp_path / "out"], tmp_path / ".out.asked.jsonl"
+    answer = InBatches.answer
+
+    def interrupted(self: InBatches, put: Any, *args: Any, **more: Any) -> Any:
+        if len(put) < 16:
+            raise KeyboardInterrupt
+        return answer(self, put, *args, **more)
+
+    with monkeypatch.context() as patched:
+        patched.setattr(InBatches, "answer", interrupted)
+        with pytest.raises(SystemExit):
+            verb(*words)
+    assert len(out.read_bytes().splitlines()) == 2
+    assert verb(*words, "--max-new-tokens", 3)["about"]["answers_kept"] == 0
+    assert not out.exists()
 
 
 def test_bad_input_is_a_sentence(model: Path, world: Path, verb: Any, tmp_path: Path) -> None:

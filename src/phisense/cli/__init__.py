@@ -3,7 +3,8 @@
 common.py     the application and what the verbs share
 care.py       doctor, demo
 data.py       check, convert, show, features
-making.py     train, runs, merge, evaluate, compare, tune
+making.py     train, runs, merge, compare, tune
+evaluating.py evaluate
 reporting.py  report
 talking.py    ask, chat, app
 serving.py    serve
@@ -25,7 +26,7 @@ from ..errors import PhisenseError
 from .common import app, run_verb
 
 # isort: off
-from . import care, data, making, reporting, talking, publishing, serving, deploying  # noqa: F401, each adds its verbs, in this order
+from . import care, data, making, evaluating, reporting, talking, publishing, serving, deploying  # noqa: F401, each adds its verbs, in this order
 
 __all__ = ["app", "main", "run_verb"]
 

@@ -31,6 +31,15 @@ Device = Annotated[str, typer.Option(help="auto, cpu, cuda or cuda:0.")]
 PictureTokens = Annotated[int | None, typer.Option(help="Tokens a picture takes, of those that a model of nested training serves.")]
 Model = Annotated[Path, typer.Argument(help="A model folder, as phisense merge writes it.")]
 
+Talker = Annotated[
+    Path | None,
+    typer.Argument(help="A model folder, as phisense merge writes it, or what phisense export writes. Not needed with --server."),
+]
+Which = Annotated[str, typer.Option("--engine", help="torch, llama or remote; auto takes what fits the folder.")]
+Quantise = Annotated[bool, typer.Option("--quantise", help="Hold the language part in NF4: a third of the memory (torch).")]
+Server = Annotated[str | None, typer.Option(help="Ask a server that speaks OpenAI's chat protocol, such as http://localhost:8000/v1.")]
+Served = Annotated[str | None, typer.Option(help="The model's name at the server, if it has several.")]
+
 
 @app.callback()
 def options(debug: Annotated[bool, typer.Option("--debug", help="Show tracebacks of errors.")] = False) -> None:
@@ -46,3 +55,13 @@ def options(debug: Annotated[bool, typer.Option("--debug", help="Show tracebacks
 def run_verb(*words: object) -> Any:
     """Runs a verb as the command line does, and returns its result; errors are raised."""
     return app([str(word) for word in words], standalone_mode=False)
+
+
+def chosen(model: Path | None, engine: str, server: str | None) -> Any:
+    """Which engine it will be: what can be said before anything heavy is imported."""
+    from ..chat.choose import choose
+    from ..errors import UsageError
+
+    if engine not in ("auto", "torch", "llama", "remote"):
+        raise UsageError("unknown engine", got=engine, wanted="auto, torch, llama or remote")
+    return choose(model, engine, server)  # type: ignore[arg-type]

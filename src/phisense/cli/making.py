@@ -1,4 +1,4 @@
-"""The verbs that make a model, and judge it: train, merge, evaluate."""
+"""The verbs that make a model: train, runs, merge, compare, tune."""
 
 from __future__ import annotations
 
@@ -8,8 +8,7 @@ from typing import Annotated, Any
 import typer
 
 from ..console import Bars
-from ..errors import UsageError
-from .common import Device, Json, Model, PictureTokens, Recipe, Set, app, run_verb
+from .common import Device, Json, Recipe, Set, app, run_verb
 
 
 @app.command()
@@ -118,61 +117,6 @@ def merge(
             rows.append([key.replace("_", " "), f"{m['loss']:.5f}", f"{m['delta_loss']:+.5f}", f"{m['same_answers']:.1%}"])
         console.table(f"{report['probes']} held-out questions", ["model", "loss", "difference", "same answers"], rows)
         console.out.print(f"projector changed by {report['projector_change']}; model -> {folder}")
-    return result
-
-
-@app.command()
-def evaluate(
-    model: Model,
-    data: Annotated[list[Path], typer.Option(help="Questions or conversations of any shape that check reads. Repeatable.")],
-    images: Annotated[list[Path], typer.Option(help="The folder of the pictures; may be repeated.")],
-    image: Annotated[str, typer.Option(help="real, blind, shuffled, or all three: with its picture, with none, with another's.")] = "all",
-    out: Annotated[Path | None, typer.Option(help="The report folder; otherwise reports/<model>-<data>.")] = None,
-    limit: Annotated[int | None, typer.Option(min=1, help="Only so many questions, evenly spaced.")] = None,
-    batch: Annotated[int, typer.Option(min=1)] = 64,
-    max_new_tokens: Annotated[int, typer.Option(min=1)] = 64,
-    seed: Annotated[int, typer.Option(help="Of the shuffling.")] = 0,
-    picture_tokens: PictureTokens = None,
-    device: Device = "auto",
-    json: Json = False,
-) -> dict[str, Any]:
-    """Ask held-out questions and score the answers; say whether the model looks at the picture at all."""
-    from .. import artefact, console
-    from ..conversations import Pictures, read_questions
-
-    if image not in ("real", "blind", "shuffled", "all"):
-        raise UsageError("unknown --image", got=image, wanted="real, blind, shuffled or all")
-    artefact.check_is_model(model)
-    questions = [q for file in data for q in read_questions(file)]
-    from ..evaluation import CONDITIONS
-    from ..evaluation import evaluate as run_evaluation
-    from ..model import load_model
-
-    if limit is not None:
-        questions = questions[:: -(-len(questions) // limit)] if questions else []
-    folder = out or Path("reports") / f"{model.resolve().name}-{data[0].stem}"
-    with console.bars() as bar:
-        scores = run_evaluation(
-            load_model(model, device, picture_tokens=picture_tokens), questions, Pictures(images), out=folder,
-            conditions=CONDITIONS if image == "all" else (image,),
-            batch=batch, max_new_tokens=max_new_tokens, seed=seed, title=f"{model.resolve().name} on {data[0].stem}", progress=bar,
-        )  # fmt: skip
-    result = {"report": str(folder / "report.html"), **scores}
-    if json:
-        console.print_json(result)
-    else:
-        ran = [name for name in CONDITIONS if name in scores]
-        kinds = sorted(scores[ran[0]]["kinds"])
-        rows = [["all", *(f"{scores[name]['accuracy']['value']:.3f}" for name in ran)]]
-        rows += [[kind, *(f"{scores[name]['kinds'][kind]['value']:.3f}" for name in ran)] for kind in kinds]
-        console.table(f"accuracy on {scores['questions']} questions", ["kind", *ran], rows)
-        if "looks" in scores:
-            looks = scores["looks"]["verdict"] == "looks"
-            console.out.print(
-                "The model looks at the picture." if looks else "The model is BLIND: the picture does not help it.",
-                style="green" if looks else "red",
-            )
-        console.out.print(f"report -> {folder / 'report.html'}")
     return result
 
 

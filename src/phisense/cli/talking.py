@@ -8,16 +8,7 @@ from typing import Annotated, Any
 import typer
 
 from ..errors import ChatError, UsageError
-from .common import Device, Json, PictureTokens, app
-
-Talker = Annotated[
-    Path | None,
-    typer.Argument(help="A model folder, as phisense merge writes it, or what phisense export writes. Not needed with --server."),
-]
-Which = Annotated[str, typer.Option("--engine", help="torch, llama or remote; auto takes what fits the folder.")]
-Quantise = Annotated[bool, typer.Option("--quantise", help="Hold the language part in NF4: a third of the memory (torch).")]
-Server = Annotated[str | None, typer.Option(help="Ask a server that speaks OpenAI's chat protocol, such as http://localhost:8000/v1.")]
-Served = Annotated[str | None, typer.Option(help="The model's name at the server, if it has several.")]
+from .common import Device, Json, PictureTokens, Quantise, Served, Server, Talker, Which, app, chosen
 
 
 @app.command()
@@ -46,7 +37,7 @@ def ask(
     if question is not None and not question.strip():
         raise ChatError("the question is empty", do="Type something after --question")
     picture = None if image is None else open_picture(image)
-    kind = _chosen(model, engine, server)
+    kind = chosen(model, engine, server)
     from ..chat import Sampling, Session
     from ..chat.choose import open_engine
 
@@ -94,7 +85,7 @@ def chat(
     from ..vision.pictures import open_picture
 
     picture = None if image is None else open_picture(image)
-    kind = _chosen(model, engine, server)
+    kind = chosen(model, engine, server)
     from ..chat import Sampling, Session
     from ..chat.choose import open_engine
     from ..chat.terminal import talk
@@ -127,7 +118,7 @@ def app_(
     """Open the page: a picture, questions by keyboard or by voice, answers as they are made."""
     if (examples is None) != (images is None):
         raise UsageError("examples need both their questions and their pictures", wanted="--examples FILE --images DIR")
-    kind = _chosen(model, engine, server)
+    kind = chosen(model, engine, server)
     from ..app import build, find_examples, launch
     from ..chat.choose import open_engine
     from ..speech import Transcriber
@@ -140,15 +131,6 @@ def app_(
         found,
     )
     launch(page, host=host, port=port, allowed=[example.picture for example in found])
-
-
-def _chosen(model: Path | None, engine: str, server: str | None) -> Any:
-    """Which engine it will be: what can be said before anything heavy is imported."""
-    from ..chat.choose import choose
-
-    if engine not in ("auto", "torch", "llama", "remote"):
-        raise UsageError("unknown engine", got=engine, wanted="auto, torch, llama or remote")
-    return choose(model, engine, server)  # type: ignore[arg-type]
 
 
 def _speech_part(model: Path | None) -> str | None:

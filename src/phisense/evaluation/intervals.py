@@ -38,7 +38,7 @@ def with_intervals(values: dict[str, Array]) -> dict[str, dict[str, float]]:
 
 
 def interval(drawn: Array) -> dict[str, float]:
-    low, high = np.percentile(drawn[1:], [2.5, 97.5])
+    low, high = np.nanpercentile(drawn[1:], [2.5, 97.5])
     return {"value": float(drawn[0]), "low": float(low), "high": float(high)}
 
 

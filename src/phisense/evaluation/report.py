@@ -1,6 +1,6 @@
 """A report folder: what was asked and answered, what came of it, and a page to read it on.
 
-predictions.jsonl   one line for each question and condition
+predictions.jsonl   one line for each question and condition; what belongs together has a group
 scores.json         the figures: see scores.py; under `about`, how it was measured
 facts.json          what was trained: see facts.py
 gaze.json           where the model looked in some of the pictures: {id: {"rows", "columns", "weights"}}, if the engine can tell
@@ -12,7 +12,7 @@ from __future__ import annotations
 
 import hashlib
 import io
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass, field, fields
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
@@ -20,7 +20,7 @@ from typing import TYPE_CHECKING, Any
 import orjson
 
 from .. import artefact
-from ..conversations import CAPTION_KINDS, IMAGE, Message, Pictures
+from ..conversations import CAPTION_KINDS, IMAGE, Message, Pictures, Question
 from ..errors import ArtefactError, PictureError
 from ..vision.pictures import open_picture
 from .page import render
@@ -87,9 +87,14 @@ def write(
     facts: dict[str, Any],
     images: Pictures,
     gaze: dict[str, Any] | None = None,
+    questions: Sequence[Question] = (),
 ) -> Report:
-    """Writes every file of a report into `folder`, which the caller stages as an artefact of `KIND` about {"title": title}."""
-    told = [p.as_dict() for p in predictions]
+    """Writes every file of a report into `folder`, which the caller stages as an artefact of `KIND` about {"title": title}.
+
+    Of `questions` the predictions' lines get what a task needs to know which belong together: group and choices.
+    """
+    more = {q.id: {"group": q.group, "choices": q.choices} for q in questions if q.group or q.choices}
+    told = [{**p.as_dict(), **more.get(p.id, {})} for p in predictions]
     artefact.write_bytes(folder / "predictions.jsonl", b"".join(orjson.dumps(one) + b"\n" for one in told))
     artefact.write_json(folder / "scores.json", scores)
     artefact.write_json(folder / "facts.json", facts)
@@ -130,7 +135,13 @@ def _prediction(line: dict[str, Any]) -> Prediction:
     return Prediction(**{**known, "answers": tuple(known["answers"])})
 
 
-def gazes(built: Phi3WithProjector, predictions: Sequence[Prediction], images: Pictures, most: int = GAZED) -> dict[str, Any]:
+def gazes(
+    built: Phi3WithProjector,
+    predictions: Sequence[Prediction],
+    images: Pictures,
+    most: int = GAZED,
+    progress: Callable[[int, int], None] = lambda done, total: None,
+) -> dict[str, Any]:
     """Where the model looked while it said some of the gallery's short answers, by id. Each costs a forward pass."""
     from ..model.gaze import gaze_at
 
@@ -145,6 +156,7 @@ def gazes(built: Phi3WithProjector, predictions: Sequence[Prediction], images: P
         whole = built.prompt.render(said, [len(slots)]).ids[:-1]  # without the end of the text
         grid = gaze_at(built, whole, slots, len(whole) - len(before))
         found[p.id] = {"rows": grid.shape[0], "columns": grid.shape[1], "weights": [[round(w, 6) for w in row] for row in grid.tolist()]}
+        progress(len(found), most)
     return found
 
 

@@ -1,63 +1,99 @@
-"""Asks every question with the real picture, with none, and with another sample's, and writes what came of it.
+"""Asks every question with the real picture, with none, and with another question's, and writes what came of it.
 
-predictions.jsonl   one line for each question and condition
-scores.json         the figures
-report.html         the figures and a gallery, in one file
+What is in the report folder: see report.py.
 """
 
 from __future__ import annotations
 
+import hashlib
 import random
+import time
 from collections.abc import Callable, Sequence
+from dataclasses import asdict, replace
+from importlib.metadata import version
 from pathlib import Path
 from typing import Any
 
 import orjson
-import torch
 
-from .. import artefact
+from .. import artefact, console
 from ..conversations import Pictures, Question
 from ..errors import DataError, UsageError
-from ..model import Phi3WithProjector
-from ..model.asking import about, ask
-from ..vision.pictures import open_picture
-from .answers import is_right
-from .report import render
+from ..parts import fingerprint
+from .answerers import Answerer, Put, Said
+from .facts import facts_of
+from .journal import Journal
+from .report import KIND, gazes, write
 from .scores import CONDITIONS, Prediction, score
+from .task import Task
 
-KIND = "report"
 Progress = Callable[[str, int, int], None]
+
+_VERSIONS = ("phisense", "torch", "transformers")
 
 
 def evaluate(
-    built: Phi3WithProjector,
+    task: Task,
     questions: Sequence[Question],
     images: Pictures,
+    answerer: Answerer,
     *,
     out: Path,
+    title: str,
     conditions: Sequence[str] = CONDITIONS,
-    batch: int = 32,
-    max_new_tokens: int = 64,
+    max_new_tokens: int | None = None,
     seed: int = 0,
-    title: str = "Evaluation",
+    model: Path | None = None,
+    about: dict[str, Any] | None = None,
     progress: Progress = lambda what, done, total: None,
 ) -> dict[str, Any]:
-    """Writes the report folder `out` and returns its scores. Raises DataError for missing questions or pictures."""
+    """Writes the report folder `out` and returns its scores. Answers are kept beside it until it is whole: an evaluation that was
+    interrupted and is called again in the same way goes on where it was. `model` is the folder of the one who answers, `about` what
+    else the record says of it and of the data. Raises DataError for missing questions or pictures.
+    """
     unknown = sorted(set(conditions) - set(CONDITIONS))
     if unknown:
         raise UsageError("unknown picture condition", got=", ".join(unknown), wanted=", ".join(CONDITIONS))
     _check(questions, images)
-    seen = _look(built, questions, images, lambda done, total: progress("pictures", done, total))
-    predictions: list[Prediction] = []
-    for condition in conditions:
-        shown = shown_pictures(questions, condition, seed)
-        predictions += _ask(built, questions, condition, shown, seen, batch, max_new_tokens, progress)
-    scores = {**score(predictions), "questions": len(questions), "seed": seed}
-    with artefact.staged(out, kind=KIND, about={"title": title}) as folder:
-        artefact.write_bytes(folder / "predictions.jsonl", b"".join(orjson.dumps(p.as_dict()) + b"\n" for p in predictions))
-        artefact.write_json(folder / "scores.json", scores)
-        artefact.write_bytes(folder / "report.html", render(title, scores, predictions, images).encode())
+    most = max_new_tokens or task.max_new_tokens
+    put = [replace(question, text=task.put(question)) for question in questions]
+    shown = {condition: shown_pictures(questions, condition, seed) for condition in conditions}
+    record = {
+        **(about or {}), **answerer.about, "fingerprint": None if model is None else fingerprint(model), "batch": answerer.batch,
+        "max_new_tokens": most, "seed": seed, "prompt": put[0].text, **{name: version(name) for name in _VERSIONS},
+    }  # fmt: skip
+    asked = hashlib.sha256(orjson.dumps([[asdict(one) for one in put], shown])).hexdigest()
+    began = time.monotonic()
+    with Journal(out.with_name(f".{out.name}.asked.jsonl"), {"task": task.name, "asked": asked, **record}) as journal:
+        found = sum(map(len, journal.done.values()))
+        if found:
+            console.err.print(f"{found:,} answers of an interrupted evaluation are kept")
+        answerer.expect([images.path(name) for name in sorted({name for names in shown.values() for name in names if name is not None})])
+        said = {name: _ask(put, name, shown[name], images, answerer, journal, most, task.losses, progress) for name in conditions}
+        scores = score(task, questions, {name: [one.text for one in said[name]] for name in conditions}, seed)
+        for name in conditions:
+            scores[name]["loss"] = _loss(said[name])
+        scores["about"] = {**record, "seconds": round(time.monotonic() - began, 1), "answers_kept": found}
+        predictions = [one for name in conditions for one in _predictions(task, name, questions, put, shown[name], said[name])]
+        built = getattr(answerer, "built", None)  # only torch can tell where it looked
+        seen = gazes(built, predictions, images, progress=lambda done, total: progress("where it looked", done, total)) if built else None
+        facts = {} if model is None else facts_of(model)
+        with artefact.staged(out, kind=KIND, about={"title": title}) as folder:
+            write(folder, title=title, scores=scores, predictions=predictions, facts=facts, images=images, gaze=seen, questions=questions)
+        journal.remove()
     return scores
+
+
+def _predictions(
+    task: Task, condition: str, questions: Sequence[Question], put: Sequence[Question], shown: Sequence[str | None], said: Sequence[Said]
+) -> list[Prediction]:
+    return [
+        Prediction(
+            id=q.id, kind=q.kind, image=q.image, shown=seen, question=asked.text, answers=q.answers, condition=condition,
+            answer=one.text, credit=task.credit(q, one.text), loss=one.loss, tokens=one.tokens,
+        )
+        for q, asked, seen, one in zip(questions, put, shown, said, strict=True)
+    ]  # fmt: skip
 
 
 def shown_pictures(questions: Sequence[Question], condition: str, seed: int) -> list[str | None]:
@@ -75,6 +111,17 @@ def shown_pictures(questions: Sequence[Question], condition: str, seed: int) -> 
     return [None if question.image is None else after[question.image] for question in questions]
 
 
+def some_of(questions: Sequence[Question], limit: int | None) -> list[Question]:
+    """About `limit` questions, evenly spaced; those of one group stay together."""
+    if limit is None or len(questions) <= limit:
+        return list(questions)
+    groups: dict[str, list[Question]] = {}
+    for i, question in enumerate(questions):
+        groups.setdefault(question.group or f"\0{i}", []).append(question)
+    step = -(-len(questions) // limit)
+    return [question for group in list(groups.values())[::step] for question in group]
+
+
 def _check(questions: Sequence[Question], images: Pictures) -> None:
     if not questions:
         raise DataError("there are no questions to evaluate", do="Name a file with at least one question")
@@ -87,43 +134,36 @@ def _check(questions: Sequence[Question], images: Pictures) -> None:
         )
 
 
-@torch.inference_mode()
-def _look(
-    built: Phi3WithProjector, questions: Sequence[Question], images: Pictures, progress: Callable[[int, int], None]
-) -> dict[str, torch.Tensor]:
-    """Every picture's slots `(P', H)`, encoded once for all conditions."""
-    names = sorted({question.image for question in questions if question.image is not None})
-    seen: dict[str, torch.Tensor] = {}
-    for start in range(0, len(names), 32):
-        some = names[start : start + 32]
-        slots = built.project([open_picture(images.path(name), name=name) for name in some])
-        seen.update((name, vectors.cpu()) for name, vectors in zip(some, slots, strict=True))
-        progress(len(seen), len(names))
-    return seen
-
-
-@torch.inference_mode()
 def _ask(
-    built: Phi3WithProjector,
-    questions: Sequence[Question],
+    put: Sequence[Question],
     condition: str,
     shown: Sequence[str | None],
-    seen: dict[str, torch.Tensor],
-    size: int,
+    images: Pictures,
+    answerer: Answerer,
+    journal: Journal,
     max_new_tokens: int,
+    losses: bool,
     progress: Progress,
-) -> list[Prediction]:
-    """Questions about one picture together; predictions in the order of the questions."""
-    order = sorted(range(len(questions)), key=lambda i: (shown[i] or "", len(questions[i].text)))
-    made: dict[int, Prediction] = {}
-    for start in range(0, len(order), size):
-        rows = order[start : start + size]
-        asked = [about(questions[i], seen[str(shown[i])] if shown[i] else None) for i in rows]
-        for i, answered in zip(rows, ask(built, asked, max_new_tokens=max_new_tokens), strict=True):
-            q = questions[i]
-            right = is_right(answered.text, q.answers)
-            made[i] = Prediction(
-                q.id, q.kind, q.image, shown[i], q.text, q.answers, condition, answered.text, right, answered.loss, answered.tokens
-            )
-        progress(condition, len(made), len(questions))
-    return [made[i] for i in range(len(questions))]
+) -> list[Said]:
+    """Answers in the order of the questions, which are asked sorted: those about one picture together, then by length."""
+    order = sorted(range(len(put)), key=lambda i: (shown[i] or "", len(put[i].text)))
+    said: dict[int, Said] = {}
+    for number, start in enumerate(range(0, len(order), answerer.batch)):
+        rows = order[start : start + answerer.batch]
+        if (condition, number) not in journal.done:
+            asked = [Put(put[i].id, put[i].text, _path(images, shown[i]), put[i].answers[0]) for i in rows]
+            journal.add(condition, number, answerer.answer(asked, max_new_tokens, losses=losses))
+        said.update(zip(rows, journal.done[condition, number], strict=True))
+        progress(condition, len(said), len(put))
+    return [said[i] for i in range(len(put))]
+
+
+def _path(images: Pictures, name: str | None) -> Path | None:
+    return None if name is None else images.path(name)
+
+
+def _loss(said: Sequence[Said]) -> float | None:
+    """Of the right answers, per token."""
+    if any(one.loss is None for one in said):
+        return None
+    return sum(one.loss or 0.0 for one in said) / max(1, sum(one.tokens or 0 for one in said))

@@ -66,7 +66,7 @@ def _kinds(marked: Sequence[Marked]) -> dict[str, Any]:
     """Mean credit of each kind of question; Wilson's interval, which for partial credit is a little too wide."""
     found = {}
     for kind in sorted({one.question.kind for one in marked} - set(CAPTION_KINDS)):
-        credits = [one.credit for one in marked if one.question.kind == kind]
-        low, high = wilson(sum(credits), len(credits))
-        found[kind] = {"n": len(credits), "value": sum(credits) / len(credits), "low": low, "high": high}
+        earned = [one.credit for one in marked if one.question.kind == kind]
+        low, high = wilson(sum(earned), len(earned))
+        found[kind] = {"n": len(earned), "value": sum(earned) / len(earned), "low": low, "high": high}
     return found

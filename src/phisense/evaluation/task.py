@@ -53,6 +53,8 @@ class Task:
     figures: Callable[[Array], dict[str, Array]]
     put: Callable[[Question], str] = as_it_is
     max_new_tokens: int = 16
+    losses: bool = False
+    """whether the loss of the first right answer says something"""
 
 
 def shares(marked: Sequence[Marked]) -> Array:
@@ -62,9 +64,14 @@ def shares(marked: Sequence[Marked]) -> Array:
 
 def accuracy(sums: Array) -> dict[str, Array]:
     """The figure of `shares`."""
-    return {"accuracy": ratio(sums[..., 0], sums[..., 1])}
+    return {"accuracy": mean(sums[..., 0], sums[..., 1])}
+
+
+def mean(total: Array, number: Array) -> Array:
+    """Unknown (NaN, left out of the interval) where a draw has none of what the figure is of."""
+    return np.divide(total, number, out=np.full_like(np.asarray(total, dtype=np.float64), np.nan), where=np.asarray(number) > 0)
 
 
 def ratio(part: Array, whole: Array) -> Array:
-    """Zero where there is nothing to divide by."""
+    """Zero where there is nothing to divide by: precision where nobody said yes."""
     return np.divide(part, whole, out=np.zeros_like(np.asarray(part, dtype=np.float64)), where=np.asarray(whole) > 0)

@@ -47,17 +47,20 @@ class Answered:
 
 
 @torch.inference_mode()
-def ask(built: Phi3WithProjector, asked: Sequence[Asked], *, max_new_tokens: int) -> list[Answered]:
-    """One batch. Questions about the same picture are cheapest together; the slots must be the same tensors for that to be seen."""
+def ask(built: Phi3WithProjector, asked: Sequence[Asked], *, max_new_tokens: int, losses: bool = True) -> list[Answered]:
+    """One batch. Questions about the same picture are cheapest together; the slots must be the same tensors for that to be seen.
+
+    Without `losses` that of the right answers is not computed, and is 0 over 0 tokens.
+    """
     found: dict[int, Answered] = {}
     for seeing in (True, False):
         some = [i for i, one in enumerate(asked) if bool(one.slots) is seeing]
         if some:
-            found.update(zip(some, _ask_alike([asked[i] for i in some], built, max_new_tokens), strict=True))
+            found.update(zip(some, _ask_alike([asked[i] for i in some], built, max_new_tokens, losses), strict=True))
     return [found[i] for i in range(len(asked))]
 
 
-def _ask_alike(asked: Sequence[Asked], built: Phi3WithProjector, max_new_tokens: int) -> list[Answered]:
+def _ask_alike(asked: Sequence[Asked], built: Phi3WithProjector, max_new_tokens: int, with_losses: bool) -> list[Answered]:
     questions, whole = [], []
     for one in asked:
         counts = [len(vectors) for vectors in one.slots]
@@ -68,7 +71,7 @@ def _ask_alike(asked: Sequence[Asked], built: Phi3WithProjector, max_new_tokens:
         Rendered(row.ids[heads.end(i) :], row.labels[heads.end(i) :])  # the head is the question's, so no label is lost
         for i, row in enumerate(whole)
     ]
-    losses = heads.losses(tails)
+    losses = heads.losses(tails) if with_losses else [(0.0, 0)] * len(asked)
     answers = heads.answers([question[heads.end(i) :] for i, question in enumerate(questions)], max_new_tokens)
     return [Answered(built.prompt.decode(ids), tuple(ids), loss, tokens) for ids, (loss, tokens) in zip(answers, losses, strict=True)]
 

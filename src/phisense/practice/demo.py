@@ -68,7 +68,7 @@ def _listen(model: Path, data: Path, images: Path) -> dict[str, Any]:
     from ..chat.torch_engine import TorchEngine
     from ..conversations import read_questions
     from ..errors import SoundError
-    from ..evaluation import is_right
+    from ..evaluation.answers import is_right
     from ..model.folder import KIND
     from ..speech import Transcriber
     from ..vision.pictures import open_picture
@@ -101,7 +101,7 @@ def _listen(model: Path, data: Path, images: Path) -> dict[str, Any]:
 
 
 def _summary(seconds: dict[str, float], seed: int, trained: Any, merged: Any, scores: dict[str, Any], speech: Any) -> dict[str, Any]:
-    real = {name: scores[name]["real"]["accuracy"] for name in scores}
+    real = {name: scores[name]["real"]["figures"]["accuracy"] for name in scores}
     held_out = scores["heldout"]
     return {
         "seconds": {**{name: round(value, 1) for name, value in seconds.items()}, "total": round(sum(seconds.values()), 1)},
@@ -111,9 +111,9 @@ def _summary(seconds: dict[str, float], seed: int, trained: Any, merged: Any, sc
             "real": real["heldout"]["value"],
             "unseen_combinations": real["combinations"]["value"],
             "digits": real["digits"]["value"],
-            "blind": held_out["blind"]["accuracy"]["value"],
-            "shuffled": held_out["shuffled"]["accuracy"]["value"],
-            "questions": {name: figure["n"] for name, figure in real.items()},
+            "blind": held_out["blind"]["figures"]["accuracy"]["value"],
+            "shuffled": held_out["shuffled"]["figures"]["accuracy"]["value"],
+            "questions": {name: scores[name]["questions"] for name in scores},
         },
         "looks": held_out["looks"]["verdict"],
         "merge": {

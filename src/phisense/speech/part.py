@@ -13,19 +13,11 @@ from typing import Any, BinaryIO
 
 from ..artefact import read_json, read_manifest, staged
 from ..errors import ArtefactError, PartError
-from ..parts import fingerprint, resolve_part
+from ..parts import cache_folder, fingerprint, resolve_part
 from .languages import LANGUAGES
 
 KIND = "converted speech part"
 TOKENIZER, FRONT_END = "tokenizer.json", "preprocessor_config.json"
-
-
-def cache_folder() -> Path:
-    """`PHISENSE_CACHE`, else `phisense` in the user's cache folder."""
-    chosen = os.environ.get("PHISENSE_CACHE")
-    if chosen:
-        return Path(chosen).expanduser()
-    return Path(os.environ.get("XDG_CACHE_HOME") or Path.home() / ".cache") / "phisense"
 
 
 def runnable_part(part: Path | str, cache: Path | None = None) -> Path:

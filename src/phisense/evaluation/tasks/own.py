@@ -9,7 +9,7 @@ import numpy as np
 
 from ...conversations import CAPTION_KINDS, Question, read_questions
 from ..answers import is_right, normalise, yes_or_no
-from ..task import Array, Marked, Task, ratio
+from ..task import Array, Marked, Task, mean, ratio
 from ..texts import rouge_l
 
 
@@ -41,11 +41,11 @@ def tally(marked: Sequence[Marked]) -> Array:
 def figures(sums: Array) -> dict[str, Array]:
     """Accuracy, or of texts alone ROUGE-L; yes/no figures and ROUGE-L where there is something they are of."""
     asked, binary, told = sums[0, 1] > 0, sums[0, 6] > 0, sums[0, 8] > 0
-    found = {"accuracy": ratio(sums[:, 0], sums[:, 1])} if asked else {}
+    found = {"accuracy": mean(sums[:, 0], sums[:, 1])} if asked else {}
     if binary:
         found |= {f"yes_no_{name}": figure for name, figure in yes_no(sums[:, 2:7]).items()}
     if told:
-        found["rouge_l"] = ratio(sums[:, 7], sums[:, 8])
+        found["rouge_l"] = mean(sums[:, 7], sums[:, 8])
     return found
 
 
@@ -54,12 +54,12 @@ def yes_no(sums: Array) -> dict[str, Array]:
     hits, said, true, equal, number = np.moveaxis(sums, -1, 0)
     precision, recall = ratio(hits, said), ratio(hits, true)
     return {
-        "accuracy": ratio(equal, number),
+        "accuracy": mean(equal, number),
         "f1": ratio(2 * precision * recall, precision + recall),
         "precision": precision,
         "recall": recall,
-        "yes_share": ratio(said, number),
+        "yes_share": mean(said, number),
     }
 
 
-OWN = Task("own", "Your own questions", load, credit, tally, figures, max_new_tokens=64)
+OWN = Task("own", "Your own questions", load, credit, tally, figures, max_new_tokens=64, losses=True)

@@ -1,0 +1,120 @@
+"""The verb that judges a model: evaluate."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from pathlib import Path
+from typing import Annotated, Any
+
+import typer
+
+from ..errors import UsageError
+from .common import Device, Json, PictureTokens, Quantise, Served, Server, Talker, Which, app, chosen
+
+
+@app.command()
+def evaluate(
+    model: Talker = None,
+    task: Annotated[
+        str, typer.Option(help="own: your questions, of any shape that check reads; or a benchmark (docs/evaluation.md lists them).")
+    ] = "own",
+    data: Annotated[list[str] | None, typer.Option(help="The questions: a file, or a benchmark's id on the hub. Repeatable.")] = None,
+    images: Annotated[list[Path] | None, typer.Option(help="The folder of the pictures; may be repeated.")] = None,
+    image: Annotated[str, typer.Option(help="real, blind, shuffled, or all three: with its picture, with none, with another's.")] = "all",
+    out: Annotated[Path | None, typer.Option(help="The report folder; otherwise reports/<model>-<data or benchmark>.")] = None,
+    limit: Annotated[int | None, typer.Option(min=1, help="Only so many questions, evenly spaced.")] = None,
+    batch: Annotated[int, typer.Option(min=1, help="Questions at once, in torch.")] = 64,
+    max_new_tokens: Annotated[int | None, typer.Option(min=1, help="Of an answer; otherwise what the benchmark's answers need.")] = None,
+    seed: Annotated[int, typer.Option(help="Of the shuffling and of the intervals.")] = 0,
+    picture_tokens: PictureTokens = None,
+    device: Device = "auto",
+    engine: Which = "auto",
+    quantise: Quantise = False,
+    server: Server = None,
+    served: Served = None,
+    json: Json = False,
+) -> dict[str, Any]:
+    """Ask questions whose answers are known, with the picture, without, and with another's; score them; say whether the model looks.
+
+    Interrupted, it goes on where it was when called again in the same way. A model folder is asked in batches in torch; what phisense
+    export wrote in llama.cpp; with --server any server that speaks OpenAI's protocol.
+    """
+    from .. import console
+    from ..conversations import Pictures
+    from ..evaluation.run import some_of
+
+    if image not in ("real", "blind", "shuffled", "all"):
+        raise UsageError("unknown --image", got=image, wanted="real, blind, shuffled or all")
+    kind = chosen(model, engine, server)
+    if not data:
+        raise UsageError("there is nothing to ask", wanted="--data FILE", do="docs/evaluation.md says where each benchmark's files are had")
+    from ..evaluation.scores import CONDITIONS
+    from ..evaluation.tasks import find_task, unpacked
+
+    which = find_task(task)
+    questions = some_of(which.load(data, unpacked(task)), limit)
+    from ..evaluation.run import evaluate as run_evaluation
+
+    name = (model.resolve().name if model is not None else served or "server").replace("/", "-")
+    on = Path(data[0]).stem if task == "own" else task
+    folder = out or Path("reports") / f"{name}-{on}"
+    how: dict[str, Any] = {"picture_tokens": picture_tokens, "device": device, "quantise": quantise}
+    answerer = _in_torch(model, batch, **how) if kind == "torch" else _by_engine(model, kind, server, served, **how)
+    with console.bars() as bar:
+        scores = run_evaluation(
+            which, questions, Pictures([*(images or ()), unpacked(task)]), answerer, out=folder,
+            title=f"{name} on {on if task == 'own' else which.title}", conditions=CONDITIONS if image == "all" else (image,),
+            max_new_tokens=max_new_tokens, seed=seed, model=model, progress=bar,
+            about={"model": name, "limit": limit, "data": _files(data)},
+        )  # fmt: skip
+    result = {"report": str(folder / "report.html"), **scores}
+    if json:
+        console.print_json(result)
+    else:
+        _tell(scores)
+        console.out.print(f"report -> {folder / 'report.html'}")
+    return result
+
+
+def _in_torch(model: Path | None, batch: int, *, device: str, picture_tokens: int | None, quantise: bool) -> Any:
+    from ..evaluation.answerers import InBatches
+    from ..model import load_model
+
+    assert model is not None
+    return InBatches(load_model(model, device, picture_tokens=picture_tokens, quantise=quantise), batch)
+
+
+def _by_engine(model: Path | None, kind: Any, server: str | None, served: str | None, **how: Any) -> Any:
+    from ..chat.choose import open_engine
+    from ..evaluation.answerers import ByEngine
+
+    return ByEngine(open_engine(model, engine=kind, server=server, served=served, **how))
+
+
+def _files(data: Sequence[str]) -> list[dict[str, Any]]:
+    """What the record says of the questions' files: names, and what is in them."""
+    from .. import artefact
+
+    return [{"name": Path(one).name, "sha256": artefact.sha256(Path(one))} if Path(one).is_file() else {"name": one} for one in data]
+
+
+def _tell(scores: dict[str, Any]) -> None:
+    from .. import console
+    from ..evaluation.scores import CONDITIONS
+
+    ran = [name for name in CONDITIONS if name in scores]
+    first = scores[ran[0]]
+    rows = [[figure, *(_shown(scores[name]["figures"].get(figure)) for name in ran)] for figure in first["figures"]]
+    rows += [[f"  {kind}", *(f"{scores[name]['kinds'][kind]['value']:.3f}" for name in ran)] for kind in first["kinds"]]
+    console.table(f"{scores['questions']:,} questions, 95 % intervals", ["", *ran], rows)
+    if "looks" in scores:
+        looks = scores["looks"]["verdict"] == "looks"
+        over = ", ".join(
+            f"{one['value']:+.3f} [{one['low']:+.3f}, {one['high']:+.3f}] over {name}" for name, one in scores["looks"]["over"].items()
+        )
+        said = "The model looks at the picture" if looks else "The model is BLIND: the picture does not help it"
+        console.out.print(f"{said}: {scores['looks']['figure']} {over}.", style="green" if looks else "red")
+
+
+def _shown(figure: dict[str, float] | None) -> str:
+    return "" if figure is None else f"{figure['value']:.3f} [{figure['low']:.2f}-{figure['high']:.2f}]"
