@@ -7,7 +7,6 @@ import re
 import shutil
 import sys
 import types
-from dataclasses import dataclass
 from html.parser import HTMLParser
 from pathlib import Path
 from typing import Any
@@ -84,7 +83,7 @@ def test_the_page_says_what_there_is_to_say(good: Report) -> None:
     check_whole(html)
     real = good.scores["real"]["figures"]["accuracy"]
     assert "The model looks at the picture." in html
-    assert f"{real['value']:.3f}<span class='ci'>{real['low']:.3f} to {real['high']:.3f}</span>" in html
+    assert f"{real['value']:.3f}<span class='ci'>{real['low']:.3f} to&nbsp;{real['high']:.3f}</span>" in html
     over = good.scores["looks"]["over"]["blind"]
     assert f"(difference +{over['value']:.3f}, interval +{over['low']:.3f} to +{over['high']:.3f})" in html
     for told in ("17.2 hours", "25,165,824", "captions.json", "558,128", "0.42 times its length", "control: layers reversed", "+4.00000"):
@@ -138,6 +137,16 @@ def test_what_models_and_files_say_cannot_become_part_of_the_page(pictures: Path
     check_whole(page(one))
     other = report(tmp_path / "s", pictures, "n</svg>", 0.5, asked=asked)
     check_whole(render(bad, [one, other]))
+
+
+def test_what_a_task_puts_behind_every_question_is_shown_once(pictures: Path, tmp_path: Path) -> None:
+    words = "Answer with one word."
+    asked = [Question(f"q{i}", f"{i:02}.png", f"Is it number {i}?\n{words}", ("Yes.",), "exists") for i in range(8)]
+    html = page(report(tmp_path / "r", pictures, "m", asked=asked, prompt=f"Is it number 0?\n{words}"))
+    assert html.count(words) == 1
+    assert "<p class='q'>Is it number 3?</p>" in html
+    mixed = [*asked, Question("other", "00.png", "And this?", ("No.",), "exists")]
+    assert page(report(tmp_path / "s", pictures, "m", asked=mixed)).count(words) >= 8
 
 
 def test_the_same_questions_are_shown_of_every_model(good: Report, worse: Report) -> None:
@@ -243,23 +252,18 @@ def test_each_refusal_is_a_sentence(good: Report, verb: Any, tmp_path: Path) -> 
     assert not (tmp_path / "x.html").exists()
 
 
-@dataclass(frozen=True)
-class Anchor:
-    figure: str
-    value: float
-    source: str
-
-
 def test_published_figures_stand_beside_and_are_called_so(good: Report, monkeypatch: pytest.MonkeyPatch) -> None:
     made = types.ModuleType("phisense.evaluation.anchors")
-    made.PUBLISHED = {"LLaVA-1.5-7B": {"own": Anchor("accuracy", 0.859, "https://arxiv.org/abs/2310.03744")}}  # type: ignore[attr-defined]
+    anchor = {"figure": "accuracy", "value": 0.859, "source": "https://arxiv.org/abs/2310.03744", "note": "another split"}
+    made.ANCHORS = {"LLaVA-1.5-7B": {"own": anchor, "gqa": anchor}}  # type: ignore[attr-defined]
     monkeypatch.setitem(sys.modules, "phisense.evaluation.anchors", made)
     html = render("with anchors", [good])
     check_whole(html)
     assert "LLaVA-1.5-7B" in html
-    assert "arxiv.org/abs/2310.03744" in html
+    assert "<td>0.859</td><td>arxiv.org/abs/2310.03744; another split</td>" in html
+    assert html.count("<td>measured here</td>") == 1
     assert "Published, not measured here" in html
-    made.PUBLISHED = {}  # type: ignore[attr-defined]
+    made.ANCHORS = {}  # type: ignore[attr-defined]
     assert "Beside published figures" not in render("without", [good])
 
 

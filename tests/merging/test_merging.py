@@ -36,7 +36,7 @@ def test_what_was_trained_travels_with_the_model(merged: dict[str, Any], trained
         assert 0 < len(curve["loss"]) == len(curve["step"]) <= 300
         assert curve["step"][-1] <= stage["steps"]
         assert curve["held_out"]["accuracy"][-1] == stage["held_out"]
-    assert 0.8 * trained["seconds"] < told["seconds"] < trained["seconds"]
+    assert 0 < told["seconds"] < trained["seconds"]
 
 
 def test_the_naive_merge_and_the_shuffled_one_lose(merged: dict[str, Any]) -> None:

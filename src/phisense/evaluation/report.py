@@ -14,6 +14,7 @@ import hashlib
 import io
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass, field, fields
+from functools import cached_property
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -65,11 +66,18 @@ class Report:
     def under(self, condition: str) -> list[Prediction]:
         return [p for p in self.predictions if p.condition == condition]
 
-    @property
+    @cached_property
     def main(self) -> list[Prediction]:
         """Those with the real picture, or under the only condition that was asked."""
         ran = next((name for name in CONDITIONS if name in self.scores), CONDITIONS[0])
         return self.under(ran)
+
+    @cached_property
+    def ending(self) -> str:
+        """The last line, if all questions end with the same one."""
+        asked = [p.question for p in self.main]
+        line = asked[0].rpartition("\n")[1:] if asked else ("", "")
+        return "".join(line) if line[0] and all(text.endswith("".join(line)) for text in asked) else ""
 
     def picture(self, p: Prediction) -> Path | None:
         if p.image is None or self.folder is None:

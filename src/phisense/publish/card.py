@@ -194,7 +194,7 @@ def _report(report: Report) -> list[str]:
         parts.append(f"{words}: {name_of(looks['figure'])} {', '.join(told)}, paired.")
     if others := published(scores["task"]):
         rows = ["| published, not measured here | figure | value | source |", "|---|---|---|---|"]
-        rows += [f"| {model} | {name_of(one.figure)} | {number(one.value)} | {one.source} |" for model, one in others]
+        rows += [f"| {one.model} | {name_of(one.figure)} | {number(one.value)} | {one.source} |" for one in others]
         parts.append("\n".join(rows))
     about = [(key, report.about.get(key)) for key in ("engine", "device", "dtype", "seed", "max_new_tokens")]
     told = [f"{key.replace('_', ' ')} {value}" for key, value in about if value is not None]

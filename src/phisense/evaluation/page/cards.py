@@ -43,7 +43,7 @@ def looked(report: Report) -> str:
         if p is None or picture is None:
             continue
         pair = f"<div class='pair'>{_image(picture, p.image)}<img alt='where it looked' src='{_overlaid(picture, grid['weights'])}'></div>"
-        cards.append(f"<div class='card'>{pair}<p class='q'>{text(p.question)}</p>{_said(p)}{_unless_right(p)}</div>")
+        cards.append(f"<div class='card'>{pair}{_asked(p, report.ending)}{_said(p)}{_unless_right(p)}</div>")
     told = (
         "<p class='small'>How much attention the answer's words paid to each part of the picture, the mean over heads and the upper half "
         "of the layers; brightest where most. It says where the model looked, not why it said what it said.</p>"
@@ -67,7 +67,7 @@ def _apart_card(group: Group, row: Sequence[Prediction]) -> str:
     p, picture = row[0], _picture(group.reports, row[0])
     said = "".join(_said(one, f"{name}: ") for name, one in zip(group.names, row, strict=True))
     wanted = f"<p class='small'>wanted: {text(_wanted(p))}</p>"
-    return f"<div class='card'>{_shown(p, picture)}<p class='q'>{text(p.question)}</p>{said}{wanted}{_foot(p)}</div>"
+    return f"<div class='card'>{_shown(p, picture)}{_asked(p, group.reports[0].ending)}{said}{wanted}{_foot(p)}</div>"
 
 
 def _picture(reports: Sequence[Report], p: Prediction) -> Path | None:
@@ -85,8 +85,13 @@ def _card(report: Report, p: Prediction, others: dict[tuple[str, str], str]) -> 
         for words, answer in (("without the picture", blind), ("with another's", shuffled))
         if answer is not None
     )
-    asked = f"{_shown(p, report.picture(p))}<p class='q'>{text(p.question)}</p>"
+    asked = f"{_shown(p, report.picture(p))}{_asked(p, report.ending)}"
     return f"<div class='card'>{asked}{_said(p)}{_unless_right(p)}{other}{_foot(p)}</div>"
+
+
+def _asked(p: Prediction, ending: str) -> str:
+    """Without what the task puts behind every question: how it was measured shows that once."""
+    return f"<p class='q'>{text(p.question.removesuffix(ending).strip())}</p>"
 
 
 def _said(p: Prediction, who: str = "") -> str:

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import importlib
 from collections.abc import Sequence
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING, Any, NamedTuple
 
 from ..scores import CONDITIONS
 from .plots import bars, marks
@@ -87,49 +87,44 @@ def _conditions(report: Report) -> str:
 
 
 def _published(group: Group) -> str:
-    """What others have published for the task, with the source as a text to look up."""
+    """Figure by figure, the headline first: the models here, then what others have published, with the source as a text to look up."""
     others = published(group.task)
     if not others:
         return ""
-    ours = group.reports[0].scores[_ran(group.reports[0])[0]]["figures"]
-    rows = [
-        [
-            f"<b>{text(name)}, measured here</b>",
-            name_of(group.headline),
-            span(report.scores[_ran(report)[0]]["figures"][group.headline]),
-            "",
-        ]
-        for name, report in zip(group.names, group.reports, strict=True)
-    ]
-    for _, anchor in others:
-        if anchor.figure != group.headline and anchor.figure in ours:
-            rows.append([f"{text(group.names[0])}, measured here", name_of(anchor.figure), span(ours[anchor.figure]), ""])
-            ours = {key: value for key, value in ours.items() if key != anchor.figure}
-    rows += [[text(model), name_of(anchor.figure), number(anchor.value), _source(anchor.source)] for model, anchor in others]
+    rows = []
+    for figure in dict.fromkeys([group.headline, *(one.figure for one in others)]):
+        for name, report in zip(group.names, group.reports, strict=True):
+            found = report.scores[_ran(report)[0]]["figures"].get(figure)
+            rows += [[f"<b>{text(name)}</b>", name_of(figure), span(found), "measured here"]] if found else []
+        rows += [[text(one.model), name_of(one.figure), number(one.value), text(one.source)] for one in others if one.figure == figure]
     told = "<p class='small'>Published, not measured here: others' prompts, decoding and scorers may differ.</p>"
     return f"<h3>Beside published figures</h3>{table(['model', 'figure', 'value', 'published in'], rows, 'told')}{told}"
 
 
-def published(task: str) -> list[tuple[str, Any]]:
-    """`(model, anchor)` of every published figure for a task; an anchor has `figure`, `value` and `source`."""
+class Published(NamedTuple):
+    """A figure that others have published of a model, and where; with what was otherwise."""
+
+    model: str
+    figure: str
+    value: float
+    source: str
+
+
+def published(task: str) -> list[Published]:
     found = []
     for model, tasks in _anchors().items():
-        its = tasks.get(task)
-        found += [(model, one) for one in (its if isinstance(its, (list, tuple)) and not hasattr(its, "figure") else [its] if its else [])]
+        if one := tasks.get(task):
+            note = f"; {one['note']}" if one.get("note") else ""
+            found.append(Published(model, one["figure"], one["value"], one["source"].removeprefix("https://") + note))
     return found
 
 
-def _anchors() -> dict[str, Any]:
+def _anchors() -> dict[str, dict[str, Any]]:
     try:
-        found: dict[str, Any] = importlib.import_module("phisense.evaluation.anchors").PUBLISHED
+        found: dict[str, dict[str, Any]] = importlib.import_module("phisense.evaluation.anchors").ANCHORS
     except ModuleNotFoundError:
         return {}
     return found
-
-
-def _source(source: str) -> str:
-    """As a text: the page names no address that a browser could go to."""
-    return text(source.removeprefix("https://").removeprefix("http://"))
 
 
 def _plots(report: Report) -> str:

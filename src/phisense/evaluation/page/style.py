@@ -19,7 +19,7 @@ footer { margin-top: 3rem; padding-top: .8rem; border-top: 1px solid var(--line)
 .scroll { overflow-x: auto; margin: .8rem 0 }
 table { border-collapse: collapse; font-variant-numeric: tabular-nums; overflow-wrap: normal } tbody th { min-width: 7rem } th, td { padding: .35rem .9rem .35rem 0; border-bottom: 1px solid var(--line); text-align: right; vertical-align: top }
 th { font-weight: 600 } th:first-child { text-align: left } tbody th { font-weight: 400 } tr.ours th, tr.ours td { font-weight: 600 }
-table.told td { text-align: left } .ci { display: block; font-weight: 400; white-space: nowrap }
+table.told td, table.told th { text-align: left } .ci { display: block; font-weight: 400; white-space: nowrap }
 .published td, .published th { color: var(--faint) } .source { text-align: left; font-size: .85rem }
 .plots { display: grid; grid-template-columns: repeat(auto-fit, minmax(min(100%, 22rem), 1fr)); gap: 1.2rem; align-items: start }
 figure { margin: .6rem 0 } figure svg * { stroke-linejoin: round; stroke-linecap: butt } figure svg { width: 100%; height: auto; max-width: 34rem; display: block } figcaption { margin-top: .2rem }

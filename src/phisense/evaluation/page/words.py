@@ -35,7 +35,7 @@ def signed(value: float) -> str:
 
 def span(figure: dict[str, float], show: Any = number) -> str:
     """A figure with its interval, the latter small."""
-    return f"{show(figure['value'])}<span class='ci'>{show(figure['low'])} to {show(figure['high'])}</span>"
+    return f"{show(figure['value'])}<span class='ci'>{show(figure['low'])} to&nbsp;{show(figure['high'])}</span>"
 
 
 def table(head: Sequence[str], rows: Sequence[Sequence[str]], kind: str = "") -> str:
