@@ -274,6 +274,9 @@ def test_plots_take_their_colours_from_the_page_and_figures_of_any_size() -> Non
     assert "1,511" in svg
     assert "var(--s0)" in svg
     assert not re.search("#0[0-9a-f]{5}", svg)
+    beside_itself = {"value": 1.0, "low": 0.7, "high": 1.0 - 1e-16}
+    for draw in (plots.bars, plots.marks):
+        check_whole(draw([("all", [beside_itself]), ("none", [{"value": 0.0, "low": 1e-17, "high": 0.3}])], ["one"], "accuracy"))
     check_whole(plots.curve({"step": [1], "loss": [2.0]}, "align"))
 
 

@@ -90,8 +90,8 @@ def marks(rows: Sequence[tuple[str, Sequence[Figure | None]]], series: Sequence[
             places = [at + (i - (len(series) - 1) / 2) * 0.2 for at in range(len(rows))]
             known = [(place, its[i]) for place, (_, its) in zip(places, rows, strict=True) if its[i] is not None]
             values = [one["value"] for _, one in known if one]
-            lows = [one["value"] - one["low"] for _, one in known if one]
-            highs = [one["high"] - one["value"] for _, one in known if one]
+            lows = [_below(one) for _, one in known if one]
+            highs = [_above(one) for _, one in known if one]
             axes.errorbar(
                 values, [place for place, _ in known], xerr=[lows, highs], fmt=_MARKS[i % len(_MARKS)], color=_colour(i), markersize=5,
                 elinewidth=1.2, label=_short(name), markerfacecolor=_colour(i) if i % 2 == 0 else _PAPER,
@@ -144,7 +144,7 @@ def _empty(height: float) -> tuple[Any, Any]:
 
 
 def _bar(axes: Any, at: float, figure: Figure, series: int) -> None:
-    around = [[figure["value"] - figure["low"]], [figure["high"] - figure["value"]]]
+    around = [[_below(figure)], [_above(figure)]]
     axes.barh(
         at, figure["value"], height=0.82, color=_colour(series), edgecolor=_PAPER, linewidth=0, hatch=_HATCHES[series % len(_HATCHES)]
     )
@@ -157,6 +157,15 @@ def _bar(axes: Any, at: float, figure: Figure, series: int) -> None:
         va="center",
         fontsize=9,
     )
+
+
+def _below(figure: Figure) -> float:
+    """An interval's end may lie a rounding on the wrong side of its figure, or more where drawing anew is biased."""
+    return max(0.0, figure["value"] - figure["low"])
+
+
+def _above(figure: Figure) -> float:
+    return max(0.0, figure["high"] - figure["value"])
 
 
 def _patch(series: int) -> Any:
