@@ -164,16 +164,42 @@ def test_a_journal_of_another_evaluation_is_begun_anew(
 
     def interrupted(self: InBatches, put: Any, *args: Any, **more: Any) -> Any:
         if len(put) < 16:
-            raise KeyboardInterrupt
+            raise RuntimeError("interrupted")
         return answer(self, put, *args, **more)
 
     with monkeypatch.context() as patched:
         patched.setattr(InBatches, "answer", interrupted)
-        with pytest.raises(SystemExit):
+        with pytest.raises(RuntimeError, match="interrupted"):
             verb(*words)
     assert len(out.read_bytes().splitlines()) == 2
     assert verb(*words, "--max-new-tokens", 3)["about"]["answers_kept"] == 0
     assert not out.exists()
+
+
+def test_any_engine_answers_as_the_batches_do(model: Path, world: Path, tmp_path: Path) -> None:
+    """The engine of the chat, one question after the other: the same answers, in float32."""
+    from phisense.chat.torch_engine import TorchEngine
+    from phisense.conversations import Pictures, read_questions
+    from phisense.evaluation.answerers import ByEngine, InBatches
+    from phisense.evaluation.run import evaluate
+    from phisense.evaluation.tasks import TASKS
+
+    questions, images = read_questions(world / "data" / "heldout.jsonl")[:40], Pictures([world / "data" / "images"])
+    engine = TorchEngine.open(model, "cpu")
+    for name, answerer in (("batches", InBatches(engine.built, 16)), ("engine", ByEngine(engine))):
+        scores = evaluate(TASKS["own"], questions, images, answerer, out=tmp_path / name, title=name, conditions=("real", "blind"))
+        assert (scores["real"]["loss"] is None) == (name == "engine")
+    assert said(tmp_path / "batches") == said(tmp_path / "engine")
+    assert len({answer for _, answer in said(tmp_path / "engine")}) > 4
+
+
+def test_llama_cpp_is_evaluated_too(exported: Path, model: Path, world: Path, verb: Any, tmp_path: Path) -> None:
+    for name, folder in (("torch", model), ("llama", exported)):
+        scores = run(verb, folder, world, tmp_path / name, "--limit", 16, "--image", "real")
+        assert scores["about"]["engine"] == name
+    same = [a == b for a, b in zip(said(tmp_path / "torch"), said(tmp_path / "llama"), strict=True)]
+    assert sum(same) >= 15  # the files are in float16
+    assert len(scores["about"]["fingerprint"]) == 64
 
 
 def test_bad_input_is_a_sentence(model: Path, world: Path, verb: Any, tmp_path: Path) -> None:
