@@ -347,3 +347,31 @@ def test_thinning_keeps_the_ends(length: int) -> None:
     assert len(found) == min(length, POINTS)
     assert found == sorted(set(found))
     assert not length or (found[0], found[-1]) == (0, length - 1)
+
+
+@pytest.mark.browser
+def test_the_page_fits_a_phone_a_desk_and_paper(good: Report, worse: Report, tmp_path: Path) -> None:
+    """In a real browser: nothing sticks out sideways, no request leaves the file, and the plots follow into the dark."""
+    sync = pytest.importorskip("playwright.sync_api", reason="playwright is not installed")
+    chromium = shutil.which("chromium") or shutil.which("chromium-browser")
+    if chromium is None:
+        pytest.skip("no chromium on this machine")
+    (tmp_path / "page.html").write_text(render("Two models", [good, worse]))
+    with sync.sync_playwright() as playwright:
+        browser = playwright.chromium.launch(executable_path=chromium, args=["--no-sandbox"])
+        colours = set()
+        for width, scheme, media in ((390, "light", "screen"), (1200, "dark", "screen"), (688, "light", "print")):
+            seen = browser.new_page(viewport={"width": width, "height": 800}, color_scheme=scheme)
+            seen.emulate_media(media=media)
+            asked: list[str] = []
+            seen.on("request", lambda request, asked=asked: asked.append(request.url))
+            seen.goto((tmp_path / "page.html").as_uri())
+            assert seen.evaluate("document.documentElement.scrollWidth") == width
+            assert [url for url in asked if not url.startswith("data:")] == [(tmp_path / "page.html").as_uri()]
+            assert seen.evaluate("[...document.images].every(one => one.complete && one.naturalWidth > 0)")
+            colours.add(seen.evaluate("getComputedStyle(document.querySelector('svg [style*=\"--s0\"]')).fill"))
+            if media == "print":
+                wide = "[...document.querySelectorAll('.scroll')].filter(one => one.scrollWidth > one.clientWidth + 1).length"
+                assert seen.evaluate(wide) == 0, "a table is cut on paper"
+        browser.close()
+    assert len(colours) == 3
