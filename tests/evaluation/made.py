@@ -72,6 +72,7 @@ def report(
             facts=facts or {},
             images=Pictures([pictures]),
             gaze=gaze,
+            questions=asked,
         )
     return read(folder)
 

@@ -5,8 +5,6 @@ from __future__ import annotations
 import json
 import re
 import shutil
-import sys
-import types
 from html.parser import HTMLParser
 from pathlib import Path
 from typing import Any
@@ -18,6 +16,7 @@ from phisense import artefact
 from phisense.conversations import Pictures, Question
 from phisense.errors import ArtefactError, UsageError
 from phisense.evaluation import beside
+from phisense.evaluation.anchors import ANCHORS
 from phisense.evaluation.page import plots
 from phisense.evaluation.report import Report, gazes, read, render
 from phisense.evaluation.shown import gallery
@@ -193,6 +192,22 @@ def test_a_paired_interval_is_narrower_than_what_it_is_made_of(good: Report, wor
     }
 
 
+def test_units_of_several_questions_are_known_from_the_predictions(pictures: Path, tmp_path: Path) -> None:
+    """MME's pairs: their group is in the lines, and without it there is no interval."""
+    pairs = [
+        Question(f"q{i}", f"{i // 2 % 20:02}.png", f"Is it {i % 2}?", ("yes" if i % 2 else "no",), "existence", (), f"g{i // 2}")
+        for i in range(60)
+    ]
+    one, other = (report(tmp_path / name, pictures, name, right, asked=pairs, task="mme") for name, right in (("a", 0.95), ("b", 0.5)))
+    found = beside.difference(one, other)
+    assert found is not None
+    told = [r.scores["real"]["figures"][r.scores["headline"]]["value"] for r in (one, other)]
+    assert found[one.scores["headline"]]["value"] == pytest.approx(told[1] - told[0])
+    assert found[one.scores["headline"]]["high"] < 0
+    bare = [Report(r.title, r.scores, r.predictions, {}, {}, r.folder, [{**line, "group": ""} for line in r.told]) for r in (one, other)]
+    assert beside.difference(*bare) is None
+
+
 def test_no_interval_where_the_answers_do_not_give_the_figure(good: Report, worse: Report) -> None:
     """As of a task whose units are groups that the predictions do not tell."""
     scores = json.loads(json.dumps(worse.scores))
@@ -253,18 +268,26 @@ def test_each_refusal_is_a_sentence(good: Report, verb: Any, tmp_path: Path) -> 
 
 
 def test_published_figures_stand_beside_and_are_called_so(good: Report, monkeypatch: pytest.MonkeyPatch) -> None:
-    made = types.ModuleType("phisense.evaluation.anchors")
     anchor = {"figure": "accuracy", "value": 0.859, "source": "https://arxiv.org/abs/2310.03744", "note": "another split"}
-    made.ANCHORS = {"LLaVA-1.5-7B": {"own": anchor, "gqa": anchor}}  # type: ignore[attr-defined]
-    monkeypatch.setitem(sys.modules, "phisense.evaluation.anchors", made)
+    monkeypatch.setitem(ANCHORS, "LLaVA-1.5-7B", {"own": anchor, "gqa": anchor})
     html = render("with anchors", [good])
     check_whole(html)
     assert "LLaVA-1.5-7B" in html
     assert "<td>0.859</td><td>arxiv.org/abs/2310.03744; another split</td>" in html
     assert html.count("<td>measured here</td>") == 1
     assert "Published, not measured here" in html
-    made.ANCHORS = {}  # type: ignore[attr-defined]
+    monkeypatch.undo()
     assert "Beside published figures" not in render("without", [good])
+
+
+def test_a_figure_that_there_is_not_is_a_dash(good: Report) -> None:
+    scores = json.loads(json.dumps(good.scores))
+    scores["real"]["figures"]["yes_no_f1"] = {"value": None, "low": None, "high": None}  # as JSON has NaN
+    html = render("nothing to divide by", [Report(good.title, scores, good.predictions, {}, {}, good.folder, good.told)])
+    assert "<td>–<span class='ci'>– to&nbsp;–</span></td>" in html
+    nothing = {"value": float("nan"), "low": float("nan"), "high": float("nan")}
+    check_whole(plots.bars([("a", [nothing]), ("b", [{"value": 0.5, "low": 0.4, "high": 0.6}])], ["one"], "accuracy"))
+    check_whole(plots.marks([("a", [nothing])], ["one"], "accuracy"))
 
 
 def test_plots_take_their_colours_from_the_page_and_figures_of_any_size() -> None:

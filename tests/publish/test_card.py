@@ -3,8 +3,6 @@
 from __future__ import annotations
 
 import re
-import sys
-import types
 from pathlib import Path
 from typing import Any
 
@@ -16,6 +14,7 @@ from huggingface_hub.repocard_data import model_index_to_eval_results
 
 from phisense import artefact
 from phisense.errors import ArtefactError, UsageError
+from phisense.evaluation.anchors import ANCHORS
 from phisense.evaluation.report import Report
 from phisense.publish.card import Told, model_card
 
@@ -115,10 +114,8 @@ def test_the_text_says_what_the_reports_say(written: Path, reports: list[Report]
 
 
 def test_a_benchmark_is_named_as_the_hub_names_it(model: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    made = types.ModuleType("phisense.evaluation.anchors")
     anchor = {"figure": "f1", "value": 0.859, "source": "arXiv 2310.03744", "note": "the mean of three"}
-    made.ANCHORS = {"LLaVA-1.5-7B": {"pope": anchor}}  # type: ignore[attr-defined]
-    monkeypatch.setitem(sys.modules, "phisense.evaluation.anchors", made)
+    monkeypatch.setitem(ANCHORS, "LLaVA-1.5-7B", {"pope": anchor})
     one = report(tmp_path / "r", tmp_path / "pictures", "mine", task="pope", data=[{"name": "coco_pope_random.json"}])
     card = ModelCard(model_card("me/mine", model, {}, told([one])))
     assert {(r.task_type, r.dataset_type) for r in card.data.eval_results or ()} == {("visual-question-answering", "pope")}

@@ -10,6 +10,7 @@ talking.py    ask, chat, app
 serving.py    serve
 deploying.py  deploy
 publishing.py export
+scoring.py    score
 
 Exit codes: 0 done, 1 failed, 2 asked wrongly, 130 interrupted, 143 terminated. A verb returns what it would print with `--json`.
 """
@@ -26,7 +27,7 @@ from ..errors import PhisenseError
 from .common import app, run_verb
 
 # isort: off
-from . import care, data, making, evaluating, reporting, talking, publishing, serving, deploying  # noqa: F401, each adds its verbs, in this order
+from . import care, data, making, evaluating, scoring, reporting, talking, publishing, serving, deploying  # noqa: F401, each adds its verbs, in order
 
 __all__ = ["app", "main", "run_verb"]
 

@@ -123,12 +123,15 @@ def _slot_faults(markers: int, shaped: Shaped, faults: list[Fault]) -> None:
 
 
 def _name_embedded(shaped: Shaped) -> None:
-    """Bytes get a name of their own content, so that equal pictures are one."""
     for at, picture in enumerate(shaped.pictures):
         if picture.data is not None:
-            ending = next((ending for magic, ending in _FORMATS if picture.data.startswith(magic)), ".webp")
-            name = hashlib.sha256(picture.data).hexdigest()[:24] + ending
-            shaped.pictures[at] = Picture(name, picture.data)
+            shaped.pictures[at] = Picture(content_name(picture.data), picture.data)
+
+
+def content_name(data: bytes) -> str:
+    """Bytes get a name of their own content, so that equal pictures are one."""
+    ending = next((ending for magic, ending in _FORMATS if data.startswith(magic)), ".webp")
+    return hashlib.sha256(data).hexdigest()[:24] + ending
 
 
 def _encodes(text: str) -> bool:

@@ -182,7 +182,11 @@ def _named(name: str) -> tuple[Picture | None, tuple[str, str] | None]:
             return None, ("bad-data-url", f"has the data URL {name[:40]!r}, wanted data:image/...;base64, and base64")
     if _REMOTE.match(name):
         return None, ("remote-url", f"names the picture {name[:120]!r}, which is on the network")
-    outside = name.startswith(("/", "~")) or "\\" in name or ":" in name or "\0" in name or (".." in name and ".." in name.split("/"))
-    if outside:
+    if leaves_its_folder(name):
         return None, ("path-escape", f"names the picture {name[:120]!r}, wanted a path inside the picture folders")
     return Picture(name), None
+
+
+def leaves_its_folder(name: str) -> bool:
+    """Whether a picture's name is no path that stays inside the picture folders."""
+    return name.startswith(("/", "~")) or "\\" in name or ":" in name or "\0" in name or (".." in name and ".." in name.split("/"))

@@ -10,9 +10,9 @@ from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any
 
 from ..conversations import CAPTION_KINDS, Question
-from .intervals import Bootstrap, above
+from .intervals import above, drawn_together
 from .scores import Prediction
-from .task import Marked, Task
+from .task import Marked
 
 if TYPE_CHECKING:
     from .report import Report
@@ -113,27 +113,26 @@ def difference(first: Report, other: Report) -> dict[str, dict[str, Any]] | None
     if task is None or condition not in other.scores:
         return None
     order = [(p.id, p.image) for p in first.main]
-    drawn = []
-    for report in (first, other):
-        figures = _figures(task, report, order, int(first.about.get("seed") or 0))
-        told = report.scores[condition]["figures"]
-        if figures is None or any(abs(values[0] - told[name]["value"]) > _NEAR for name, values in figures.items() if name in told):
+    try:
+        tallies = [task.tally(_marked(report, order)) for report in (first, other)]
+    except (KeyError, ValueError, IndexError):  # a task that needs of a question what the predictions do not tell
+        return None
+    if len(tallies[0]) != len(tallies[1]):
+        return None
+    drawn = [task.figures(sums) for sums in drawn_together(tallies, int(first.about.get("seed") or 0))]
+    for figures, report in zip(drawn, (first, other), strict=True):
+        told = {name: figure["value"] for name, figure in report.scores[condition]["figures"].items() if figure["value"] is not None}
+        if any(not abs(figures[name][0] - value) < _NEAR for name, value in told.items() if name in figures):
             return None
-        drawn.append(figures)
     return {name: above(drawn[1][name], drawn[0][name]) for name in drawn[0] if name in drawn[1]}
 
 
-def _figures(task: Task, report: Report, order: Sequence[tuple[str, str | None]], seed: int) -> dict[str, Any] | None:
+def _marked(report: Report, order: Sequence[tuple[str, str | None]]) -> list[Marked]:
     told = {(line["id"], line["image"]): line for line in report.told if line["condition"] == report.main[0].condition}
-    marked = [_marked(told[key]) for key in order]
-    try:
-        tally = task.tally(marked)
-    except (KeyError, ValueError, IndexError):  # a task that needs of a question what the predictions do not tell
-        return None
-    return task.figures(Bootstrap(len(tally), seed).sums(tally))
+    return [_mark(told[key]) for key in order]
 
 
-def _marked(line: dict[str, Any]) -> Marked:
+def _mark(line: dict[str, Any]) -> Marked:
     choices, group = tuple(line.get("choices") or ()), str(line.get("group") or "")
     question = Question(line["id"], line["image"], line["question"], tuple(line["answers"]), line["kind"], choices, group)
     return Marked(question, line["answer"], line["credit"])

@@ -13,7 +13,7 @@ from dataclasses import asdict, dataclass
 from typing import Any
 
 from ..conversations import CAPTION_KINDS, Question
-from .intervals import Bootstrap, above, wilson, with_intervals
+from .intervals import above, drawn_together, wilson, with_intervals
 from .task import Marked, Task
 
 CONDITIONS = ("real", "blind", "shuffled")
@@ -45,20 +45,17 @@ class Prediction:
 
 def score(task: Task, questions: Sequence[Question], said: dict[str, Sequence[str]], seed: int = 0) -> dict[str, Any]:
     """`said` holds for each condition an answer to each question, in their order. The headline is the task's first figure."""
-    drawn = {}
-    scores: dict[str, Any] = {"task": task.name, "questions": len(questions)}
-    for condition in (name for name in CONDITIONS if name in said):
-        marked = [Marked(q, answer, task.credit(q, answer)) for q, answer in zip(questions, said[condition], strict=True)]
-        tally = task.tally(marked)
-        scores["units"] = len(tally)
-        drawn[condition] = task.figures(Bootstrap(len(tally), seed).sums(tally))
-        scores["headline"] = next(iter(drawn[condition]))
-        scores[condition] = {"figures": with_intervals(drawn[condition]), "kinds": _kinds(marked)}
+    ran = [name for name in CONDITIONS if name in said]
+    marked = {name: [Marked(q, answer, task.credit(q, answer)) for q, answer in zip(questions, said[name], strict=True)] for name in ran}
+    tallies = [task.tally(marked[name]) for name in ran]
+    drawn = {name: task.figures(sums) for name, sums in zip(ran, drawn_together(tallies, seed), strict=True)}
+    headline = next(iter(drawn[ran[0]]))
+    scores: dict[str, Any] = {"task": task.name, "headline": headline, "questions": len(questions), "units": len(tallies[0])}
+    scores |= {name: {"figures": with_intervals(drawn[name]), "kinds": _kinds(marked[name])} for name in ran}
     if all(name in drawn for name in CONDITIONS):
-        figure = scores["headline"]
-        over = {name: above(drawn["real"][figure], drawn[name][figure]) for name in CONDITIONS[1:]}
+        over = {name: above(drawn["real"][headline], drawn[name][headline]) for name in CONDITIONS[1:]}
         looks = all(one["above_zero"] for one in over.values())
-        scores["looks"] = {"verdict": "looks" if looks else "blind", "figure": figure, "over": over}
+        scores["looks"] = {"verdict": "looks" if looks else "blind", "figure": headline, "over": over}
     return scores
 
 

@@ -39,7 +39,8 @@ def as_it_is(question: Question) -> str:
 
 @dataclass(frozen=True, slots=True)
 class Task:
-    """`load` gets what the user named, files or hub ids, and a folder into which it may unpack pictures that come inside the files.
+    """`load` gets what the user named, files or hub ids, and a folder into which it may unpack pictures that come inside the files, or None
+    where nobody will look at them.
 
     `tally` gets the answers in the order of the questions and must give the same units in the same order whatever the answers are:
     conditions are compared unit by unit.
@@ -47,7 +48,7 @@ class Task:
 
     name: str
     title: str
-    load: Callable[[Sequence[str], Path], list[Question]]
+    load: Callable[[Sequence[str], Path | None], list[Question]]
     credit: Callable[[Question, str], float]
     tally: Callable[[Sequence[Marked]], Array]
     figures: Callable[[Array], dict[str, Array]]

@@ -87,6 +87,8 @@ def _results(reports: Sequence[Report]) -> Iterator[EvalResult]:
             )
         seen[task, config] = report.folder
         for figure, found in report.scores["real"]["figures"].items():
+            if found["value"] is None:
+                continue
             yield EvalResult(
                 task_type="visual-question-answering" if task in _VQA else "image-text-to-text",
                 dataset_type=task,

@@ -2,10 +2,10 @@
 
 from __future__ import annotations
 
-import importlib
 from collections.abc import Sequence
 from typing import TYPE_CHECKING, Any, NamedTuple
 
+from ..anchors import ANCHORS
 from ..scores import CONDITIONS
 from .plots import bars, marks
 from .words import CONDITION, name_of, number, signed, span, table, text
@@ -112,18 +112,10 @@ class Published(NamedTuple):
 
 def published(task: str) -> list[Published]:
     found = []
-    for model, tasks in _anchors().items():
+    for model, tasks in ANCHORS.items():
         if one := tasks.get(task):
-            note = f"; {one['note']}" if one.get("note") else ""
+            note = f"; {one['note']}" if "note" in one else ""
             found.append(Published(model, one["figure"], one["value"], one["source"].removeprefix("https://") + note))
-    return found
-
-
-def _anchors() -> dict[str, dict[str, Any]]:
-    try:
-        found: dict[str, dict[str, Any]] = importlib.import_module("phisense.evaluation.anchors").ANCHORS
-    except ModuleNotFoundError:
-        return {}
     return found
 
 
@@ -181,7 +173,7 @@ def _difference(group: Group, one: Difference) -> str:
             "predictions, so compare the intervals above.</p>"
         )
     head = one.figures.get(group.headline) or next(iter(one.figures.values()))
-    better = head["low"] > 0 or head["high"] < 0
+    better = head["low"] > 0 or head["high"] < 0  # false for NaN
     told = f"{other if head['value'] > 0 else first} is better." if better else "No difference shows: the interval holds zero."
     rows = [[name_of(name), span(figure, signed)] for name, figure in one.figures.items()]
     return f"<h3>{other} minus {first}</h3><p class='verdict'><b>{told}</b> {counts}</p>{table(['figure', 'paired difference'], rows)}"

@@ -6,10 +6,11 @@ Series differ in lightness and in hatching or in the shape of their marks, so th
 from __future__ import annotations
 
 import io
+import math
 import re
 import warnings
 from collections.abc import Sequence
-from typing import Any
+from typing import Any, TypeGuard
 
 from .words import number
 
@@ -59,13 +60,13 @@ def bars(rows: Sequence[tuple[str, Sequence[Figure | None]]], series: Sequence[s
         for row, (_, its) in enumerate(rows):
             ticks.append(at + (len(its) - 1) / 2)
             for i, figure in enumerate(its):
-                if figure is not None:
+                if _known(figure):
                     _bar(axes, at, figure, i if len(series) > 1 else row)
                 at += 1
             at += 0.6 if len(series) > 1 else 0.1
         axes.set_yticks(ticks, [_short(name) for name, _ in rows])
         axes.invert_yaxis()
-        _scale(axes, [one for _, its in rows for one in its if one is not None])
+        _scale(axes, [one for _, its in rows for one in its if one and _known(one)])
         axes.set_xlabel(what)
         if len(series) > 1:
             handles = [_patch(i) for i in range(len(series))]
@@ -88,7 +89,7 @@ def marks(rows: Sequence[tuple[str, Sequence[Figure | None]]], series: Sequence[
         plot, axes = _empty(0.95 + 0.34 * len(rows))
         for i, name in enumerate(series):
             places = [at + (i - (len(series) - 1) / 2) * 0.2 for at in range(len(rows))]
-            known = [(place, its[i]) for place, (_, its) in zip(places, rows, strict=True) if its[i] is not None]
+            known = [(place, its[i]) for place, (_, its) in zip(places, rows, strict=True) if _known(its[i])]
             values = [one["value"] for _, one in known if one]
             lows = [_below(one) for _, one in known if one]
             highs = [_above(one) for _, one in known if one]
@@ -100,7 +101,7 @@ def marks(rows: Sequence[tuple[str, Sequence[Figure | None]]], series: Sequence[
         axes.invert_yaxis()
         axes.grid(axis="x")
         axes.set_axisbelow(True)
-        _scale(axes, [one for _, its in rows for one in its if one is not None], room=1.02)
+        _scale(axes, [one for _, its in rows for one in its if one and _known(one)], room=1.02)
         axes.set_xlabel(what)
         if len(series) > 1:
             plot.legend(loc="outside upper center", ncols=min(3, len(series)), columnspacing=1.2)
@@ -159,6 +160,10 @@ def _bar(axes: Any, at: float, figure: Figure, series: int) -> None:
     )
 
 
+def _known(figure: Figure | None) -> TypeGuard[Figure]:
+    return figure is not None and all(figure[key] is not None and math.isfinite(figure[key]) for key in ("value", "low", "high"))
+
+
 def _below(figure: Figure) -> float:
     """An interval's end may lie a rounding on the wrong side of its figure, or more where drawing anew is biased."""
     return max(0.0, figure["value"] - figure["low"])
@@ -177,7 +182,7 @@ def _patch(series: int) -> Any:
 def _scale(axes: Any, figures: Sequence[Figure], room: float = 1.13) -> None:
     """From zero to one for shares, else as far as the figures go, with room for the values written behind the bars."""
     most = max((one["high"] for one in figures), default=1.0)
-    top = 1.0 if 0.25 < most <= 1.0 else most
+    top = 1.0 if 0.25 < most <= 1.0 or most <= 0 else most
     axes.set_xlim(min(0.0, min((one["low"] for one in figures), default=0.0)), top * room)
     if top == 1.0:
         axes.set_xticks([0, 0.25, 0.5, 0.75, 1], ["0", "0.25", "0.5", "0.75", "1"])

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import base64
+import math
 import re
 from collections.abc import Sequence
 from html import escape
@@ -23,13 +24,17 @@ def name_of(figure: str) -> str:
     return re.sub("|".join(_SPELLED), lambda found: _SPELLED.get(found[0], "F1"), words)
 
 
-def number(value: float) -> str:
-    """Three digits behind the point where that says something, fewer for sums."""
+def number(value: float | None) -> str:
+    """Three digits behind the point where that says something, fewer for sums; a dash for what there is not (JSON has no NaN)."""
+    if value is None or math.isnan(value):
+        return "–"
     size = abs(value)
     return f"{value:.3f}" if size < 10 else f"{value:.1f}" if size < 1000 else f"{value:,.0f}"
 
 
-def signed(value: float) -> str:
+def signed(value: float | None) -> str:
+    if value is None or math.isnan(value):
+        return "–"
     return f"+{number(value)}" if value >= 0 else f"−{number(-value)}"
 
 

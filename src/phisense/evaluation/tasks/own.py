@@ -8,18 +8,19 @@ from pathlib import Path
 import numpy as np
 
 from ...conversations import CAPTION_KINDS, Question, read_questions
-from ..answers import is_right, normalise, yes_or_no
-from ..task import Array, Marked, Task, mean, ratio
-from ..texts import rouge_l
+from ..answers import is_right, normalise
+from ..task import Array, Marked, Task, mean
+from ..texts import rouge_l, words
+from ..yes_no import yes_no_figures, yes_no_row, yes_or_no
 
 
-def load(sources: Sequence[str], pictures: Path) -> list[Question]:
+def load(sources: Sequence[str], pictures: Path | None) -> list[Question]:
     return [question for source in sources for question in read_questions(Path(source))]
 
 
 def credit(question: Question, answer: str) -> float:
     if question.kind in CAPTION_KINDS:
-        return rouge_l(answer, question.answers)
+        return rouge_l(words(answer), [words(one) for one in question.answers])
     return float(is_right(answer, question.answers))
 
 
@@ -33,8 +34,7 @@ def tally(marked: Sequence[Marked]) -> Array:
         row[:2] = one.credit, 1
         true = {normalise(answer) for answer in one.question.answers}
         if true <= {"yes", "no"}:
-            said, yes = yes_or_no(one.answer) == "yes", "yes" in true
-            row[2:7] = said and yes, said, yes, said == yes, 1
+            row[2:7] = yes_no_row(yes_or_no(one.answer), "yes" if "yes" in true else "no")
     return rows
 
 
@@ -43,23 +43,10 @@ def figures(sums: Array) -> dict[str, Array]:
     asked, binary, told = sums[0, 1] > 0, sums[0, 6] > 0, sums[0, 8] > 0
     found = {"accuracy": mean(sums[:, 0], sums[:, 1])} if asked else {}
     if binary:
-        found |= {f"yes_no_{name}": figure for name, figure in yes_no(sums[:, 2:7]).items()}
+        found |= {f"yes_no_{name}": figure for name, figure in yes_no_figures(sums[:, 2:7]).items()}
     if told:
         found["rouge_l"] = mean(sums[:, 7], sums[:, 8])
     return found
-
-
-def yes_no(sums: Array) -> dict[str, Array]:
-    """POPE's figures, "yes" being the positive class, of columns: yes said rightly, yes said, yes true, equal, number."""
-    hits, said, true, equal, number = np.moveaxis(sums, -1, 0)
-    precision, recall = ratio(hits, said), ratio(hits, true)
-    return {
-        "accuracy": mean(equal, number),
-        "f1": ratio(2 * precision * recall, precision + recall),
-        "precision": precision,
-        "recall": recall,
-        "yes_share": mean(said, number),
-    }
 
 
 OWN = Task("own", "Your own questions", load, credit, tally, figures, max_new_tokens=64, losses=True)
