@@ -33,6 +33,7 @@ from .model.asking import Answered, about, ask
 from .model.assembly import Visual
 from .model.device import DTYPES
 from .model.folder import KIND
+from .model.history import TRAINING, history
 from .model.trained import ADAPTER, WEIGHTS, load_trainable, only_projector, projector_of, snapshot, with_language
 from .recipe import Recipe, load_recipe
 from .vision.encoders import Encoder
@@ -106,7 +107,7 @@ def merge(
         "gate": {"most_delta_loss": recipe.merge.most_delta_loss, "least_same_answers": recipe.merge.least_same_answers},
     }
     check_gate(figures["merged"], projector_change, recipe)
-    _write(merged, folder, report, recipe)
+    _write(merged, folder, report, recipe, history(run, recipe))
     return folder, report
 
 
@@ -265,7 +266,7 @@ def _measure(built: Phi3WithProjector, recipe: Recipe, probes: Sequence[Probe]) 
     return sum(one.loss for one in answered) / sum(one.tokens for one in answered), [one.ids for one in answered]
 
 
-def _write(merged: Phi3WithProjector, folder: Path, report: dict[str, Any], recipe: Recipe) -> None:
+def _write(merged: Phi3WithProjector, folder: Path, report: dict[str, Any], recipe: Recipe, trained: dict[str, Any]) -> None:
     """Puts the vision tower where its stand-in was, unless it was trained along, and writes the folder."""
     if not recipe.tunes_vision:
         whole = Phi3WithProjector.from_recipe(recipe, quantise=False, device="cpu", dtype=DTYPES[recipe.merge.dtype])
@@ -275,3 +276,4 @@ def _write(merged: Phi3WithProjector, folder: Path, report: dict[str, Any], reci
     with artefact.staged(folder, kind=KIND, about={"recipe": recipe.name, "speech": speech, "made_from": parts}) as aside:
         save_model(merged, aside)
         artefact.write_json(aside / "merge_report.json", report)
+        artefact.write_json(aside / TRAINING, trained)

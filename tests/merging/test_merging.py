@@ -25,6 +25,20 @@ def test_the_merge_loses_nothing(merged: dict[str, Any]) -> None:
     assert json.loads((Path(merged["model"]) / "merge_report.json").read_text())["merged"] == merged["merged"]
 
 
+def test_what_was_trained_travels_with_the_model(merged: dict[str, Any], trained: dict[str, Any]) -> None:
+    told = json.loads((Path(merged["model"]) / "training.json").read_text())
+    assert told["trainable"] == trained["trainable"]
+    assert told["stages"]["align"]["last_loss"] == trained["stages"]["align"]["last_loss"]
+    rows = {one["stage"]: one["rows"] for one in told["data"]}
+    assert rows == {name: stage["samples"] for name, stage in trained["stages"].items()}
+    for name, stage in trained["stages"].items():
+        curve = told["curves"][name]
+        assert 0 < len(curve["loss"]) == len(curve["step"]) <= 300
+        assert curve["step"][-1] <= stage["steps"]
+        assert curve["held_out"]["accuracy"][-1] == stage["held_out"]
+    assert 0 < told["seconds"] < trained["seconds"]
+
+
 def test_the_naive_merge_and_the_shuffled_one_lose(merged: dict[str, Any]) -> None:
     """More than the gate lets pass. How much more depends on how much of what was learned is in the adapter, not in the projector."""
     gate = merged["gate"]

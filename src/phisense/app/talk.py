@@ -17,9 +17,9 @@ from PIL.Image import Image
 from ..chat import Engine, Sampling, Session
 from ..errors import ChatError, PhisenseError, SoundError
 from ..speech import Transcriber, Transcript
+from ..vision.overlay import overlay
 from ..vision.pictures import open_picture
 from .limits import PICTURES, Limits
-from .overlay import overlay
 from .pump import Pump
 from .taming import tame
 

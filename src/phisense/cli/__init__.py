@@ -5,6 +5,7 @@ care.py       doctor, demo
 data.py       check, convert, show, features
 making.py     train, runs, merge, compare, tune
 evaluating.py evaluate
+reporting.py  report
 talking.py    ask, chat, app
 serving.py    serve
 deploying.py  deploy
@@ -26,7 +27,7 @@ from ..errors import PhisenseError
 from .common import app, run_verb
 
 # isort: off
-from . import care, data, making, evaluating, scoring, talking, publishing, serving, deploying  # noqa: F401, each adds its verbs, in this order
+from . import care, data, making, evaluating, scoring, reporting, talking, publishing, serving, deploying  # noqa: F401, each adds its verbs, in order
 
 __all__ = ["app", "main", "run_verb"]
 

@@ -1,141 +1,183 @@
-"""The report: one HTML file with everything in it, pictures and plot included, readable on a phone and when printed."""
+"""A report folder: what was asked and answered, what came of it, and a page to read it on.
+
+predictions.jsonl   one line for each question and condition; what belongs together has a group
+scores.json         the figures: see scores.py; under `about`, how it was measured
+facts.json          what was trained: see facts.py
+gaze.json           where the model looked in some of the pictures: {id: {"rows", "columns", "weights"}}, if the engine can tell
+pictures/           small ones of the pictures in the gallery, so that the page can be made again elsewhere
+report.html         all of it, in one file
+"""
 
 from __future__ import annotations
 
-import base64
+import hashlib
 import io
-from collections.abc import Sequence
-from html import escape
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass, field, fields
+from functools import cached_property
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
-from ..conversations import CAPTION_KINDS, Pictures
-from ..errors import PictureError
+import orjson
+
+from .. import artefact
+from ..conversations import CAPTION_KINDS, IMAGE, Message, Pictures, Question
+from ..errors import ArtefactError, PictureError
 from ..vision.pictures import open_picture
+from .page import render
 from .scores import CONDITIONS, Prediction
+from .shown import gallery, in_turn
 
-SHOWN = 18  # cards of each sort
-THUMB = 256  # pixels
+if TYPE_CHECKING:
+    from ..model import Phi3WithProjector
 
-_STYLE = """
-:root { color-scheme: light dark; --ink: #1d2330; --paper: #fff; --soft: #f2f4f8; --right: #1a7f4b; --wrong: #b3261e; --line: #d5dae3 }
-@media (prefers-color-scheme: dark) { :root { --ink: #e7eaf0; --paper: #14171d; --soft: #1f242d; --right: #5fcf97; --wrong: #ff8a80; --line: #394150 } }
-body { font: 16px/1.5 system-ui, sans-serif; color: var(--ink); background: var(--paper); max-width: 66rem; margin: 2rem auto; padding: 0 1rem }
-table { border-collapse: collapse; margin: 1rem 0 } th, td { padding: .35rem .8rem; border-bottom: 1px solid var(--line); text-align: right }
-th:first-child, td:first-child { text-align: left } .verdict { font-size: 1.25rem; padding: .8rem 1rem; background: var(--soft); border-radius: .5rem }
-.gallery { display: grid; grid-template-columns: repeat(auto-fill, minmax(13rem, 1fr)); gap: 1rem }
-.card { background: var(--soft); border-radius: .5rem; padding: .8rem; break-inside: avoid } .card img { width: 100%; border-radius: .3rem }
-.right { color: var(--right) } .wrong { color: var(--wrong) } .small { font-size: .85rem; opacity: .8 } img.plot { max-width: 100% }
-"""
+__all__ = ["KIND", "PAGE", "Report", "gallery", "gazes", "read", "render", "replace_page", "write"]
+
+KIND, PAGE = "report", "report.html"
+GAZED = 8  # pictures
+THUMB = 320  # pixels
+_FIELDS = {one.name for one in fields(Prediction)}
 
 
-def render(title: str, scores: dict[str, Any], predictions: Sequence[Prediction], images: Pictures) -> str:
-    """The page for `scores` of `evaluate`; pictures are read from `images` and put into the page."""
-    real = [p for p in predictions if p.condition == "real"] or list(predictions)
-    misses = [p for p in real if not p.right and p.kind not in CAPTION_KINDS]
-    hits = [p for p in real if p.right and p.kind not in CAPTION_KINDS]
-    told = [p for p in real if p.kind in CAPTION_KINDS]
-    parts = [
-        "<!doctype html><html lang='en'><head><meta charset='utf-8'><meta name='viewport' content='width=device-width'>",
-        f"<title>{escape(title)}</title><style>{_STYLE}</style></head><body><h1>{escape(title)}</h1>",
-        _verdict(scores),
-        _table(scores),
-        f"<img class='plot' alt='Accuracy by kind of question' src='{_plot(scores)}'>" if real else "",
-        _gallery("Wrong", _spread(misses), images, f"{len(misses)} of {len(misses) + len(hits)} questions"),
-        _gallery("Right", _spread(hits), images, f"{len(hits)} of {len(misses) + len(hits)} questions"),
-        _gallery("Descriptions", _spread(told), images, f"{len(told)} texts") if told else "",
-        "<p class='small'>Real: the question with its own picture. Blind: without a picture. Shuffled: with another question's picture. "
-        "Answers are compared after the normalisation of the VQA challenge; intervals are 95 % (Wilson).</p></body></html>",
-    ]
-    return "\n".join(parts)
+@dataclass(frozen=True)
+class Report:
+    """One evaluation of one model. `told` are the predictions' lines as they were written, in their order."""
+
+    title: str
+    scores: dict[str, Any]
+    predictions: Sequence[Prediction]
+    facts: dict[str, Any] = field(default_factory=dict)
+    gaze: dict[str, Any] = field(default_factory=dict)
+    folder: Path | None = None
+    told: Sequence[dict[str, Any]] = ()
+
+    @property
+    def about(self) -> dict[str, Any]:
+        """How it was measured."""
+        found: dict[str, Any] = self.scores.get("about") or {}
+        return found
+
+    @property
+    def model(self) -> str:
+        """What the model is called."""
+        name = self.about.get("model") or self.facts.get("name") or (self.folder.name if self.folder else self.title)
+        return Path(str(name)).name
+
+    def under(self, condition: str) -> list[Prediction]:
+        return [p for p in self.predictions if p.condition == condition]
+
+    @cached_property
+    def main(self) -> list[Prediction]:
+        """Those with the real picture, or under the only condition that was asked."""
+        ran = next((name for name in CONDITIONS if name in self.scores), CONDITIONS[0])
+        return self.under(ran)
+
+    @cached_property
+    def ending(self) -> str:
+        """The last line, if all questions end with the same one."""
+        asked = [p.question for p in self.main]
+        line = asked[0].rpartition("\n")[1:] if asked else ("", "")
+        return "".join(line) if line[0] and all(text.endswith("".join(line)) for text in asked) else ""
+
+    def picture(self, p: Prediction) -> Path | None:
+        if p.image is None or self.folder is None:
+            return None
+        path = self.folder / "pictures" / _thumb_name(p.image)
+        return path if path.is_file() else None
 
 
-def _verdict(scores: dict[str, Any]) -> str:
-    if "looks" not in scores:
-        return "<p class='verdict'>Asked under one condition only: run all three to learn whether the model looks at the picture.</p>"
-    over = scores["looks"]["over"]
-    looks = scores["looks"]["verdict"] == "looks"
-    words = "The model looks at the picture." if looks else "The model is blind: its answers are no better with the picture than without."
-    return f"<p class='verdict {'right' if looks else 'wrong'}'>{words} <span class='small'>{scores['looks']['figure']} {over['blind']['value']:+.3f} over blind, {over['shuffled']['value']:+.3f} over shuffled</span></p>"
+def write(
+    folder: Path,
+    *,
+    title: str,
+    scores: dict[str, Any],
+    predictions: Sequence[Prediction],
+    facts: dict[str, Any],
+    images: Pictures,
+    gaze: dict[str, Any] | None = None,
+    questions: Sequence[Question] = (),
+) -> Report:
+    """Writes every file of a report into `folder`, which the caller stages as an artefact of `KIND` about {"title": title}.
+
+    Of `questions` the predictions' lines get what a task needs to know which belong together: group and choices.
+    """
+    more = {q.id: {"group": q.group, "choices": q.choices} for q in questions if q.group or q.choices}
+    told = [{**p.as_dict(), **more.get(p.id, {})} for p in predictions]
+    artefact.write_bytes(folder / "predictions.jsonl", b"".join(orjson.dumps(one) + b"\n" for one in told))
+    artefact.write_json(folder / "scores.json", scores)
+    artefact.write_json(folder / "facts.json", facts)
+    if gaze:
+        artefact.write_json(folder / "gaze.json", gaze)
+    report = Report(title, scores, predictions, facts, gaze or {}, folder, told)
+    shown = [*gallery(report.main), *(p for p in report.main if p.id in report.gaze)]
+    for name in sorted({p.image for p in shown if p.image}):
+        if small := _thumb(images, name):
+            artefact.write_bytes(folder / "pictures" / _thumb_name(name), small)
+    artefact.write_bytes(folder / PAGE, render(title, [report]).encode())
+    return report
 
 
-def _table(scores: dict[str, Any]) -> str:
-    ran = [name for name in CONDITIONS if name in scores]
-    kinds = sorted({kind for name in ran for kind in scores[name]["kinds"]})
-    head = "".join(f"<th>{name}</th>" for name in ran)
-    rows = [(figure, [scores[name]["figures"].get(figure) for name in ran]) for figure in scores[ran[0]]["figures"]]
-    rows += [(kind, [scores[name]["kinds"].get(kind) for name in ran]) for kind in kinds]
-    body = "".join(f"<tr><td>{escape(kind)}</td>{''.join(map(_cell, figures))}</tr>" for kind, figures in rows)
-    if all(scores[name]["loss"] is not None for name in ran):
-        body += _row("loss per token", [scores[name]["loss"] for name in ran])
-    return f"<table><tr><th>accuracy</th>{head}</tr>{body}</table>"
+def read(folder: Path) -> Report:
+    """Raises ArtefactError unless `folder` is a whole report, as `evaluate` writes it now."""
+    if (folder / "config.json").is_file():
+        raise ArtefactError(f"{folder} is a model folder", wanted="a report", do=f"Make one: phisense evaluate {folder}")
+    title = artefact.read_manifest(folder, kind=KIND).get("title") or folder.name
+    scores = artefact.read_json(folder / "scores.json")
+    if "headline" not in scores:
+        raise ArtefactError(f"{folder} was written by an earlier phisense", got="figures without intervals", do="Evaluate again")
+    told = [orjson.loads(line) for line in (folder / "predictions.jsonl").read_bytes().splitlines()]
+    facts, gaze = (artefact.read_json(path) if path.is_file() else {} for path in (folder / "facts.json", folder / "gaze.json"))
+    return Report(title, scores, [_prediction(one) for one in told], facts, gaze, folder, told)
 
 
-def _row(words: str, values: list[float]) -> str:
-    return f"<tr><td>{words}</td>{''.join(f'<td>{value:.3f}</td>' for value in values)}</tr>"
+def replace_page(folder: Path, page: bytes) -> Path:
+    """Puts another page into a report folder, whose manifest then names it. Returns the page's path."""
+    about = artefact.read_manifest(folder, kind=KIND, verify=False)
+    artefact.write_bytes(folder / PAGE, page)
+    artefact.write_manifest(folder, kind=KIND, about=about)
+    return folder / PAGE
 
 
-def _cell(figure: dict[str, float] | None) -> str:
-    if figure is None:
-        return "<td>–</td>"
-    return f"<td>{figure['value']:.3f}<br><span class='small'>{figure['low']:.2f}–{figure['high']:.2f}{_n(figure)}</span></td>"
+def _prediction(line: dict[str, Any]) -> Prediction:
+    known = {key: value for key, value in line.items() if key in _FIELDS}
+    return Prediction(**{**known, "answers": tuple(known["answers"])})
 
 
-def _n(figure: dict[str, float]) -> str:
-    return f", n {figure['n']}" if "n" in figure else ""
+def gazes(
+    built: Phi3WithProjector,
+    predictions: Sequence[Prediction],
+    images: Pictures,
+    most: int = GAZED,
+    progress: Callable[[int, int], None] = lambda done, total: None,
+) -> dict[str, Any]:
+    """Where the model looked while it said some of the gallery's short answers, by id. Each costs a forward pass."""
+    from ..model.gaze import gaze_at
+
+    real = [p for p in gallery([p for p in predictions if p.condition == "real"]) if p.image and p.kind not in CAPTION_KINDS]
+    found: dict[str, Any] = {}
+    for p in in_turn([[p for p in real if p.right], [p for p in real if not p.right]]):
+        if len(found) == most or round(built.slots**0.5) ** 2 != built.slots:  # a grid that is no square has no place on a picture
+            break
+        slots = built.project([open_picture(images.path(str(p.image)), name=p.image)])[0]
+        said = (Message("user", f"{IMAGE}\n{built.prompt.defuse(p.question)}"), Message("assistant", built.prompt.defuse(p.answer)))
+        before = built.prompt.ask(said[:1], [len(slots)])
+        whole = built.prompt.render(said, [len(slots)]).ids[:-1]  # without the end of the text
+        grid = gaze_at(built, whole, slots, len(whole) - len(before))
+        found[p.id] = {"rows": grid.shape[0], "columns": grid.shape[1], "weights": [[round(w, 6) for w in row] for row in grid.tolist()]}
+        progress(len(found), most)
+    return found
 
 
-def _plot(scores: dict[str, Any]) -> str:
-    """Bars by kind and condition, as a data URL."""
-    from matplotlib.figure import Figure
-
-    ran = [name for name in CONDITIONS if name in scores]
-    kinds = ["all", *sorted(scores[ran[0]]["kinds"])]
-    figure = Figure(figsize=(9, 3.2), layout="constrained")
-    axes = figure.add_subplot()
-    for i, name in enumerate(ran):
-        figures = [scores[name]["figures"][scores["headline"]], *(scores[name]["kinds"].get(kind, {"value": 0.0}) for kind in kinds[1:])]
-        places = [at + (i - (len(ran) - 1) / 2) * 0.27 for at in range(len(kinds))]
-        axes.bar(
-            places, [f["value"] for f in figures], width=0.25, label=name, color=("#2f6fde", "#9aa5b5", "#d99a2b")[CONDITIONS.index(name)]
-        )
-    axes.set_xticks(range(len(kinds)), kinds)
-    axes.set_ylim(0, 1)
-    axes.set_ylabel("accuracy")
-    axes.legend(frameon=False, ncols=3, loc="lower right")
-    axes.spines[["top", "right"]].set_visible(False)
-    buffer = io.BytesIO()
-    figure.savefig(buffer, format="png", dpi=110)
-    return _data_url(buffer.getvalue(), "png")
+def _thumb_name(image: str) -> str:
+    return f"{hashlib.sha256(image.encode()).hexdigest()[:20]}.jpg"
 
 
-def _spread(members: list[Prediction]) -> list[Prediction]:
-    """Evenly over the whole, so that every kind and scene has its chance."""
-    return members[:: max(1, -(-len(members) // SHOWN))]
-
-
-def _gallery(heading: str, members: list[Prediction], images: Pictures, count: str) -> str:
-    cards = "".join(_card(p, images) for p in members)
-    return f"<h2>{heading} <span class='small'>{count}</span></h2><div class='gallery'>{cards}</div>" if members else ""
-
-
-def _card(p: Prediction, images: Pictures) -> str:
-    picture = f"<img loading='lazy' alt='{escape(p.image)}' src='{_thumb(images.path(p.image))}'>" if p.image else ""
-    mark = "" if p.kind in CAPTION_KINDS else f"<span class='{'right' if p.right else 'wrong'}'>{'✓' if p.right else '✗'}</span> "
-    wanted = "" if p.right else f"<div class='small'>wanted: {escape(' / '.join(p.answers))}</div>"
-    return f"<div class='card'>{picture}<div><b>{escape(p.question)}</b></div><div>{mark}{escape(p.answer)}</div>{wanted}<div class='small'>{escape(p.kind)} · {escape(p.id)}</div></div>"
-
-
-def _thumb(path: Path) -> str:
+def _thumb(images: Pictures, name: str) -> bytes | None:
     try:
-        picture = open_picture(path)
-    except PictureError:
-        return ""
+        picture = open_picture(images.path(name), name=name)
+    except PictureError:  # the page says that it is not there
+        return None
     picture.thumbnail((THUMB, THUMB))
-    buffer = io.BytesIO()
-    picture.save(buffer, "JPEG", quality=80)
-    return _data_url(buffer.getvalue(), "jpeg")
-
-
-def _data_url(data: bytes, kind: str) -> str:
-    return f"data:image/{kind};base64,{base64.b64encode(data).decode()}"
+    data = io.BytesIO()
+    picture.save(data, "JPEG", quality=82)
+    return data.getvalue()

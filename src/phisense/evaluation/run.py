@@ -1,9 +1,6 @@
 """Asks every question with the real picture, with none, and with another question's, and writes what came of it.
 
-predictions.jsonl   one line for each question and condition
-scores.json         the figures, and how they were measured
-facts.json          what is known of the model: recipe, parts, curves, merge
-report.html         all of it and a gallery, in one file; its pictures also in pictures/
+What is in the report folder: see report.py.
 """
 
 from __future__ import annotations
@@ -24,15 +21,14 @@ from ..conversations import Pictures, Question
 from ..errors import DataError, UsageError
 from ..parts import fingerprint
 from .answerers import Answerer, Put, Said
+from .facts import facts_of
 from .journal import Journal
-from .report import render
+from .report import KIND, gazes, write
 from .scores import CONDITIONS, Prediction, score
 from .task import Task
 
 Progress = Callable[[str, int, int], None]
 
-
-KIND = "report"
 _VERSIONS = ("phisense", "torch", "transformers")
 
 
@@ -79,7 +75,11 @@ def evaluate(
             scores[name]["loss"] = _loss(said[name])
         scores["about"] = {**record, "seconds": round(time.monotonic() - began, 1), "answers_kept": found}
         predictions = [one for name in conditions for one in _predictions(task, name, questions, put, shown[name], said[name])]
-        write(out, title, scores, predictions, images)
+        built = getattr(answerer, "built", None)  # only torch can tell where it looked
+        seen = gazes(built, predictions, images, progress=lambda done, total: progress("where it looked", done, total)) if built else None
+        facts = {} if model is None else facts_of(model)
+        with artefact.staged(out, kind=KIND, about={"title": title}) as folder:
+            write(folder, title=title, scores=scores, predictions=predictions, facts=facts, images=images, gaze=seen, questions=questions)
         journal.remove()
     return scores
 
@@ -94,13 +94,6 @@ def _predictions(
         )
         for q, asked, seen, one in zip(questions, put, shown, said, strict=True)
     ]  # fmt: skip
-
-
-def write(out: Path, title: str, scores: dict[str, Any], predictions: Sequence[Prediction], images: Pictures) -> None:
-    with artefact.staged(out, kind=KIND, about={"title": title}) as folder:
-        artefact.write_bytes(folder / "predictions.jsonl", b"".join(orjson.dumps(p.as_dict()) + b"\n" for p in predictions))
-        artefact.write_json(folder / "scores.json", scores)
-        artefact.write_bytes(folder / "report.html", render(title, scores, predictions, images).encode())
 
 
 def shown_pictures(questions: Sequence[Question], condition: str, seed: int) -> list[str | None]:

@@ -3,6 +3,7 @@
 config.json, generation_config.json, *.safetensors      the native model
 processor_config.json, tokenizer files, chat template   the native processor
 merge_report.json                                       what the merge measured
+training.json                                           what was trained, on what, with which curves: see history.py
 manifest.json                                           written last: phisense's facts and every file's sha256
 """
 

@@ -45,7 +45,9 @@ class Samples(Dataset[Packed]):
         self.shortened = 0
         samples: list[Sample] = []
         digest = hashlib.sha256()
+        self.sets: list[dict[str, Any]] = []  # what each file gave
         for path, weight in sets:
+            before = len(samples)
             for conversation in read_conversations(path):
                 times = int(weight) + (rng.random() < weight % 1)
                 if not times:
@@ -55,6 +57,7 @@ class Samples(Dataset[Packed]):
                 self.shortened += left_out > 0
                 digest.update(repr((conversation, times, pool)).encode())
                 samples += [Sample(conversation.id, rendered, conversation.images, pool)] * times
+            self.sets.append({"name": path.name, "rows": len(samples) - before, "weight": weight})
         if not samples:
             raise ConversationError(
                 "there is nothing to train on", got=f"no conversation in {', '.join(str(path) for path, _ in sets) or 'no data set'}"

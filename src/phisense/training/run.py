@@ -245,6 +245,7 @@ class Training:
         tokens = int(self.processes.total(collate.tokens))
         return {
             "samples": samples.conversations,
+            "data": samples.sets,
             "rows": len(samples),
             "shortened": samples.shortened,
             "steps": result.global_step,

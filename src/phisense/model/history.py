@@ -1,0 +1,96 @@
+"""How a model came to be, as its folder tells it: `training.json`, which `merge` writes from the run.
+
+{"name", "recipe": {...},
+ "data": [{"stage", "name", "rows", "weight"}], "held_out": [names], "seconds", "hours", "stages": {stage: as in train.json},
+ "curves": {stage: {"step", "loss", "learning_rate", "held_out": {"step", "accuracy"}}}, "trainable", "modules", "projector_change"}
+
+The folder is given to others, so nothing in it says where anything lay on the machine that trained it.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+from pathlib import Path, PurePath, PurePosixPath, PureWindowsPath
+from typing import Any
+
+import orjson
+
+from .. import artefact
+from ..recipe import Recipe
+
+TRAINING = "training.json"
+POINTS = 300  # of a curve
+_PACKAGE = Path(__file__).resolve().parents[1]
+_TOLD = ("calibration", "trainable", "trainable_expected", "projector_change")
+
+
+def history(run: Path, recipe: Recipe) -> dict[str, Any]:
+    """What `run` says of itself. What an older phisense did not write, such as the rows of each file, is left out."""
+    facts = artefact.read_json(run / "train.json")
+    rows = _lines(run / "metrics.jsonl")
+    stages: dict[str, Any] = facts.get("stages", {})
+    seconds = sum(_seconds([row["seconds"] for row in rows if row["stage"] == stage]) for stage in stages)
+    return {
+        "name": recipe.name,
+        "recipe": without_places(recipe.model_dump(mode="json", exclude={"root"})),
+        "data": [one for stage in stages for one in _data(recipe, stage, stages[stage])],
+        "held_out": [file.name for file in recipe.data.held_out],
+        "seconds": round(seconds, 1),
+        "hours": seconds / 3600,
+        "stages": {name: {key: value for key, value in stage.items() if key != "data"} for name, stage in stages.items()},
+        "curves": {stage: _curve([row for row in rows if row["stage"] == stage]) for stage in stages},
+        "modules": len(facts.get("modules", ())),
+        **{key: facts[key] for key in _TOLD if key in facts},
+    }
+
+
+def without_places(value: Any) -> Any:
+    """The same, each path that is not relative replaced by its last name, or by its place in phisense if that ships it."""
+    if isinstance(value, Mapping):
+        return {key: without_places(one) for key, one in value.items()}
+    if isinstance(value, (list, tuple)):
+        return [without_places(one) for one in value]
+    return _nameless(value) if isinstance(value, str) else value
+
+
+def _nameless(text: str) -> str:
+    kinds: tuple[PurePath, ...] = (PurePosixPath(text), PureWindowsPath(text))
+    for path in kinds:
+        if path.is_absolute() or ".." in path.parts or text.startswith("~"):
+            here = Path(text)
+            return here.relative_to(_PACKAGE).as_posix() if here.is_relative_to(_PACKAGE) else path.name
+    return text
+
+
+def _data(recipe: Recipe, stage: str, facts: dict[str, Any]) -> list[dict[str, Any]]:
+    told = facts.get("data") or [{"name": one.path.name, "weight": one.weight} for one in recipe.data_of(stage)]
+    return [{"stage": stage, **one} for one in told]
+
+
+def _lines(metrics: Path) -> list[dict[str, Any]]:
+    return [orjson.loads(line) for line in metrics.read_bytes().splitlines()] if metrics.is_file() else []
+
+
+def _seconds(clock: Sequence[float]) -> float:
+    """The time of a stage, whose clock begins anew with each resumption."""
+    return sum(now if now < before else now - before for before, now in zip([0.0, *clock], clock, strict=False))
+
+
+def _curve(rows: Sequence[dict[str, Any]]) -> dict[str, Any]:
+    logged = thinned([row for row in rows if "loss" in row])
+    asked = [row for row in rows if "held_out" in row]
+    curve: dict[str, Any] = {
+        "step": [row["step"] for row in logged],
+        "loss": [row["loss"] for row in logged],
+        "learning_rate": [row.get("learning_rate") for row in logged],
+    }
+    if asked:
+        curve["held_out"] = {"step": [row["step"] for row in asked], "accuracy": [row["held_out"] for row in asked]}
+    return curve
+
+
+def thinned(rows: Sequence[Any], most: int = POINTS) -> list[Any]:
+    """At most so many, evenly spaced, first and last among them."""
+    if len(rows) <= most:
+        return list(rows)
+    return [rows[round(i * (len(rows) - 1) / (most - 1))] for i in range(most)]
