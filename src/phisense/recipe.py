@@ -180,6 +180,9 @@ class Recipe(_Section):
     name: str
     seed: int = 0
     root: Path = Field(Path("."), description="data and outputs are relative to it")
+    start: str | None = Field(
+        None, description="a model folder, merged or imported, to go on training: language part, vision tower and projector are its own"
+    )
     language: Language
     vision: Vision
     speech: Speech | None = None
@@ -190,8 +193,20 @@ class Recipe(_Section):
     merge: Merge = Merge()
     evaluate: Evaluate = Evaluate()
 
+    @model_validator(mode="before")
+    @classmethod
+    def _started(cls, raw: Any) -> Any:
+        """With `start` the parts need not be named."""
+        if not isinstance(raw, dict) or not isinstance(raw.get("start"), str):
+            return raw
+        given = {name: raw.get(name) or {} for name in ("language", "vision")}
+        return {**raw, **{name: {"part": raw["start"], **section} for name, section in given.items() if isinstance(section, dict)}}
+
     @model_validator(mode="after")
     def _fits(self) -> Recipe:
+        others = [f"{name}.part" for name in ("language", "vision") if self.start not in (None, getattr(self, name).part)]
+        if others:
+            raise ValueError(f"start brings its own parts, so {others[0]} cannot be another: leave it out")
         if self.tunes_vision and (self.features.dtype != "pixels" or self.projector.nested):
             raise ValueError("train.lora.vision needs features.dtype: pixels and no projector.nested, since stored features do not move")
         return self
@@ -244,6 +259,8 @@ def load_recipe(source: str | Path, changes: tuple[str, ...] = ()) -> Recipe:
         raise RecipeError(f"{path} is not a recipe", got=type(raw).__name__, wanted="a mapping of sections")
     for change in changes:
         _apply(raw, change)
+    if str(raw.get("start", "")).startswith("."):
+        raw["start"] = str((path.parent / raw["start"]).resolve())
     for part in ("language", "vision", "speech"):
         section = raw.get(part)
         if isinstance(section, dict) and str(section.get("part", "")).startswith("."):

@@ -4,6 +4,7 @@ common.py     the application and what the verbs share
 care.py       doctor, demo
 data.py       check, convert, show, features
 making.py     train, runs, merge, evaluate, compare, tune
+importing.py  import
 talking.py    ask, chat, app
 serving.py    serve
 deploying.py  deploy
@@ -24,7 +25,7 @@ from ..errors import PhisenseError
 from .common import app, run_verb
 
 # isort: off
-from . import care, data, making, talking, publishing, serving, deploying  # noqa: F401, each adds its verbs, in this order
+from . import care, data, making, importing, talking, publishing, serving, deploying  # noqa: F401, each adds its verbs, in this order
 
 __all__ = ["app", "main", "run_verb"]
 
