@@ -83,7 +83,8 @@ def test_one_that_was_trained_on_a_llama(cut: Path, verb: Any, tmp_path: Path) -
 
 
 @pytest.mark.parametrize(
-    "options", [{"use_rslora": True}, {"rank_pattern": {"down_proj": 2}, "alpha_pattern": {"down_proj": 32, r"layers.0.self_attn.o_proj": 3}}]
+    "options",
+    [{"use_rslora": True}, {"rank_pattern": {"down_proj": 2}, "alpha_pattern": {"down_proj": 32, r"layers.0.self_attn.o_proj": 3}}],
 )
 def test_scales_are_the_adapters(whole: Path, verb: Any, tmp_path: Path, options: dict[str, Any]) -> None:
     trained = made.adapter(whole, tmp_path / "adapter", FUSED, **options)
@@ -119,7 +120,9 @@ def test_a_projector_in_a_file_of_its_own(whole: Path, verb: Any, tmp_path: Path
     with pytest.raises(PartError, match="is incomplete; got no model.multi_modal_projector.linear_2.bias"):
         verb("import", trained, "--out", tmp_path / "out")
     (trained / f"{file}.safetensors").rename(trained / f"{file}.bin")
-    with pytest.raises(PartError, match=rf"weights in a pickled file; got {file}.bin; wanted {file}.safetensors; nothing is ever unpickled"):
+    with pytest.raises(
+        PartError, match=rf"weights in a pickled file; got {file}.bin; wanted {file}.safetensors; nothing is ever unpickled"
+    ):
         verb("import", trained, "--out", tmp_path / "out")
 
 

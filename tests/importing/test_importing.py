@@ -183,7 +183,9 @@ def test_tags_that_keep_the_line_break(as_llama: Path, verb: Any, tmp_path: Path
         verb("import", tmp_path / "source", "--out", tmp_path / "out")
 
 
-@pytest.mark.parametrize(("key", "value"), [("attention_bias", True), ("head_dim", 8), ("rope_scaling", {"rope_type": "linear", "factor": 2.0})])
+@pytest.mark.parametrize(
+    ("key", "value"), [("attention_bias", True), ("head_dim", 8), ("rope_scaling", {"rope_type": "linear", "factor": 2.0})]
+)
 def test_a_llama_that_is_no_phi3(as_llama: Path, key: str, value: Any) -> None:
     from transformers import LlamaConfig
 

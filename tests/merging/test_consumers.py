@@ -109,7 +109,7 @@ def test_peft_loads_the_adapter_alone(trained: dict[str, Any], merged: dict[str,
         vision=recipe["vision"]["part"], picture=world / "data" / "images" / "heldout-00001.jpg", question="Describe the picture.",
     )  # fmt: skip
     print(found)
-    assert found["off"] < 0.5 < 1.0 < found["untrained"]
+    assert found["off"] < found["untrained"] / 5
 
 
 CLIENT = """

@@ -11,7 +11,7 @@ import torch
 from PIL import Image
 from transformers import AutoModelForImageTextToText, AutoProcessor
 
-folder, questions = given["folder"], given["questions"]
+folder, questions = given["model"], given["questions"]
 processor = AutoProcessor.from_pretrained(folder)
 model = AutoModelForImageTextToText.from_pretrained(folder)
 answers = []
@@ -40,7 +40,7 @@ def test_plain_transformers_opens_it_and_answers_the_same(model: Path, world: Pa
     for picture, text in questions:
         session.show(open_picture(Path(picture)) if picture else None)
         ours.append("".join(session.ask(text)).strip())
-    kind, theirs = alone(PLAIN, tmp_path, folder=model, questions=questions)
+    kind, theirs = alone(PLAIN, tmp_path, model=model, questions=questions)
     assert kind == "LlavaForConditionalGeneration"
     assert theirs == ours
     assert len(set(theirs)) > 4, "answers that never differ would agree by accident"

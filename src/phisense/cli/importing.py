@@ -16,7 +16,9 @@ def import_(
         str, typer.Argument(metavar="FOLDER", help="A LLaVA-format folder with a Phi-3, a PEFT adapter to one, or a hub id of the first.")
     ],
     out: Annotated[Path | None, typer.Option(help="The model folder to write; otherwise models/<name of FOLDER>.")] = None,
-    base: Annotated[str | None, typer.Option(help="Of an adapter: what it was trained on, if it does not say or that is elsewhere.")] = None,
+    base: Annotated[
+        str | None, typer.Option(help="Of an adapter: what it was trained on, if it does not say or that is elsewhere.")
+    ] = None,
     device: Device = "auto",
     json: Json = False,
 ) -> dict[str, Any]:
@@ -31,7 +33,9 @@ def import_(
 
     folder = out or Path("models") / Path(source).expanduser().resolve().name
     with console.bars() as bar:
-        report = import_folder(source, folder, base=base, device=device, progress=lambda what, done, total: bar("importing", done, total, what))
+        report = import_folder(
+            source, folder, base=base, device=device, progress=lambda what, done, total: bar("importing", done, total, what)
+        )
     result = {"model": str(folder), **report}
     if json:
         console.print_json(result)

@@ -73,7 +73,12 @@ def put_on(model: Any, folder: Path) -> Any:
             whole[name] = weight
     text_only = any(_TEXT.match(_RENAMES[0][0].sub("", name)) for name in stored)
     _check_places(model, folder, lora, config, text_only)
-    _copy(model, folder, {native(name): weight for name, weight in whole.items()}, [native(f"{one}.").rstrip(".") for one in config.modules_to_save or ()])
+    _copy(
+        model,
+        folder,
+        {native(name): weight for name, weight in whole.items()},
+        [native(f"{one}.").rstrip(".") for one in config.modules_to_save or ()],
+    )
     return _adapted(model, folder, lora, config)
 
 
@@ -147,7 +152,9 @@ def _adapted(model: Any, folder: Path, lora: dict[str, dict[str, torch.Tensor]],
         use_rslora=config.use_rslora, fan_in_fan_out=config.fan_in_fan_out, inference_mode=True,
     )  # fmt: skip
     adapted = PeftModel(model, placed)
-    weights = {f"base_model.model.{name}.lora_{side}.weight": weight.float() for name, pair in lora.items() for side, weight in pair.items()}
+    weights = {
+        f"base_model.model.{name}.lora_{side}.weight": weight.float() for name, pair in lora.items() for side, weight in pair.items()
+    }
     try:
         loaded = set_peft_model_state_dict(adapted, weights)
     except RuntimeError as error:

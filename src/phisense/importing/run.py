@@ -143,7 +143,9 @@ def _prompt_of(found: Source) -> tuple[Prompt, int, dict[str, Any]]:
     image_id = prepare_tokenizer(tokenizer, rows)
     prompt = Prompt(tokenizer)
     ours = prompt.ask([Message("user", f"{IMAGE}\n{question}")], [1])
-    plain = tokenizer(tokenizer.apply_chat_template(asked, add_generation_prompt=True, tokenize=False), add_special_tokens=False)["input_ids"]
+    plain = tokenizer(tokenizer.apply_chat_template(asked, add_generation_prompt=True, tokenize=False), add_special_tokens=False)[
+        "input_ids"
+    ]
     if plain != ours:  # tags that keep the line break behind them
         raise PartError(
             f"the tokenizer of {found.whole} reads Phi-3's template otherwise",

@@ -1,8 +1,8 @@
 """What lies in a LLaVA-format folder, and whether it can be taken: everything is judged by what the files say, before a weight is read.
 
-    whole folder    config.json of model type llava; text part phi3, or llama with Phi-3's tokenizer
-    adapter         adapter_config.json with adapter_model.safetensors, and perhaps a projector in a file of its own;
-                    its base is a whole folder
+whole folder    config.json of model type llava; text part phi3, or llama with Phi-3's tokenizer
+adapter         adapter_config.json with adapter_model.safetensors, and perhaps a projector in a file of its own;
+                its base is a whole folder
 """
 
 from __future__ import annotations

@@ -76,4 +76,6 @@ def _published(model: Any) -> dict[str, torch.Tensor]:
     if opened or not model.config.vision_config.model_type.startswith(("clip", "siglip")):
         return weights
     tower = "model.vision_tower."
-    return {f"{tower}vision_model.{name.removeprefix(tower)}" if name.startswith(tower) else name: weight for name, weight in weights.items()}
+    return {
+        f"{tower}vision_model.{name.removeprefix(tower)}" if name.startswith(tower) else name: weight for name, weight in weights.items()
+    }

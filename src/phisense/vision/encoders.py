@@ -103,7 +103,9 @@ def own_processor(folder: Path) -> LlavaImageProcessorPil:
     facts = orjson.loads(whole.read_bytes()).get("image_processor") if whole.is_file() else None
     if facts is None:
         if not alone.is_file():
-            raise PartError(f"{folder} does not say how it prepares pictures", got="no preprocessor_config.json", do="Copy the whole folder")
+            raise PartError(
+                f"{folder} does not say how it prepares pictures", got="no preprocessor_config.json", do="Copy the whole folder"
+            )
         facts = orjson.loads(alone.read_bytes())
     return LlavaImageProcessorPil(**{key: value for key, value in facts.items() if key in _PREPARATION})
 
