@@ -1,4 +1,4 @@
-"""Adapters onto the folder they were trained on: every weight in its place, or a refusal. PEFT warns, and the first prototype merged nothing."""
+"""Adapters onto the folder they were trained on: each weight in its place, or a refusal. PEFT warns, and a prototype merged nothing so."""
 
 from __future__ import annotations
 

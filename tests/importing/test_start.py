@@ -81,7 +81,13 @@ def test_a_run_begins_at_the_models_loss(root: Path, model: Path, verb: Any) -> 
 @pytest.mark.slow
 def test_what_was_trained_further_merges_and_answers(root: Path, model: Path, verb: Any) -> None:
     """On NF4, as a recipe has it unless told otherwise, with steps that move."""
-    changes = ("name=moved", "features.folder=features/further", "train.quantise=true", "train.instruct.learning_rate=0.0005", "train.instruct.max_steps=3", "merge.samples=4")  # fmt: skip
+    train = {"quantise": True, "instruct.learning_rate": 0.0005, "instruct.max_steps": 3}
+    changes = [
+        "name=moved",
+        "features.folder=features/further",
+        "merge.samples=4",
+        *(f"train.{key}={value}" for key, value in train.items()),
+    ]
     facts = verb("train", root / "further.yaml", *(word for change in changes for word in ("--set", change)))
     assert facts["projector_change"] > 0
     report = verb("merge", facts["run"])

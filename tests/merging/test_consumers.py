@@ -1,4 +1,4 @@
-"""Others' tools on our folders, each in a process without phisense: TRL, `transformers serve` with OpenAI's client, PEFT, llama-cpp-python."""
+"""Others' tools on our folders, each in a process without phisense: TRL, PEFT, `transformers serve`, llama-cpp-python."""
 
 from __future__ import annotations
 
@@ -44,9 +44,9 @@ trainer = SFTTrainer(model=model, args=args, train_dataset=data, eval_dataset=da
 before = {name: p.detach().clone() for name, p in trainer.model.named_parameters() if p.requires_grad}
 first = trainer.evaluate()["eval_loss"]
 trainer.train()
+now = {name: p.detach() for name, p in trainer.model.named_parameters() if name in before}
 moved = {
-    kind: max(float((p.detach() - before[name]).abs().max()) for name, p in trainer.model.named_parameters() if name in before and kind in name)
-    for kind in ("lora_B", "multi_modal_projector")
+    kind: max(float((now[name] - before[name]).abs().max()) for name in now if kind in name) for kind in ("lora_B", "multi_modal_projector")
 }
 losses = [trainer.evaluate(one)["eval_loss"] for one in (data, data, other)]
 print(json.dumps({"first": first, "last": losses[0], "again": losses[1], "shuffled": losses[2], "moved": moved}))

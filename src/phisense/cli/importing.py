@@ -41,8 +41,8 @@ def import_(
         console.print_json(result)
         return result
     console.out.print(
-        f"{report['positions']} positions compared with the source: largest difference of a logit {report['largest_difference']:.2g} standard "
-        f"deviations, KL {report['kl']:.2g}, same likeliest token {report['top1']:.2%}"
+        f"{report['positions']} positions compared with the source: largest difference of a logit "
+        f"{report['largest_difference']:.2g} standard deviations, KL {report['kl']:.2g}, same likeliest token {report['top1']:.2%}"
     )
     if report["prompt"]["same_ids"] is False:
         console.out.print(

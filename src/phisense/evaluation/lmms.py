@@ -1,4 +1,4 @@
-"""lmms-eval on a model folder, where it is installed: its `llava_hf` adapter opens the folder in plain transformers, in a process of its own.
+"""lmms-eval on a model folder, where it is installed: its `llava_hf` adapter opens the folder in plain transformers, in another process.
 
 Its tasks, prompts and scores are its own; what comes back is what it wrote. Nothing of it is imported here, and it is no requirement.
 """

@@ -114,7 +114,7 @@ def check_gate(report: dict[str, Any]) -> None:
 
 
 def compare(reference: Sequence[torch.Tensor], other: Sequence[torch.Tensor]) -> dict[str, Any]:
-    """Of logits `(T, V)` of each question: the largest difference in standard deviations of the reference, mean KL, same likeliest token."""
+    """Of logits `(T, V)` of each question: largest difference in standard deviations of the reference, mean KL, same likeliest token."""
     a, b = torch.cat(list(reference)), torch.cat(list(other))
     log_a, log_b = a.log_softmax(-1), b.log_softmax(-1)
     return {

@@ -117,7 +117,7 @@ def _check(folder: Path) -> Any:
         raise PartError(
             f"{folder} is no LLaVA-format folder",
             got=f"model type {found}{also}",
-            wanted="llava, as llava-hf and xtuner's -hf folders are; LLaVA-NeXT (anyres), several pictures and other classes cannot be taken",
+            wanted="llava, as llava-hf's and xtuner's -hf folders are; not LLaVA-NeXT (anyres), several pictures, other classes",
         )
     _refuse_others(folder)
     config = AutoConfig.from_pretrained(folder)

@@ -67,7 +67,7 @@ def save_model(loaded: Phi3WithProjector, folder: Path) -> None:
 
 
 def _published(model: Any) -> dict[str, torch.Tensor]:
-    """The weights under the names that published LLaVA folders have: a tower of CLIP or SigLIP says `vision_model.`, as vLLM's loader wants.
+    """The weights under the names that published LLaVA folders have: a CLIP or SigLIP tower says `vision_model.`, as vLLM's loader wants.
 
     transformers has dropped that from its classes and reads both; a model it has opened it saves as it found it.
     """
