@@ -4,11 +4,13 @@ from __future__ import annotations
 
 import hashlib
 import os
+import re
 from pathlib import Path
 from typing import Any
 
 from .errors import PartError
 
+MODEL_TYPES = ("llava", "aya_vision")  # of whole models, as phisense writes them
 _WANTED = ["*.json", "*.safetensors", "*.txt", "tokenizer.model"]
 
 
@@ -44,10 +46,35 @@ def load_weights(model_class: Any, folder: Path, **options: Any) -> Any:
 
     Raises PartError naming the first missing or misshapen weight, or saying why the files cannot be read.
     """
+    return _loaded(model_class, folder, folder, use_safetensors=True, **options)
+
+
+def load_half(model_class: Any, folder: Path, half: str, config: Any, **options: Any) -> Any:
+    """As `load_weights`, for the `language_model` or `vision_tower` of a model folder: its weights alone are read."""
+    from safetensors import SafetensorError, safe_open
+
+    weights = {}
+    inside = re.compile(rf"^(?:model\.)?{half}\.(?:model\.|vision_model\.)?(.+)$")
+    head = "model." if half == "language_model" else ""
+    try:
+        for path in weight_files(folder):
+            with safe_open(path, "pt") as file:
+                for name in file.keys():  # noqa: SIM118, it is no dict
+                    found = inside.match(name)
+                    if head and name.endswith("lm_head.weight"):
+                        weights["lm_head.weight"] = file.get_tensor(name)
+                    elif found:
+                        weights[head + found[1]] = file.get_tensor(name)
+    except (SafetensorError, OSError) as error:
+        raise PartError(f"the model {folder} cannot be read", got=str(error).splitlines()[0], do="Make it again") from error
+    return _loaded(model_class, folder, None, config=config, state_dict=weights, **options)
+
+
+def _loaded(model_class: Any, folder: Path, source: Path | None, **options: Any) -> Any:
     from safetensors import SafetensorError
 
     try:
-        model, report = model_class.from_pretrained(folder, use_safetensors=True, output_loading_info=True, **options)
+        model, report = model_class.from_pretrained(source, output_loading_info=True, **options)
     except (SafetensorError, OSError, RuntimeError, ValueError) as error:
         raise PartError(
             f"the part {folder} cannot be loaded", got=str(error).splitlines()[0], do="Download the whole part again"

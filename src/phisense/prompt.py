@@ -201,6 +201,12 @@ def break_tokens(text: str, tokens: Iterable[str]) -> str:
     return text
 
 
+def missing_tags(tokenizer: PreTrainedTokenizerFast) -> list[str]:
+    """Those of Phi-3's chat tags that the tokenizer does not know."""
+    known = tokenizer.get_vocab()
+    return [tag for tag in (*_TAGS.values(), END, END_OF_TEXT) if tag not in known]
+
+
 def prepare_tokenizer(tokenizer: PreTrainedTokenizerFast, rows: int) -> int:
     """Puts `<image>` into the first free of the vocabulary's `rows`, sets the stop token and the chat template; returns its id.
 
@@ -210,7 +216,7 @@ def prepare_tokenizer(tokenizer: PreTrainedTokenizerFast, rows: int) -> int:
     from transformers import AddedToken
 
     known = tokenizer.get_vocab()
-    missing = [tag for tag in (*_TAGS.values(), END, END_OF_TEXT) if tag not in known]
+    missing = missing_tags(tokenizer)
     if missing:
         raise PartError(
             "the language part's tokenizer lacks Phi-3's chat tags", got=f"no {', '.join(missing)}", do="Use a Phi-3 or Phi-3.5 model"

@@ -180,6 +180,9 @@ class Recipe(_Section):
     name: str = Field(description="of the folders that are written: runs/<name>, models/<name>, features/<name>")
     seed: int = Field(0, description="of everything drawn at random; the same seed gives the same run")
     root: Path = Field(Path("."), description="data and outputs are relative to it")
+    start: str | None = Field(
+        None, description="a model folder, merged or imported, to go on training: language part, vision tower and projector are its own"
+    )
     language: Language = Field(description="the part that reads and writes text")
     vision: Vision = Field(description="the part that looks at pictures")
     speech: Speech | None = Field(None, description="the part that hears; needed for questions by voice only")
@@ -192,8 +195,20 @@ class Recipe(_Section):
     merge: Merge = Field(Merge(), description="how the adapter becomes part of the model, and what may be lost")
     evaluate: Evaluate = Field(Evaluate(), description="how held-out questions are asked")
 
+    @model_validator(mode="before")
+    @classmethod
+    def _started(cls, raw: Any) -> Any:
+        """With `start` the parts need not be named."""
+        if not isinstance(raw, dict) or not isinstance(raw.get("start"), str):
+            return raw
+        given = {name: raw.get(name) or {} for name in ("language", "vision")}
+        return {**raw, **{name: {"part": raw["start"], **section} for name, section in given.items() if isinstance(section, dict)}}
+
     @model_validator(mode="after")
     def _fits(self) -> Recipe:
+        others = [f"{name}.part" for name in ("language", "vision") if self.start not in (None, getattr(self, name).part)]
+        if others:
+            raise ValueError(f"start brings its own parts, so {others[0]} cannot be another: leave it out")
         if self.tunes_vision and (self.features.dtype != "pixels" or self.projector.nested):
             raise ValueError("train.lora.vision needs features.dtype: pixels and no projector.nested, since stored features do not move")
         return self
@@ -246,6 +261,8 @@ def load_recipe(source: str | Path, changes: tuple[str, ...] = ()) -> Recipe:
         raise RecipeError(f"{path} is not a recipe", got=type(raw).__name__, wanted="a mapping of sections")
     for change in changes:
         _apply(raw, change)
+    if str(raw.get("start", "")).startswith("."):
+        raw["start"] = str((path.parent / raw["start"]).resolve())
     for part in ("language", "vision", "speech"):
         section = raw.get(part)
         if isinstance(section, dict) and str(section.get("part", "")).startswith("."):

@@ -78,7 +78,7 @@ def _prompt_of(recipe: Recipe) -> tuple[Prompt, int]:
 
     folder = resolve_part(recipe.language.part)
     tokenizer = AutoTokenizer.from_pretrained(folder)
-    prepare_tokenizer(tokenizer, AutoConfig.from_pretrained(folder).vocab_size)
+    prepare_tokenizer(tokenizer, AutoConfig.from_pretrained(folder).get_text_config().vocab_size)
     slots = patches(vision_config(resolve_part(recipe.vision.part), recipe.vision.encoder)) // recipe.projector.pool**2
     return Prompt(tokenizer), slots
 

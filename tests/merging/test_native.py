@@ -2,35 +2,16 @@
 
 from __future__ import annotations
 
-import json
-import os
-import subprocess
-import sys
 from pathlib import Path
+
+from .consumers import alone
 
 PLAIN = """
-import json, sys
-from pathlib import Path
-
-class Refuse:
-    def find_spec(self, name, path=None, target=None):
-        if name.split(".")[0] == "phisense":
-            raise ImportError("phisense is not to be had here")
-
-sys.meta_path.insert(0, Refuse())
-sys.modules.pop("phisense", None)
-try:
-    import phisense
-except ImportError:
-    pass
-else:
-    sys.exit("phisense could be imported")
-
 import torch
 from PIL import Image
 from transformers import AutoModelForImageTextToText, AutoProcessor
 
-folder, questions = sys.argv[1], json.loads(Path(sys.argv[2]).read_text())
+folder, questions = given["model"], given["questions"]
 processor = AutoProcessor.from_pretrained(folder)
 model = AutoModelForImageTextToText.from_pretrained(folder)
 answers = []
@@ -59,18 +40,7 @@ def test_plain_transformers_opens_it_and_answers_the_same(model: Path, world: Pa
     for picture, text in questions:
         session.show(open_picture(Path(picture)) if picture else None)
         ours.append("".join(session.ask(text)).strip())
-    (tmp_path / "questions.json").write_text(json.dumps(questions))
-    clean = {key: value for key, value in os.environ.items() if key != "PYTHONPATH"}
-    ran = subprocess.run(
-        [sys.executable, "-c", PLAIN, str(model), str(tmp_path / "questions.json")],
-        capture_output=True,
-        text=True,
-        env=clean,
-        cwd=tmp_path,
-        check=False,
-    )
-    assert ran.returncode == 0, ran.stderr[-2000:]
-    kind, theirs = json.loads(ran.stdout.splitlines()[-1])
+    kind, theirs = alone(PLAIN, tmp_path, model=model, questions=questions)
     assert kind == "LlavaForConditionalGeneration"
     assert theirs == ours
     assert len(set(theirs)) > 4, "answers that never differ would agree by accident"

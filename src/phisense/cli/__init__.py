@@ -4,6 +4,7 @@ common.py     the application and what the verbs share
 care.py       doctor, demo
 data.py       check, convert, show, features
 making.py     train, runs, merge, compare, tune
+importing.py  import
 evaluating.py evaluate
 reporting.py  report
 talking.py    ask, chat, app
@@ -27,7 +28,8 @@ from ..errors import PhisenseError
 from .common import app, run_verb
 
 # isort: off
-from . import care, data, making, evaluating, scoring, reporting, talking, publishing, serving, deploying  # noqa: F401, each adds its verbs, in order
+from . import care, data, making, importing, evaluating, scoring, reporting  # noqa: F401, each adds its verbs, in this order
+from . import talking, publishing, serving, deploying  # noqa: F401
 
 __all__ = ["app", "main", "run_verb"]
 

@@ -26,6 +26,11 @@ def evaluate(
     batch: Annotated[int, typer.Option(min=1, help="Questions at once, in torch.")] = 64,
     max_new_tokens: Annotated[int | None, typer.Option(min=1, help="Of an answer; otherwise what the benchmark's answers need.")] = None,
     seed: Annotated[int, typer.Option(help="Of the shuffling and of the intervals.")] = 0,
+    lmms_eval: Annotated[
+        str | None,
+        typer.Option("--lmms-eval", metavar="TASKS", help="Instead: lmms-eval's own tasks (pope,gqa), where it is installed."),
+    ] = None,
+    lmms_include: Annotated[Path | None, typer.Option("--lmms-include", help="A folder with task files of yours for lmms-eval.")] = None,
     picture_tokens: PictureTokens = None,
     device: Device = "auto",
     engine: Which = "auto",
@@ -41,14 +46,16 @@ def evaluate(
     """
     from .. import console
     from ..conversations import Pictures
-    from ..evaluation.run import some_of
 
+    if lmms_eval is not None:
+        return _lmms(model, lmms_eval, data, out, device, lmms_include, limit, json)
     if image not in ("real", "blind", "shuffled", "all"):
         raise UsageError("unknown --image", got=image, wanted="real, blind, shuffled or all")
     kind = chosen(model, engine, server)
     if not data:
         raise UsageError("there is nothing to ask", wanted="--data FILE", do="docs/evaluation.md says where each benchmark's files are had")
     from ..evaluation.scores import CONDITIONS
+    from ..evaluation.task import some_of
     from ..evaluation.tasks import find_task, unpacked
 
     which = find_task(task)
@@ -73,6 +80,32 @@ def evaluate(
     else:
         _tell(scores)
         console.out.print(f"report -> {folder / 'report.html'}")
+    return result
+
+
+def _lmms(
+    model: Path | None,
+    tasks: str,
+    data: list[str] | None,
+    out: Path | None,
+    device: str,
+    include: Path | None,
+    limit: int | None,
+    json: bool,
+) -> dict[str, Any]:
+    from .. import console
+    from ..evaluation.lmms import run_lmms_eval
+
+    if model is None or data:
+        raise UsageError("lmms-eval brings questions of its own and asks a model folder", wanted="MODEL --lmms-eval TASKS, without --data")
+    folder = out or Path("reports") / f"{model.resolve().name}-lmms-eval"
+    result = run_lmms_eval(model, tasks, folder, device=device, include=include, limit=limit)
+    if json:
+        console.print_json(result)
+    else:
+        rows = [[name, metric, f"{value:.4f}"] for name, found in result["tasks"].items() for metric, value in found.items()]
+        console.table("by lmms-eval", ["task", "metric", "value"], rows)
+        console.out.print(f"what it wrote -> {result['report']}")
     return result
 
 

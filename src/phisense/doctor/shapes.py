@@ -16,6 +16,7 @@ from transformers import AutoConfig, Phi3ForCausalLM
 
 from ..errors import PartError
 from ..model.projectors import configure, native_class, picture_slots
+from ..parts import MODEL_TYPES
 from ..recipe import Projector, Recipe
 from ..vision.encoders import ENCODERS, patches
 
@@ -74,8 +75,8 @@ class Shapes:
 
 def shapes_of(recipe: Recipe) -> Shapes:
     """Raises PartError for a part whose configuration is neither on disk nor known, or that is of the wrong kind."""
-    text, text_note = _config(recipe.language.part)
-    seen, seen_note = _config(recipe.vision.part)
+    text, text_note = _config(recipe.language.part, "text_config")
+    seen, seen_note = _config(recipe.vision.part, "vision_config")
     kind = ENCODERS[recipe.vision.encoder]
     if text.model_type != "phi3":
         raise PartError(f"the language part {recipe.language.part} is no Phi-3", got=text.model_type, wanted="phi3")
@@ -132,10 +133,12 @@ def config_folder(part: str) -> Path | None:
     return Path(cached).parent if isinstance(cached, str) else None
 
 
-def _config(part: str) -> tuple[Any, str]:
+def _config(part: str, half: str) -> tuple[Any, str]:
+    """A part's configuration; of a model folder that `half`."""
     folder = config_folder(part)
     if folder is not None:
-        return AutoConfig.from_pretrained(folder), ""
+        config = AutoConfig.from_pretrained(folder)
+        return (getattr(config, half) if config.model_type in MODEL_TYPES else config), ""
     if part in KNOWN:
         return AutoConfig.from_pretrained(_KNOWN / KNOWN[part]), f"{part} is not on this disk: planned from its known shapes"
     raise PartError(

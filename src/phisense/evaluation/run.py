@@ -111,17 +111,6 @@ def shown_pictures(questions: Sequence[Question], condition: str, seed: int) -> 
     return [None if question.image is None else after[question.image] for question in questions]
 
 
-def some_of(questions: Sequence[Question], limit: int | None) -> list[Question]:
-    """About `limit` questions, evenly spaced; those of one group stay together."""
-    if limit is None or len(questions) <= limit:
-        return list(questions)
-    groups: dict[str, list[Question]] = {}
-    for i, question in enumerate(questions):
-        groups.setdefault(question.group or f"\0{i}", []).append(question)
-    step = -(-len(questions) // limit)
-    return [question for group in list(groups.values())[::step] for question in group]
-
-
 def _check(questions: Sequence[Question], images: Pictures) -> None:
     if not questions:
         raise DataError("there are no questions to evaluate", do="Name a file with at least one question")

@@ -76,3 +76,14 @@ def mean(total: Array, number: Array) -> Array:
 def ratio(part: Array, whole: Array) -> Array:
     """Zero where there is nothing to divide by: precision where nobody said yes."""
     return np.divide(part, whole, out=np.zeros_like(np.asarray(part, dtype=np.float64)), where=np.asarray(whole) > 0)
+
+
+def some_of(questions: Sequence[Question], limit: int | None) -> list[Question]:
+    """About `limit` questions, evenly spaced; those of one group stay together."""
+    if limit is None or len(questions) <= limit:
+        return list(questions)
+    groups: dict[str, list[Question]] = {}
+    for i, question in enumerate(questions):
+        groups.setdefault(question.group or f"\0{i}", []).append(question)
+    step = -(-len(questions) // limit)
+    return [question for group in list(groups.values())[::step] for question in group]

@@ -31,12 +31,12 @@ from transformers.modeling_outputs import BaseModelOutputWithPooling
 
 from ..conversations import Message
 from ..errors import PartError
-from ..parts import load_weights, resolve_part
+from ..parts import MODEL_TYPES, load_half, load_weights, resolve_part
 from ..prompt import IGNORED, Prompt, Rendered, prepare_tokenizer
 from ..recipe import Projector, Recipe
-from ..vision.encoders import ENCODERS, image_processor, vision_config
+from ..vision.encoders import ENCODERS, image_processor, load_tower, vision_config
 from .device import compute_dtype, pick_device
-from .projectors import average_patches, configure, fresh_projector, make_processor, native_class, picture_slots
+from .projectors import average_patches, configure, fresh_projector, load_projector, make_processor, native_class, picture_slots
 
 Visual = Image | torch.Tensor
 """A picture, or its stored features `(P, D)`."""
@@ -92,9 +92,11 @@ class Phi3WithProjector:
         device: str = "auto",
         dtype: torch.dtype | None = None,
         seed: int = 0,
+        start: str | None = None,
     ) -> Phi3WithProjector:
-        """Loads both parts (folders or hub ids) and puts a fresh projector between them.
+        """Loads both parts (folders or hub ids) and puts a fresh projector between them, or that of the model folder `start`.
 
+        A part may be a model folder: its language part or vision tower is taken.
         `quantise` loads the language part in NF4 with double quantisation; `stored_features` leaves the vision tower out.
         `dtype` defaults to what the device computes in. Raises PartError for parts that do not fit.
         """
@@ -115,9 +117,12 @@ class Phi3WithProjector:
         model.model.language_model = phi.model
         model.lm_head = phi.lm_head
         model.model.vision_tower = (
-            StoredFeatures(seen, kind.extra_rows, dtype) if stored_features else load_weights(kind.model, vision_folder, dtype=dtype)
+            StoredFeatures(seen, kind.extra_rows, dtype) if stored_features else load_tower(vision_folder, encoder, dtype)
         ).to(where)
-        model.model.multi_modal_projector = fresh_projector(model, config, projector.kind, seed).to(where, dtype)
+        made = fresh_projector(model, config, projector.kind, seed)
+        if start is not None:
+            load_projector(made, resolve_part(start), config)
+        model.model.multi_modal_projector = made.to(where, dtype)
         prompt = Prompt(tokenizer)
         model.generation_config = GenerationConfig(
             do_sample=False, eos_token_id=prompt.stop_ids, pad_token_id=prompt.end_of_text_id, max_new_tokens=256
@@ -135,6 +140,7 @@ class Phi3WithProjector:
             layer=recipe.vision.layer,
             window=recipe.language.window,
             seed=recipe.seed,
+            start=recipe.start,
             **overrides,
         )
 
@@ -268,13 +274,17 @@ def _extra_rows(config: PreTrainedConfig) -> int:
 
 
 def _load_language(folder: Path, device: torch.device, dtype: torch.dtype, quantise: bool) -> Any:
-    config = AutoConfig.from_pretrained(folder)
+    whole = AutoConfig.from_pretrained(folder)
+    config = whole.text_config if whole.model_type in MODEL_TYPES else whole
     if config.model_type != "phi3":
         raise PartError(f"the language part {folder} is no Phi-3", got=config.model_type, wanted="phi3", do="Use a Phi-3 or Phi-3.5 model")
     options: dict[str, Any] = {"dtype": dtype, "device_map": {"": device}}
     if quantise:
         options["quantization_config"] = nf4(dtype)
-    phi = load_weights(Phi3ForCausalLM, folder, **options)
+    if config is whole:
+        phi = load_weights(Phi3ForCausalLM, folder, **options)
+    else:
+        phi = load_half(Phi3ForCausalLM, folder, "language_model", config, **options)
     if quantise:  # how it is held in memory here is no property of the model: a merged folder must not claim it
         del phi.config.quantization_config
     return phi

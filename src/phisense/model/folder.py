@@ -63,5 +63,20 @@ def save_model(loaded: Phi3WithProjector, folder: Path) -> None:
     """Writes model and processor into `folder`, without a manifest: the caller stages the folder."""
     for config in (loaded.model.config, loaded.model.config.text_config, loaded.model.config.vision_config):
         config._name_or_path = ""  # where the parts lay on this machine is nobody else's business
-    loaded.model.save_pretrained(folder, max_shard_size="4GB")
+    loaded.model.save_pretrained(folder, max_shard_size="4GB", state_dict=_published(loaded.model))
     loaded.processor.save_pretrained(folder)
+
+
+def _published(model: Any) -> dict[str, torch.Tensor]:
+    """The weights under the names that published LLaVA folders have: a CLIP or SigLIP tower says `vision_model.`, as vLLM's loader wants.
+
+    transformers has dropped that from its classes and reads both; a model it has opened it saves as it found it.
+    """
+    weights: dict[str, torch.Tensor] = model.state_dict()
+    opened = getattr(model, "_weight_conversions", None) is not None
+    if opened or not model.config.vision_config.model_type.startswith(("clip", "siglip")):
+        return weights
+    tower = "model.vision_tower."
+    return {
+        f"{tower}vision_model.{name.removeprefix(tower)}" if name.startswith(tower) else name: weight for name, weight in weights.items()
+    }

@@ -13,11 +13,14 @@ patches are averaged before the projector, over squares of a side drawn for each
 
 from __future__ import annotations
 
+from pathlib import Path
 from typing import Any
 
 import torch
+from safetensors import safe_open
 from torch import nn
 from transformers import (
+    AutoConfig,
     AyaVisionConfig,
     AyaVisionForConditionalGeneration,
     LlavaConfig,
@@ -27,9 +30,17 @@ from transformers import (
 )
 
 from ..errors import PartError, UsageError
+from ..parts import weight_files
 from ..recipe import Projector
 from ..vision.encoders import patches
 
+_SET = {
+    "model_type": "Set projector.pool as it was trained",
+    "vision_feature_layer": "Set vision.layer",
+    "vision_feature_select_strategy": "Set vision.encoder",
+    "projector_hidden_act": "Set projector.kind",
+    "downsample_factor": "Set projector.pool",
+}
 NESTED = "nested_pooling"  # in the configuration of a model trained at several sides
 
 
@@ -77,6 +88,28 @@ def fresh_projector(model: Any, config: PreTrainedConfig, kind: str, seed: int) 
         projector.linear_1.weight.data = (one / joined).repeat(1, joined)
     made: nn.Module = projector
     return made
+
+
+def load_projector(projector: nn.Module, folder: Path, config: PreTrainedConfig) -> None:
+    """Puts the weights of a model folder's projector into `projector`. Raises PartError unless it is such a one, reading the same layer."""
+    own = AutoConfig.from_pretrained(folder)
+    facts = ("model_type", "vision_feature_layer", "vision_feature_select_strategy", "projector_hidden_act", "downsample_factor")
+    for fact in facts:
+        got, wanted = getattr(own, fact, None), getattr(config, fact, None)
+        if got != wanted:
+            raise PartError(f"the recipe does not fit the projector of {folder}", got=f"{fact} {got}", wanted=f"{wanted}", do=_SET[fact])
+    stored = {}
+    for path in weight_files(folder):
+        with safe_open(path, "pt") as file:
+            for name in file.keys():  # noqa: SIM118, it is no dict
+                head, found, rest = name.partition("multi_modal_projector.")
+                if found and head in ("", "model."):
+                    stored[rest] = file.get_tensor(name).float()
+    try:
+        projector.load_state_dict(stored)
+    except RuntimeError as error:
+        said = " ".join(str(error).split())
+        raise PartError(f"the projector of {folder} does not fit the parts", got=said, do="Take both parts from it") from error
 
 
 def _joined(config: PreTrainedConfig) -> int:

@@ -137,7 +137,12 @@ class Training:
         return FeatureStore(self.recipe.store, facts=encoder_facts(vision.part, vision.encoder, vision.layer), dtype=dtype, live=live)
 
     def _calibrate(self, built: Phi3WithProjector, store: FeatureStore) -> None:
-        """Fits the fresh projector to the parts, by the features of some pictures; not of those that the watched questions are about."""
+        """Fits the fresh projector to the parts, by the features of some pictures; not of those that the watched questions are about.
+
+        One that was trained before (`start`) stays as it is.
+        """
+        if self.recipe.start is not None:
+            return
         held_out = {question.image for question in watched_questions(self.recipe)}
         names = [name for name in store.names if name not in held_out] or store.names
         some = random.Random(self.recipe.seed).sample(names, min(len(names), PICTURES_TO_CALIBRATE))

@@ -24,7 +24,7 @@ from transformers import (
 )
 
 from ..errors import ArtefactError, PartError
-from ..parts import fingerprint, load_weights, resolve_part
+from ..parts import MODEL_TYPES, fingerprint, load_half, load_weights, resolve_part
 
 
 @dataclass(frozen=True, slots=True)
@@ -41,6 +41,12 @@ class Kind:
         return "default" if self.extra_rows else "full"
 
 
+#: What a picture processor may say; LLaVA's has all of CLIP's and SigLIP's, and padding.
+_PREPARATION = (
+    *("do_convert_rgb", "do_pad", "do_resize", "size", "resample", "do_center_crop", "crop_size"),
+    *("do_rescale", "rescale_factor", "do_normalize", "image_mean", "image_std"),
+)
+
 ENCODERS: dict[str, Kind] = {
     "clip": Kind(CLIPVisionModel, ("clip", "clip_vision_model"), 1),
     "siglip": Kind(SiglipVisionModel, ("siglip", "siglip_vision_model"), 0),
@@ -49,15 +55,22 @@ ENCODERS: dict[str, Kind] = {
 
 
 def vision_config(part: Path, encoder: str) -> PreTrainedConfig:
-    """The vision half of a part's configuration. Raises PartError if the part is of another family."""
+    """The vision half of the configuration of a part, or of a model folder. Raises PartError if it is of another family."""
     kind = ENCODERS[encoder]
     config = AutoConfig.from_pretrained(part)
-    if config.model_type not in kind.model_types:
-        raise PartError(
-            f"{part} is no {encoder} encoder", got=config.model_type, wanted=" or ".join(kind.model_types), do="Set vision.encoder"
-        )
     half: PreTrainedConfig = getattr(config, "vision_config", config)
+    found = half.model_type if config.model_type in MODEL_TYPES else config.model_type
+    if found not in kind.model_types:
+        raise PartError(f"{part} is no {encoder} encoder", got=found, wanted=" or ".join(kind.model_types), do="Set vision.encoder")
     return half
+
+
+def load_tower(part: Path, encoder: str, dtype: torch.dtype) -> Any:
+    """The encoder's model, also out of a model folder."""
+    kind = ENCODERS[encoder]
+    if AutoConfig.from_pretrained(part).model_type in MODEL_TYPES:
+        return load_half(kind.model, part, "vision_tower", vision_config(part, encoder), dtype=dtype)
+    return load_weights(kind.model, part, dtype=dtype)
 
 
 def patches(config: PreTrainedConfig) -> int:
@@ -66,7 +79,9 @@ def patches(config: PreTrainedConfig) -> int:
 
 
 def image_processor(part: Path, encoder: str) -> LlavaImageProcessorPil:
-    """Pads to a square (a centre crop would lose the sides), resizes, normalises as the part was trained."""
+    """Pads to a square (a centre crop would lose the sides), resizes, normalises as the part was trained; a model folder keeps its own."""
+    if AutoConfig.from_pretrained(part).model_type in MODEL_TYPES:
+        return own_processor(part)
     path = part / "preprocessor_config.json"
     if not path.is_file():
         raise PartError(f"the vision part {part} has no preprocessor_config.json", do="Copy it from where the part came from")
@@ -80,6 +95,19 @@ def image_processor(part: Path, encoder: str) -> LlavaImageProcessorPil:
         image_mean=trained["image_mean"],
         image_std=trained["image_std"],
     )
+
+
+def own_processor(folder: Path) -> LlavaImageProcessorPil:
+    """How a LLaVA-format folder itself prepares pictures. Raises PartError if it does not say."""
+    whole, alone = folder / "processor_config.json", folder / "preprocessor_config.json"
+    facts = orjson.loads(whole.read_bytes()).get("image_processor") if whole.is_file() else None
+    if facts is None:
+        if not alone.is_file():
+            raise PartError(
+                f"{folder} does not say how it prepares pictures", got="no preprocessor_config.json", do="Copy the whole folder"
+            )
+        facts = orjson.loads(alone.read_bytes())
+    return LlavaImageProcessorPil(**{key: value for key, value in facts.items() if key in _PREPARATION})
 
 
 def encoder_facts(part: str, encoder: str, layer: int) -> dict[str, Any]:
@@ -123,7 +151,7 @@ class Encoder:
         self.layer = layer
         self.patches, self.width = patches(config), int(config.hidden_size)
         self.processor = image_processor(folder, encoder)
-        self.model: Any = load_weights(self.kind.model, folder, dtype=dtype).to(device).eval()
+        self.model: Any = load_tower(folder, encoder, dtype).to(device).eval()
         self.device = device
         self.facts = encoder_facts(part, encoder, layer)
         self.fingerprint = facts_fingerprint(self.facts)
