@@ -69,6 +69,9 @@ def export(
         report["bytes"] = {path.name: path.stat().st_size for path in sorted(folder.glob("*.gguf"))}
         (folder / "Modelfile").write_text(_modelfile(about["file"], words, seeing=why_not is None, window=_window(config)))
         artefact.write_json(folder / "export.json", report)
+        for told in ("training.json", "merge_report.json"):  # what a report of the exported model says of its making
+            if (model / told).is_file():
+                shutil.copy(model / told, folder)
     return report
 
 
