@@ -17,7 +17,7 @@ from typing import Any
 
 import orjson
 
-from .errors import ArtefactError
+from .errors import ArtefactError, UsageError
 
 MANIFEST = "manifest.json"
 
@@ -76,6 +76,16 @@ def _refusal(error: BaseException | None) -> str | None:
             return "a file that could not be written to its end"
         error = error.__cause__ or error.__context__
     return None
+
+
+def refuse_to_replace(folder: Path, *, kind: str) -> None:
+    """Raises UsageError if what is at `folder` is no artefact of `kind`: to be asked before anything is computed that would replace it."""
+    if not folder.exists() or (folder.is_dir() and not any(folder.iterdir())):
+        return
+    manifest = folder / MANIFEST
+    found = read_json(manifest).get("kind") if manifest.is_file() else "files of another making" if folder.is_dir() else "a file"
+    if found != kind:
+        raise UsageError(f"{folder} would be overwritten", got=f"{found}", wanted=f"nothing there, or a {kind}", do="Choose another --out")
 
 
 @contextmanager

@@ -70,6 +70,7 @@ def merge(
     root = orjson.dumps(str(run.resolve().parent.parent)).decode()  # where the run is now, wherever it was trained
     recipe = load_recipe(run / "recipe.yaml", (f"root={root}",))
     folder = out or recipe.model
+    artefact.refuse_to_replace(folder, kind=KIND)
     names = ("adapter", "merged", "on original", "back to NF4", "shuffled")
     probes = _probes(recipe, device)
     progress(names[0], 0, len(names))

@@ -143,7 +143,7 @@ def test_a_killed_evaluation_goes_on_and_ends_the_same(model: Path, world: Path,
         ran = subprocess.run([sys.executable, "-c", ASKING, str(lives), *map(str, words), "--out", str(killed)], check=False, timeout=300)
         assert ran.returncode == -9
         assert not killed.exists()
-    journal = tmp_path / ".killed.asked.jsonl"
+    (journal,) = tmp_path.glob(".killed.*.asked.jsonl")
     assert len(journal.read_bytes().splitlines()) == 1 + 7
     with journal.open("ab") as file:
         file.write(b'["shuffled",3,[["Re')
@@ -154,26 +154,83 @@ def test_a_killed_evaluation_goes_on_and_ends_the_same(model: Path, world: Path,
     assert not journal.exists()
 
 
-def test_a_journal_of_another_evaluation_is_begun_anew(
-    model: Path, world: Path, verb: Any, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
-) -> None:
+class Stop(Exception):  # noqa: N818
+    pass
+
+
+def interrupt(verb: Any, words: list[object], monkeypatch: pytest.MonkeyPatch) -> None:
+    """As `words` say, until a batch is smaller than the others."""
     from phisense.evaluation.answerers import InBatches
 
-    words, out = [*asking(model, world), "--image", "real", "--limit", 20, "--out", tmp_path / "out"], tmp_path / ".out.asked.jsonl"
     answer = InBatches.answer
 
     def interrupted(self: InBatches, put: Any, *args: Any, **more: Any) -> Any:
-        if len(put) < 16:
-            raise RuntimeError("interrupted")
+        if len(put) < self.batch:
+            raise Stop
         return answer(self, put, *args, **more)
 
     with monkeypatch.context() as patched:
         patched.setattr(InBatches, "answer", interrupted)
-        with pytest.raises(RuntimeError, match="interrupted"):
+        with pytest.raises(Stop):
             verb(*words)
-    assert len(out.read_bytes().splitlines()) == 2
-    assert verb(*words, "--max-new-tokens", 3)["about"]["answers_kept"] == 0
-    assert not out.exists()
+
+
+def test_only_the_very_same_evaluation_goes_on(
+    model: Path, world: Path, verb: Any, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capfd: Any
+) -> None:
+    """With other settings, or other pictures under the same names, it begins anew and says so; and nothing is thrown away by that."""
+    out, images = tmp_path / "out", tmp_path / "images"
+    shutil.copytree(world / "data" / "images", images)
+    words = ["evaluate", model, "--data", world / "data" / "heldout.jsonl", "--images", images, "--image", "real", "--limit", 20]
+    words += ["--batch", 16, "--out", out]
+    interrupt(verb, words, monkeypatch)
+    (first,) = tmp_path.glob(".out.*.asked.jsonl")
+    assert len(first.read_bytes().splitlines()) == 2
+    capfd.readouterr()
+    interrupt(verb, [*words, "--batch", 12], monkeypatch)
+    assert "an interrupted evaluation was another (batch 16), so this one begins anew" in capfd.readouterr().err.replace("\n", " ")
+    assert len(list(tmp_path.glob(".out.*.asked.jsonl"))) == 2
+    for picture in images.iterdir():
+        picture.touch()
+    interrupt(verb, words, monkeypatch)
+    told = capfd.readouterr().err.replace("\n", " ")
+    assert "was another (pictures)" in told
+    assert "was another (batch 12, pictures)" in told
+    assert len(list(tmp_path.glob(".out.*.asked.jsonl"))) == 3
+    assert verb(*words)["about"]["answers_kept"] == 16
+    assert not list(tmp_path.glob(".out.*"))
+
+
+def test_two_processes_do_not_write_one_journal(tmp_path: Path) -> None:
+    from phisense.evaluation.journal import Journal
+
+    with Journal(tmp_path / "out", {"task": "own"}), pytest.raises(UsageError, match="is being evaluated right now"):
+        Journal(tmp_path / "out", {"task": "own"})
+
+
+def test_another_server_is_another_evaluation() -> None:
+    from phisense.chat.exchange import Address
+    from phisense.chat.remote_engine import RemoteEngine
+    from phisense.evaluation.answerers import ByEngine
+
+    engines = [RemoteEngine(Address.parse(url, "secret"), "org/llava", name="llava") for url in ("http://a:1", "http://b:1")]
+    one, other = (ByEngine(engine) for engine in engines)
+    assert one.about == other.about
+    assert one.whom != other.whom
+    assert "secret" not in str(one.whom)
+    assert one.whom != ByEngine(RemoteEngine(Address.parse("http://a:1"), "other/llava", name="llava")).whom
+
+
+def test_nothing_of_another_making_is_replaced(model: Path, world: Path, verb: Any, tmp_path: Path) -> None:
+    precious, file = tmp_path / "precious", tmp_path / "questions.jsonl"
+    precious.mkdir()
+    (precious / "thesis.txt").write_text("years")
+    file.write_text("{}")
+    for out, what in ((precious, "files of another making"), (file, "a file"), (model, "model folder")):
+        with pytest.raises(UsageError, match=f"would be overwritten; got {what}; wanted nothing there, or a report"):
+            verb(*asking(model, world), "--out", out)
+    assert (precious / "thesis.txt").read_text() == "years"
+    assert file.read_text() == "{}"
 
 
 def test_any_engine_answers_as_the_batches_do(model: Path, world: Path, tmp_path: Path) -> None:

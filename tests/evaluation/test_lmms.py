@@ -58,7 +58,7 @@ def test_the_verb_runs_it_and_says_what_does_not_go_together(
     verb("evaluate", model, "--lmms-eval", "pope", "--out", tmp_path, "--limit", 8, "--device", "cpu")
     assert asked == [(model, "pope", tmp_path, {"device": "cpu", "include": None, "limit": 8})]
     assert "0.8750" in capsys.readouterr().out
-    with pytest.raises(UsageError, match="brings questions of its own"):
+    with pytest.raises(UsageError, match="asks its own questions in its own way; got --data"):
         verb("evaluate", model, "--lmms-eval", "pope", "--data", "questions.jsonl")
 
 

@@ -229,6 +229,30 @@ def test_reports_of_other_questions_are_not_subtracted(good: Report, pictures: P
     assert "40 in common" in capfd.readouterr().err
 
 
+def test_another_condition_is_not_subtracted(good: Report, pictures: Path, tmp_path: Path) -> None:
+    blind = report(tmp_path / "blind", pictures, "other", conditions=("blind",))
+    grouped, notes = beside.groups([good, blind])
+    assert [len(group.reports) for group in grouped] == [1, 1]
+    assert notes == [
+        "good was asked under the condition real and other under blind, so neither is subtracted from the other. "
+        "Evaluate both with the same --image."
+    ]
+    assert beside.difference(good, blind) is None
+
+
+def test_a_page_written_into_its_report_keeps_it_whole(good: Report, worse: Report, verb: Any, tmp_path: Path) -> None:
+    own = tmp_path / "own"
+    shutil.copytree(str(good.folder), own)
+    verb("report", own, "--title", "Another title", "--out", own / "report.html")
+    assert "Another title" in page(read(own))
+    for out in (own / "scores.json", own / "more.html"):
+        with pytest.raises(UsageError, match="--out lies in a report folder"):
+            verb("report", own, "--out", out)
+    with pytest.raises(UsageError, match="--out lies in a report folder"):
+        verb("report", own, worse.folder, "--out", own / "report.html")
+    read(own)
+
+
 def test_several_sets_of_one_model_are_sections(good: Report, pictures: Path, tmp_path: Path) -> None:
     more = report(tmp_path / "more", pictures, "good", asked=questions(pictures)[:40], data=[{"name": "digits.jsonl"}])
     grouped, notes = beside.groups([good, more])

@@ -3,6 +3,8 @@
 from __future__ import annotations
 
 import math
+from collections import Counter
+from dataclasses import replace
 from typing import Any
 
 import numpy as np
@@ -11,7 +13,8 @@ import pytest
 from phisense.conversations import Question
 from phisense.errors import UsageError
 from phisense.evaluation.intervals import above, drawn_together, interval, wilson
-from phisense.evaluation.scores import score
+from phisense.evaluation.scores import ENOUGH, score
+from phisense.evaluation.task import some_of
 from phisense.evaluation.tasks import TASKS, find_task
 
 OWN = TASKS["own"]
@@ -38,7 +41,8 @@ def test_yes_and_no_by_hand() -> None:
 def test_long_answers_are_scored_as_texts() -> None:
     questions = [question(0, kind="description"), question(1)]
     scores = score(OWN, questions, {"real": ["Red.", "Red."]})
-    assert scores["real"]["figures"]["accuracy"] == {"value": 1.0, "low": 1.0, "high": 1.0}
+    low, high = wilson(2, 2)  # of two units that agree drawing anew would show no spread
+    assert scores["real"]["figures"]["accuracy"] == {"value": 1.0, "low": low, "high": high}
     assert scores["real"]["figures"]["rouge_l"]["value"] == 1.0
     assert set(scores["real"]["kinds"]) == {"colour"}
     alone = score(OWN, questions[:1], {"real": ["Red."]})
@@ -98,6 +102,29 @@ def test_the_verdict_needs_the_picture_to_help() -> None:
     assert run(42, 40) == "blind"
     assert run(40, 40) == "blind"
     assert run(30, 40) == "blind"
+
+
+def test_of_few_questions_nothing_is_said() -> None:
+    for number, verdict in ((1, "too few"), (5, "too few"), (ENOUGH, "looks")):
+        questions = [question(i) for i in range(number)]
+        said = {"real": ["Red."] * number, "blind": ["Blue."] * number, "shuffled": ["Blue."] * number}
+        scores = score(OWN, questions, said)
+        assert scores["looks"]["verdict"] == verdict
+        assert scores["real"]["figures"]["accuracy"]["low"] < 1
+
+
+def test_some_of_many_are_not_every_second() -> None:
+    """POPE's answers are yes and no by turns; pairs that belong together stay so."""
+    by_turns = [question(i, "yes" if i % 2 else "no") for i in range(3000)]
+    for limit in (50, 100, 300, 500, 1500, 2999):
+        some = some_of(by_turns, limit)
+        assert len(some) == limit
+        assert sum(one.answers == ("yes",) for one in some) / limit == pytest.approx(0.5, abs=0.12)
+        assert some == some_of(by_turns, limit)
+        assert [int(one.id) for one in some] == sorted(int(one.id) for one in some)
+    pairs = [replace(question(i), group=str(i // 2)) for i in range(100)]
+    assert {Counter(one.group for one in some_of(pairs, 31))[name] for name in {one.group for one in some_of(pairs, 31)}} == {2}
+    assert some_of(pairs, None) == pairs
 
 
 def test_an_unknown_task_is_a_sentence() -> None:

@@ -92,6 +92,12 @@ class RemoteEngine:
             patience=patience,
         )
 
+    @property
+    def whom(self) -> str:
+        """Server and model, without the key."""
+        at = self.address
+        return f"{'https' if at.secure else 'http'}://{at.host}:{at.port}{at.path} {self.model}"
+
     def see(self, picture: Image) -> str:
         """A data URL: PNG if small, else JPEG, not larger than any tower looks."""
         held = io.BytesIO()

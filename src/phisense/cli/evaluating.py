@@ -14,6 +14,7 @@ from .common import Device, Json, PictureTokens, Quantise, Served, Server, Talke
 
 @app.command()
 def evaluate(
+    context: typer.Context,
     model: Talker = None,
     task: Annotated[
         str, typer.Option(help="own: your questions, of any shape that check reads; or a benchmark (docs/evaluation.md lists them).")
@@ -22,10 +23,10 @@ def evaluate(
     images: Annotated[list[Path] | None, typer.Option(help="The folder of the pictures; may be repeated.")] = None,
     image: Annotated[str, typer.Option(help="real, blind, shuffled, or all three: with its picture, with none, with another's.")] = "all",
     out: Annotated[Path | None, typer.Option(help="The report folder; otherwise reports/<model>-<data or benchmark>.")] = None,
-    limit: Annotated[int | None, typer.Option(min=1, help="Only so many questions, evenly spaced.")] = None,
+    limit: Annotated[int | None, typer.Option(min=1, help="Only so many questions, drawn by their ids: the same each time.")] = None,
     batch: Annotated[int, typer.Option(min=1, help="Questions at once, in torch.")] = 64,
     max_new_tokens: Annotated[int | None, typer.Option(min=1, help="Of an answer; otherwise what the benchmark's answers need.")] = None,
-    seed: Annotated[int, typer.Option(help="Of the shuffling and of the intervals.")] = 0,
+    seed: Annotated[int, typer.Option(min=0, help="Of the shuffling and of the intervals.")] = 0,
     lmms_eval: Annotated[
         str | None,
         typer.Option("--lmms-eval", metavar="TASKS", help="Instead: lmms-eval's own tasks (pope,gqa), where it is installed."),
@@ -48,7 +49,8 @@ def evaluate(
     from ..conversations import Pictures
 
     if lmms_eval is not None:
-        return _lmms(model, lmms_eval, data, out, device, lmms_include, limit, json)
+        _refuse_besides(context)
+        return _lmms(model, lmms_eval, out, device, lmms_include, limit, json)
     if image not in ("real", "blind", "shuffled", "all"):
         raise UsageError("unknown --image", got=image, wanted="real, blind, shuffled or all")
     kind = chosen(model, engine, server)
@@ -83,10 +85,18 @@ def evaluate(
     return result
 
 
+def _refuse_besides(context: typer.Context) -> None:
+    """lmms-eval brings its own questions and ways of asking: what else was said on the command line would be without effect."""
+    taken = {"model", "lmms_eval", "lmms_include", "out", "device", "limit", "json"}
+    told = [name for name in context.params if name not in taken and str(context.get_parameter_source(name)).endswith("COMMANDLINE")]
+    if told:
+        options = ", ".join(f"--{name.replace('_', '-')}" for name in told)
+        raise UsageError("lmms-eval asks its own questions in its own way", got=options, do="Leave that out, or --lmms-eval")
+
+
 def _lmms(
     model: Path | None,
     tasks: str,
-    data: list[str] | None,
     out: Path | None,
     device: str,
     include: Path | None,
@@ -96,8 +106,8 @@ def _lmms(
     from .. import console
     from ..evaluation.lmms import run_lmms_eval
 
-    if model is None or data:
-        raise UsageError("lmms-eval brings questions of its own and asks a model folder", wanted="MODEL --lmms-eval TASKS, without --data")
+    if model is None:
+        raise UsageError("lmms-eval asks a model folder", wanted="phisense evaluate MODEL --lmms-eval TASKS")
     folder = out or Path("reports") / f"{model.resolve().name}-lmms-eval"
     result = run_lmms_eval(model, tasks, folder, device=device, include=include, limit=limit)
     if json:
@@ -141,12 +151,15 @@ def _tell(scores: dict[str, Any]) -> None:
     rows += [[f"  {kind}", *(f"{scores[name]['kinds'][kind]['value']:.3f}" for name in ran)] for kind in first["kinds"]]
     console.table(f"{scores['questions']:,} questions, 95 % intervals", ["", *ran], rows)
     if "looks" in scores:
-        looks = scores["looks"]["verdict"] == "looks"
+        verdict = scores["looks"]["verdict"]
         over = ", ".join(
             f"{one['value']:+.3f} [{one['low']:+.3f}, {one['high']:+.3f}] over {name}" for name, one in scores["looks"]["over"].items()
         )
-        said = "The model looks at the picture" if looks else "The model is BLIND: the picture does not help it"
-        console.out.print(f"{said}: {scores['looks']['figure']} {over}.", style="green" if looks else "red")
+        said, style = {
+            "looks": ("The model looks at the picture", "green"),
+            "blind": ("The model is BLIND: the picture does not help it", "red"),
+        }.get(verdict, ("There are too few questions to say whether the model looks", "yellow"))
+        console.out.print(f"{said}: {scores['looks']['figure']} {over}.", style=style)
 
 
 def _shown(figure: dict[str, float] | None) -> str:

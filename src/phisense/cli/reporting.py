@@ -47,7 +47,10 @@ def report(
         made = groups(read, bar)
         heading = title or (read[0].title if len(read) == 1 else _heading(list(dict.fromkeys(one.model for one in read))))
         page = reports.render(heading, read, made).encode()
-    if out is None and len(read) == 1:
+    inside = next((folder for folder in folders if out is not None and out.resolve().parent == folder.resolve()), None)
+    if inside is not None and (len(read) > 1 or out is None or out.name != reports.PAGE):
+        raise UsageError("--out lies in a report folder", got=str(out), do="Choose a file outside, or leave --out away")
+    if len(read) == 1 and (out is None or inside is not None):
         out = reports.replace_page(folders[0], page)
     else:
         out = out or folders[0].parent / "comparison.html"

@@ -39,6 +39,7 @@ def convert(
 
     Rows whose pictures are in files are written with them only if `checked` looked at them, which it does where it has folders.
     """
+    artefact.refuse_to_replace(out, kind=KIND)
     source = open_source(path)
     finder = Pictures([*pictures, *([source.pictures] if source.pictures is not None else [])])
     counts = {"rows": checked.rows, "written": 0, "rejected": len(checked.rejected)}

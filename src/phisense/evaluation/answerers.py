@@ -12,6 +12,7 @@ from typing import Any, Protocol
 import torch
 
 from ..chat.engine import Engine, Sampling
+from ..chat.remote_engine import RemoteEngine
 from ..conversations import IMAGE, Message
 from ..errors import DataError
 from ..model import Phi3WithProjector
@@ -56,6 +57,11 @@ class Answerer(Protocol):
         """What the record says of it: engine, device, dtype."""
         ...
 
+    @property
+    def whom(self) -> dict[str, Any]:
+        """What tells it from another, beyond the record, and belongs in no report: a server's address."""
+        ...
+
     def expect(self, pictures: Sequence[Path]) -> None:
         """Called first, with every picture that will be shown, in the order in which they will."""
         ...
@@ -75,6 +81,10 @@ class InBatches:
         self.built, self.batch = built, batch
         self._groups: dict[Path, tuple[Path, ...]] = {}
         self._seen: OrderedDict[tuple[Path, ...], dict[Path, torch.Tensor]] = OrderedDict()
+
+    @property
+    def whom(self) -> dict[str, Any]:
+        return {}
 
     def expect(self, pictures: Sequence[Path]) -> None:
         for start in range(0, len(pictures), _ENCODED):
@@ -120,6 +130,10 @@ class ByEngine:
     def about(self) -> dict[str, Any]:
         named = type(self.engine).__name__.removesuffix("Engine").lower()
         return {"engine": named, "served": self.engine.name, "picture_tokens": self.engine.picture_tokens}
+
+    @property
+    def whom(self) -> dict[str, Any]:
+        return {"whom": self.engine.whom} if isinstance(self.engine, RemoteEngine) else {}
 
     def expect(self, pictures: Sequence[Path]) -> None:
         """Pictures are seen one by one."""

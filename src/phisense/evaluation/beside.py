@@ -52,12 +52,12 @@ class Group:
 
 def groups(reports: Sequence[Report], progress: Progress = lambda what, done, total: None) -> tuple[list[Group], list[str]]:
     """The reports by task and questions, in their order; and sentences about what cannot be laid side by side."""
-    found: dict[tuple[str, frozenset[tuple[str, str, str | None]]], list[Report]] = {}
+    found: dict[tuple[str, str, frozenset[tuple[str, str, str | None]]], list[Report]] = {}
     for report in reports:
-        found.setdefault((report.scores["task"], _asked(report)), []).append(report)
+        found.setdefault((report.scores["task"], report.condition, _asked(report)), []).append(report)
     pairs = len(reports) - len(found)
     made: list[Group] = []
-    for (task, _), its in found.items():
+    for (task, _, _), its in found.items():
         differences = []
         for at, other in enumerate(its[1:], 1):
             row = apart([its[0], other])
@@ -93,6 +93,12 @@ def _notes(made: Sequence[Group]) -> Iterator[str]:
         for other in made[i + 1 :]:
             if one.task != other.task or {r.model for r in one.reports} >= {r.model for r in other.reports}:
                 continue  # one model's several sets of questions are meant to stand one below the other
+            if one.reports[0].condition != other.reports[0].condition:
+                yield (
+                    f"{one.names[0]} was asked under the condition {one.reports[0].condition} and {other.names[0]} under "
+                    f"{other.reports[0].condition}, so neither is subtracted from the other. Evaluate both with the same --image."
+                )
+                continue
             common = len(_asked(one.reports[0]) & _asked(other.reports[0]))
             yield (
                 f"{one.names[0]} and {other.names[0]} answered different questions of {one.task} ({one.questions:,} and "
@@ -109,8 +115,8 @@ def difference(first: Report, other: Report) -> dict[str, dict[str, Any]] | None
     from .tasks import TASKS
 
     task = TASKS.get(first.scores["task"])
-    condition = first.main[0].condition if first.main else "real"
-    if task is None or condition not in other.scores:
+    condition = first.condition
+    if task is None or condition != other.condition:
         return None
     order = [(p.id, p.image) for p in first.main]
     try:

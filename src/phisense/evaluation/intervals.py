@@ -31,9 +31,16 @@ def drawn_together(tallies: Sequence[Array], seed: int, draws: int = DRAWS) -> l
     return np.split(np.concatenate(sums), np.cumsum([tally.shape[1] for tally in tallies])[:-1], axis=1)
 
 
-def with_intervals(values: dict[str, Array]) -> dict[str, dict[str, float]]:
-    """Figures `(1 + draws,)` -> each with the middle 95 % of its draws."""
-    return {name: interval(drawn) for name, drawn in values.items()}
+def with_intervals(values: dict[str, Array], units: int) -> dict[str, dict[str, float]]:
+    """Figures `(1 + draws,)` of so many units -> each with the middle 95 % of its draws."""
+    return {name: _widened(interval(drawn), units) for name, drawn in values.items()}
+
+
+def _widened(found: dict[str, float], units: int) -> dict[str, float]:
+    """Where all units agree, drawing anew shows no spread, though with few of them there is: a share of none or all has Wilson's."""
+    if found["low"] == found["high"] and found["value"] in (0.0, 1.0):
+        found["low"], found["high"] = wilson(found["value"] * units, units)
+    return found
 
 
 def interval(drawn: Array) -> dict[str, float]:

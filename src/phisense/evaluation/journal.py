@@ -1,11 +1,13 @@
 """Answers as they come, on the disk, so that an evaluation that was interrupted goes on where it was.
 
-The first line says what is being asked, of whom, and how; a journal of anything else is begun anew. Then a line for each batch, flushed to
-the disk before the next is asked. A batch counts whole or not at all, so that after an interruption the very same batches are asked again.
+The first line says what is being asked, of whom, and how; the file is called after it, so that an evaluation called in another way has
+another, and nothing is thrown away before the report is whole. Then a line for each batch, flushed to the disk before the next is asked.
+A batch counts whole or not at all, so that after an interruption the very same batches are asked again.
 """
 
 from __future__ import annotations
 
+import hashlib
 import os
 from pathlib import Path
 from types import TracebackType
@@ -14,20 +16,27 @@ from typing import Any, BinaryIO
 import orjson
 
 from ..artefact import writing
+from ..errors import UsageError
 from .answerers import Said
+
+_SHORT = ("batch", "device", "dtype", "limit", "max_new_tokens", "seed")  # values worth showing
 
 
 class Journal:
     """Use it as a context; `done` are the batches that are there already: (condition, number) -> answers."""
 
-    def __init__(self, path: Path, header: dict[str, Any]) -> None:
-        self.path = path
-        self.done: dict[tuple[str, int], list[Said]] = {}
+    def __init__(self, out: Path, header: dict[str, Any]) -> None:
+        """Of the evaluation that will write `out`. Raises UsageError if another process is at this very evaluation."""
         first = orjson.dumps(header, option=orjson.OPT_SORT_KEYS) + b"\n"
+        self._all = f".{out.name}.*.asked.jsonl"
+        self.path = path = out.with_name(f".{out.name}.{hashlib.sha256(first).hexdigest()[:12]}.asked.jsonl")
+        self.done: dict[tuple[str, int], list[Said]] = {}
         good = self._read(first)
         with writing(path):
             path.parent.mkdir(parents=True, exist_ok=True)
             self._file: BinaryIO = path.open("r+b" if good else "wb")
+        _hold(self._file, out)
+        with writing(path):
             if good:
                 self._file.truncate(good)
                 self._file.seek(good)
@@ -69,5 +78,34 @@ class Journal:
     def __exit__(self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None) -> None:
         self._file.close()
 
+    def others(self, header: dict[str, Any]) -> list[str]:
+        """What is different about interrupted evaluations of the same report, a line for each."""
+        found = []
+        for path in sorted(self.path.parent.glob(self._all)):
+            if path == self.path:
+                continue
+            with path.open("rb") as file:
+                try:
+                    theirs = orjson.loads(file.readline())
+                except ValueError:
+                    continue
+            odd = sorted(key for key in theirs.keys() | header.keys() if theirs.get(key) != header.get(key))
+            found.append(", ".join(f"{key} {theirs.get(key)}" if key in _SHORT else key for key in odd))
+        return found
+
     def remove(self) -> None:
-        self.path.unlink(missing_ok=True)
+        """The report is whole: no interrupted evaluation of it is needed any more."""
+        for path in self.path.parent.glob(self._all):
+            path.unlink(missing_ok=True)
+
+
+def _hold(file: BinaryIO, out: Path) -> None:
+    """Held until it is closed, also by a killed process; where the system knows no such locks, not at all."""
+    try:
+        import fcntl
+    except ImportError:
+        return
+    try:
+        fcntl.flock(file, fcntl.LOCK_EX | fcntl.LOCK_NB)
+    except OSError as error:
+        raise UsageError(f"{out} is being evaluated right now, by another process", do="Wait for it, or choose another --out") from error

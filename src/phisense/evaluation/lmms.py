@@ -33,12 +33,14 @@ def run_lmms_eval(
             wanted="llava: a model without projector.pool",
             do="Evaluate it with --data",
         )
+    if "," in str(model.resolve()):
+        raise UsageError("lmms-eval takes commas for the end of a folder's name", got=str(model), do="Rename the folder")
     if find_spec("lmms_eval") is None:
         raise PhisenseError(
             "lmms-eval is not installed here", do="pip install lmms-eval, in an environment that has phisense, too (docs/others.md)"
         )
     began = _results(out)
-    ran = subprocess.run(words(model, tasks, out, pick_device(device).type, include, limit), stdout=sys.stderr, check=False)  # noqa: S603
+    ran = subprocess.run(words(model, tasks, out, str(pick_device(device)), include, limit), stdout=sys.stderr, check=False)  # noqa: S603
     made = sorted(_results(out) - began)
     if ran.returncode != 0 or not made:
         raise PhisenseError(
@@ -46,7 +48,7 @@ def run_lmms_eval(
         )
     told = artefact.read_json(made[-1])
     scores = {
-        name: {metric.partition(",")[0]: value for metric, value in one.items() if isinstance(value, (int, float))}
+        name: {metric.removesuffix(",none"): value for metric, value in one.items() if isinstance(value, (int, float))}
         for name, one in told["results"].items()
     }
     return {"tasks": scores, "versions": told.get("versions", {}), "report": str(made[-1])}

@@ -66,11 +66,15 @@ class Report:
     def under(self, condition: str) -> list[Prediction]:
         return [p for p in self.predictions if p.condition == condition]
 
+    @property
+    def condition(self) -> str:
+        """The one that the report is about: the real picture, or the only other that was asked."""
+        return next((name for name in CONDITIONS if name in self.scores), CONDITIONS[0])
+
     @cached_property
     def main(self) -> list[Prediction]:
-        """Those with the real picture, or under the only condition that was asked."""
-        ran = next((name for name in CONDITIONS if name in self.scores), CONDITIONS[0])
-        return self.under(ran)
+        """The predictions under `condition`."""
+        return self.under(self.condition)
 
     @cached_property
     def ending(self) -> str:

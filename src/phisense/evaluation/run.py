@@ -62,13 +62,17 @@ def evaluate(
         **(about or {}), **answerer.about, "fingerprint": None if model is None else fingerprint(model), "batch": answerer.batch,
         "max_new_tokens": most, "seed": seed, "prompt": put[0].text, **{name: version(name) for name in _VERSIONS},
     }  # fmt: skip
-    asked = hashlib.sha256(orjson.dumps([[asdict(one) for one in put], shown])).hexdigest()
+    names = sorted({name for names in shown.values() for name in names if name is not None})
+    header = {
+        "task": task.name, "questions": _digest([[asdict(one) for one in put], list(conditions)]), "pictures": _looks(images, names),
+        **record, **answerer.whom,
+    }  # fmt: skip
+    artefact.refuse_to_replace(out, kind=KIND)
     began = time.monotonic()
-    with Journal(out.with_name(f".{out.name}.asked.jsonl"), {"task": task.name, "asked": asked, **record}) as journal:
+    with Journal(out, header) as journal:
         found = sum(map(len, journal.done.values()))
-        if found:
-            console.err.print(f"{found:,} answers of an interrupted evaluation are kept")
-        answerer.expect([images.path(name) for name in sorted({name for names in shown.values() for name in names if name is not None})])
+        _tell_of(journal, header, found)
+        answerer.expect([images.path(name) for name in names])
         said = {name: _ask(put, name, shown[name], images, answerer, journal, most, task.losses, progress) for name in conditions}
         scores = score(task, questions, {name: [one.text for one in said[name]] for name in conditions}, seed)
         for name in conditions:
@@ -82,6 +86,24 @@ def evaluate(
             write(folder, title=title, scores=scores, predictions=predictions, facts=facts, images=images, gaze=seen, questions=questions)
         journal.remove()
     return scores
+
+
+def _digest(value: Any) -> str:
+    return hashlib.sha256(orjson.dumps(value)).hexdigest()
+
+
+def _looks(images: Pictures, names: Sequence[str]) -> str:
+    """A digest of the pictures as they are now: sizes and times of their files, for content would have to be read."""
+    states = [(name, images.path(name).stat()) for name in names]
+    return _digest([(name, state.st_size, state.st_mtime_ns) for name, state in states])
+
+
+def _tell_of(journal: Journal, header: dict[str, Any], found: int) -> None:
+    if found:
+        console.err.print(f"{found:,} answers of an interrupted evaluation are kept")
+        return
+    for what in journal.others(header):
+        console.err.print(f"an interrupted evaluation was another ({what}), so this one begins anew; called like that one it would go on")
 
 
 def _predictions(

@@ -3,7 +3,7 @@
 {"task": "pope", "headline": "accuracy", "questions": 3000, "units": 3000,
  "real": {"figures": {"accuracy": {"value", "low", "high"}, ...}, "kinds": {kind: {"n", "value", "low", "high"}}, "loss": 0.4},
  "blind": ..., "shuffled": ...,
- "looks": {"verdict": "looks" or "blind", "figure": "accuracy", "over": {"blind": {"value", "low", "high", "above_zero"}, ...}}}
+ "looks": {"verdict": "looks", "blind" or "too few", "figure": "accuracy", "over": {"blind": {"value", "low", "high", "above_zero"}, ...}}}
 """
 
 from __future__ import annotations
@@ -17,6 +17,7 @@ from .intervals import above, drawn_together, wilson, with_intervals
 from .task import Marked, Task
 
 CONDITIONS = ("real", "blind", "shuffled")
+ENOUGH = 20  # units; of fewer no interval can be trusted
 
 
 @dataclass(frozen=True, slots=True)
@@ -51,11 +52,12 @@ def score(task: Task, questions: Sequence[Question], said: dict[str, Sequence[st
     drawn = {name: task.figures(sums) for name, sums in zip(ran, drawn_together(tallies, seed), strict=True)}
     headline = next(iter(drawn[ran[0]]))
     scores: dict[str, Any] = {"task": task.name, "headline": headline, "questions": len(questions), "units": len(tallies[0])}
-    scores |= {name: {"figures": with_intervals(drawn[name]), "kinds": _kinds(marked[name])} for name in ran}
+    scores |= {name: {"figures": with_intervals(drawn[name], len(tallies[0])), "kinds": _kinds(marked[name])} for name in ran}
     if all(name in drawn for name in CONDITIONS):
         over = {name: above(drawn["real"][headline], drawn[name][headline]) for name in CONDITIONS[1:]}
         looks = all(one["above_zero"] for one in over.values())
-        scores["looks"] = {"verdict": "looks" if looks else "blind", "figure": headline, "over": over}
+        verdict = "too few" if len(tallies[0]) < ENOUGH else "looks" if looks else "blind"
+        scores["looks"] = {"verdict": verdict, "figure": headline, "over": over}
     return scores
 
 

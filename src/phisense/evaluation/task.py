@@ -14,6 +14,7 @@ from __future__ import annotations
 
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
+from hashlib import sha256
 from pathlib import Path
 
 import numpy as np
@@ -79,11 +80,17 @@ def ratio(part: Array, whole: Array) -> Array:
 
 
 def some_of(questions: Sequence[Question], limit: int | None) -> list[Question]:
-    """About `limit` questions, evenly spaced; those of one group stay together."""
+    """`limit` questions, or a few more: those of one group stay together. In their order, drawn by what they are called, so that they
+    are the same each time, and not every second one: POPE's answers are yes and no by turns.
+    """
     if limit is None or len(questions) <= limit:
         return list(questions)
-    groups: dict[str, list[Question]] = {}
+    groups: dict[str, list[int]] = {}
     for i, question in enumerate(questions):
-        groups.setdefault(question.group or f"\0{i}", []).append(question)
-    step = -(-len(questions) // limit)
-    return [question for group in list(groups.values())[::step] for question in group]
+        groups.setdefault(question.group or f"{question.id} {i}", []).append(i)
+    chosen: list[int] = []
+    for name in sorted(groups, key=lambda name: sha256(name.encode()).digest()):
+        if len(chosen) >= limit:
+            break
+        chosen += groups[name]
+    return [questions[i] for i in sorted(chosen)]

@@ -188,7 +188,9 @@ def _report(report: Report) -> list[str]:
         rows.append(f"| {name_of(figure)} | {' | '.join(cells)} |")
     parts = [f"### {_plain(report.title)}", "\n".join(rows)]
     if looks := scores.get("looks"):
-        words = "The model looks at the picture" if looks["verdict"] == "looks" else "The model is blind: the picture does not help it"
+        words = {"looks": "The model looks at the picture", "blind": "The model is blind: the picture does not help it"}.get(
+            looks["verdict"], "There were too few questions to say whether the model looks"
+        )
         told = [
             f"{signed(over['value'])} over {CONDITION[other]} ({signed(over['low'])} to {signed(over['high'])})"
             for other, over in looks["over"].items()

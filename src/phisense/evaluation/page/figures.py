@@ -42,13 +42,15 @@ def verdict(report: Report, name: str = "") -> str:
     figure, real = looks["figure"], report.scores["real"]["figures"][looks["figure"]]["value"]
     good = looks["verdict"] == "looks"
     words = "The model looks at the picture." if good else "The model is blind: its answers are no better with the picture than without."
+    if looks["verdict"] == "too few":
+        words = "Too few questions to say whether the model looks."
     lines = [
         f"{CONDITION[other]} {number(report.scores[other]['figures'][figure]['value'])} "
         f"(difference {signed(over['value'])}, interval {signed(over['low'])} to {signed(over['high'])})"
         for other, over in looks["over"].items()
     ]
     told = f"{name_of(figure).capitalize()} with its picture {number(real)}, {', '.join(lines)}."
-    return f"<p class='verdict {'looks' if good else 'blind'}'><b>{who}{words}</b> {told}</p>"
+    return f"<p class='verdict {looks['verdict'].replace(' ', '-')}'><b>{who}{words}</b> {told}</p>"
 
 
 def at_a_glance(grouped: Sequence[Group]) -> str:

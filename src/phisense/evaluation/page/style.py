@@ -14,7 +14,7 @@ h3 { font-size: 1.05rem; margin: 1.7rem 0 .5rem } p { margin: .6rem 0; max-width
 nav { display: flex; flex-wrap: wrap; gap: .3rem 1.1rem; margin-top: .4rem } a { color: var(--s0) }
 footer { margin-top: 3rem; padding-top: .8rem; border-top: 1px solid var(--line) }
 .verdict, .note { padding: .8rem 1rem; background: var(--soft); border-left: .3rem solid var(--line); border-radius: .3rem; max-width: none }
-.verdict b { font-size: 1.15rem; display: block } .verdict.looks { border-color: var(--right) } .verdict.blind { border-color: var(--wrong) }
+.verdict b { font-size: 1.15rem; display: block } .verdict.looks { border-color: var(--right) } .verdict.blind { border-color: var(--wrong) } .verdict.too-few { border-color: var(--soft) }
 .right { color: var(--right) } .wrong { color: var(--wrong) }
 .scroll { overflow-x: auto; margin: .8rem 0 }
 table { border-collapse: collapse; font-variant-numeric: tabular-nums; overflow-wrap: normal } tbody th { min-width: 7rem } th, td { padding: .35rem .9rem .35rem 0; border-bottom: 1px solid var(--line); text-align: right; vertical-align: top }
