@@ -12,6 +12,7 @@ from pathlib import Path
 from types import NoneType, UnionType
 from typing import Any, Literal, Union, get_args, get_origin, get_type_hints
 
+import typer
 import yaml
 from pydantic import BaseModel
 from pydantic_core import PydanticUndefined
@@ -125,6 +126,8 @@ def commands() -> str:
         hints = get_type_hints(verb, include_extras=True)
         rows, usage = [], ["phisense", name]
         for parameter in inspect.signature(verb).parameters.values():
+            if hints[parameter.name] is typer.Context:
+                continue
             kind, about = get_args(hints[parameter.name])[:2]
             required = parameter.default is inspect.Parameter.empty
             if isinstance(about, ArgumentInfo):
