@@ -211,6 +211,27 @@ def test_yes_and_no_agree_with_a_hand_labelled_list() -> None:
 
 
 @pytest.mark.parametrize(
+    ("answer", "means"),
+    [
+        ("Correct, there is no dog.", "no"),
+        ("True, there isn't a dog in the image", "no"),
+        ("Right, no dog is visible.", "no"),
+        ("Certainly not.", "no"),
+        ("Indeed, there are none", "no"),
+        ("Correct.", "yes"),
+        ("True, there is a dog.", "yes"),
+        ("Absolutely, no doubt about it.", "yes"),
+        ("Correct, there is a dog, but it is not moving.", "yes"),
+        ("Absolutely! No cat, though.", "yes"),  # only the sentence itself
+        ("Yes, there is no mistaking it", "yes"),
+        ("Yes, and it is not moving.", "yes"),  # literally yes
+    ],
+)
+def test_an_affirmation_yields_to_a_denial(answer: str, means: str) -> None:
+    assert yes_or_no(answer) == means
+
+
+@pytest.mark.parametrize(
     ("text", "said"),
     [("Yes, there is.", "yes"), ("No.", "no"), ("There is not. Yes.", "no"), ("Nothing", "yes"), ("NO", "yes"), ("No, yes.", "no")],
 )

@@ -132,9 +132,9 @@ def llava_letter(answer: str, options: int) -> str | None:
 
 
 def letter(answer: str, choices: Sequence[str]) -> str | None:
-    """The option an answer names, by the first of these that it has: a letter alone; the text of an option and nothing else; a letter at the
-    beginning before . ) : or , or after "answer is"; one after "option" or in brackets; a capital that stands alone, or an option's text
-    that the answer holds, if the two do not differ. None if that names several, or there is none.
+    """The option an answer names, by the first of these that it has: a letter alone; the text of an option and nothing else; a letter at
+    the beginning before . ) : or , or after "answer is"; one after "option" or in brackets; a capital that stands alone, or an option's
+    text that the answer holds, if the two do not differ. None if that names several, or there is none.
 
     Letters are capitals, or small ones that end a phrase ("the answer is b"), for "a" is mostly an article; so is "A" before a small word.
     A letter within an option's text ("Vitamin C") names nothing.

@@ -48,12 +48,15 @@ def credit(question: Question, answer: str) -> float:
 
 
 def tally(marked: Sequence[Marked]) -> Array:
-    """Columns: those of `yes_no_figures` over all; by POPE's own reading; of each category."""
+    """Columns: those of `yes_no_figures` over all; by POPE's own reading; of each category.
+
+    POPE's reading takes all that is not no for yes; an answer that is not there ("") is neither by any reading.
+    """
     rows = np.zeros((len(marked), 5 * (2 + len(CATEGORIES))))
     for row, one in zip(rows, marked, strict=True):
         true = one.question.answers[0]
         row[:5] = yes_no_row(yes_or_no(one.answer), true)
-        row[5:10] = yes_no_row(pope_official(one.answer), true)
+        row[5:10] = yes_no_row(pope_official(one.answer) if one.answer else "other", true)
         if one.question.kind in CATEGORIES:
             at = 10 + 5 * CATEGORIES.index(one.question.kind)
             row[at : at + 5] = row[:5]
