@@ -209,7 +209,7 @@ def test_captions(tmp_path: Path) -> None:
     rows = [{"id": "a", "image": "a.jpg", "references": ["One.", "Two."]}]
     [other] = load("captions", samples.lines(tmp_path / "own.jsonl", rows))
     assert (other.id, other.image, other.answers) == ("a", "a.jpg", ("One.", "Two."))
-    with pytest.raises(DataError, match="row b has no reference captions"):
+    with pytest.raises(DataError, match="question b: references or captions or answer is not a list with something in it; got \\[\\]"):
         load("captions", samples.lines(tmp_path / "none.jsonl", [{"id": "b", "references": []}]))
 
 

@@ -15,7 +15,7 @@ import numpy as np
 
 from ...conversations import Question
 from ...errors import DataError
-from ..reading import Usual, field, listed, picture_name, read, some, unpacking
+from ..reading import Usual, kind_of, picture_name, read, rows_of, some, text_of, unpacking
 from ..task import Array, Marked, Task
 from ..yes_no import pope_official, yes_no_figures, yes_no_row, yes_or_no
 from .wording import short
@@ -30,13 +30,13 @@ def load(sources: Sequence[str], pictures: Path | None) -> list[Question]:
     with unpacking(pictures, sources) as unpacked:
         for source in sources:
             named = _CATEGORY.search(Path(source).stem)
-            for row in listed(read(source, HUB), "questions"):
-                label = str(field(row, "label", "answer", of=source)).strip().lower()
+            for row in rows_of(read(source, HUB), source, "questions"):
+                label = text_of(row, "label", "answer", of=source).strip().lower()
                 if label not in ("yes", "no"):
                     raise DataError(f"{source}: a label is neither yes nor no", got=label)
-                kind = str(row.get("category") or (named.group() if named else "other"))
-                text = str(field(row, "text", "question", of=source)).strip()
-                number = str(field(row, "question_id", "id", of=source))
+                kind = named.group() if named and not row.get("category") else kind_of(row, "category", of=source)
+                text = text_of(row, "text", "question", of=source).strip()
+                number = text_of(row, "question_id", "id", of=source)
                 questions.append(Question(number, picture_name(row, unpacked, source), text, (label,), kind))
     if len({q.id for q in questions}) < len(questions):
         questions = [replace(q, id=f"{q.kind}/{q.id}") for q in questions]
