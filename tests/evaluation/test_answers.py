@@ -189,6 +189,9 @@ VITAMINS = ("Vitamin C", "Vitamin D", "Iron")
         ("A", ("B", "A"), "A"),  # a letter was asked for
         ("A and B", ("x", "y", "A and B"), "C"),
         ("dog(s)", ("cat", "dog"), "B"),
+        ("The answer is 'B'", ("cat", "dog"), "B"),
+        ("Neither A nor B", ("cat", "dog"), None),
+        ("It isn't the answer: B's wrong", ("cat", "dog"), None),
     ],
 )
 def test_letters_are_no_articles_and_no_names(answer: str, choices: tuple[str, ...], ours: str | None) -> None:

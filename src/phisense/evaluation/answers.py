@@ -108,11 +108,11 @@ _QUOTES = r"[\s\"'*(\[]*"
 _ALONE = re.compile(rf"{_QUOTES}([A-Za-z])[\s\"'*)\]]*[.:,]?[\s\"'*]*")
 _ENDS = r"(?=[\s\"'*)\]]*(?:[.,:;!?]|$))"  # of a phrase
 # A capital that stands alone; "A bird" and "I see" begin with words.
-_CAPITAL = r"(?<![\w'])(?![AI]\s+(?!(?:or|and|is|because|since)\b)[a-z])([A-Z])(?![\w'])"
-_LETTER = rf"(?:{_CAPITAL}|(?<![\w'])([a-z])(?![\w']){_ENDS})"
-_LEADING = re.compile(rf"{_QUOTES}(?<![\w'])([A-Z])(?:[)\].:,]+[*]*(?=\s|$)|(?=\s*(?:/|&|(?:or|and)\b)))")
+_CAPITAL = r"(?<!\w)(?<!\w')(?![AI]\s+(?!(?:or|and|nor|is|because|since)\b)[a-z])([A-Z])(?!'?\w)"
+_LETTER = rf"(?:{_CAPITAL}|(?<!\w)(?<!\w')([a-z])(?!'?\w){_ENDS})"
+_LEADING = re.compile(rf"{_QUOTES}(?<!\w)(?<!\w')([A-Z])(?:[)\].:,]+[*]*(?=\s|$)|(?=\s*(?:/|&|(?:or|and)\b)))")
 _ANSWERED = re.compile(rf"\b(?i:answer)\b(?i: is)?:?\s*(?i:(?:option|choice)\s+)?{_QUOTES}{_LETTER}")
-_OPTION = re.compile(rf"\b(?i:option|choice)\b(?i: is)?:?\s*{_QUOTES}(?<![\w'])(?:([A-Z])(?![\w'])|([a-z])(?![\w']){_ENDS})")
+_OPTION = re.compile(rf"\b(?i:option|choice)\b(?i: is)?:?\s*{_QUOTES}(?<!\w)(?<!\w')(?:([A-Z])(?!'?\w)|([a-z])(?!'?\w){_ENDS})")
 _BRACKETED = re.compile(r"(?<!\w)[(\[]([A-Za-z])[)\]]")
 _SINGLE = re.compile(_CAPITAL)
 _OR = re.compile(rf"[\s.,:;)\]\"'*]*(?:[,/&]|\b(?:or|and)\b)\s*(?i:(?:option|choice|answer)\s+)?{_QUOTES}{_CAPITAL}")
