@@ -150,6 +150,54 @@ def test_letters(answer: str, llava: str | None, ours: str | None) -> None:
     assert letter(answer, choices) == ours
 
 
+ABO = ("Type B blood", "Type A blood")
+VITAMINS = ("Vitamin C", "Vitamin D", "Iron")
+
+
+@pytest.mark.parametrize(
+    ("answer", "choices", "ours"),
+    [
+        ("The answer is a dog.", ("a cat", "a dog"), "B"),  # "a" is an article
+        ("The answer is A dog.", ("a cat", "a dog"), "B"),
+        ("The answer is a bird", ("cat", "dog", "bird"), "C"),
+        ("Vitamin C", VITAMINS, "A"),  # a letter within an option's text
+        ("It is vitamin C.", VITAMINS, "A"),
+        ("B. Vitamin D", VITAMINS, "B"),
+        ("C. Vitamin C", VITAMINS, "C"),  # what it says first
+        ("It is vitamin C", ("Vitamin A", "Vitamin C"), "B"),
+        ("It is vitamin A", ("Vitamin C", "Vitamin A"), "B"),
+        ("Type A blood", ABO, "B"),
+        ("The answer is type A blood.", ABO, "B"),
+        ("A. or B.", ("cat", "dog"), None),
+        ("A or B", ("cat", "dog"), None),
+        ("Option A or option B", ("cat", "dog"), None),
+        ("The answer is A, B and C", ("cat", "dog", "cow"), None),
+        ("The answer is A. No, the answer is B.", ("cat", "dog"), None),
+        ("The answer is b", ("cat", "dog"), "B"),
+        ("the ANSWER IS: (b).", ("cat", "dog"), "B"),
+        ("the answer is a", ("cat", "dog"), "A"),
+        ("I think it is (b)", ("cat", "dog"), "B"),
+        ("option a.", ("cat", "dog"), "A"),
+        ("OPTION A is correct", ("cat", "dog"), "A"),
+        ("The answer is A because it barks", ("cat", "dog"), "A"),
+        ("The correct answer is option B", ("cat", "dog"), "B"),
+        ("The answer is **B**", ("cat", "dog"), "B"),
+        ("The answer is B. A is wrong.", ("cat", "dog"), "B"),
+        ("A black cat", ("cat", "black cat"), "B"),
+        ("It is B, I think, or a cat", ("cat", "dog"), None),  # a letter and another's text
+        ("B, a dog", ("cat", "dog"), "B"),
+        ("A", ("B", "A"), "A"),  # a letter was asked for
+        ("A and B", ("x", "y", "A and B"), "C"),
+        ("dog(s)", ("cat", "dog"), "B"),
+        ("The answer is 'B'", ("cat", "dog"), "B"),
+        ("Neither A nor B", ("cat", "dog"), None),
+        ("It isn't the answer: B's wrong", ("cat", "dog"), None),
+    ],
+)
+def test_letters_are_no_articles_and_no_names(answer: str, choices: tuple[str, ...], ours: str | None) -> None:
+    assert letter(answer, choices) == ours
+
+
 # In these it takes the question to know what is meant; POPE's rule looks at the first sentence alone, too.
 NEEDS_THE_QUESTION = {"There is a cat. There is no dog.", "There is only a cat.", "There is one dog, not two."}
 
@@ -163,6 +211,27 @@ def test_yes_and_no_agree_with_a_hand_labelled_list() -> None:
     assert wrong == NEEDS_THE_QUESTION
     officially_wrong = sum(pope_official(line["answer"]) != line["means"] for line in lines if line["means"] != "other")
     assert officially_wrong > 50  # why the task does not rest on POPE's own rule alone
+
+
+@pytest.mark.parametrize(
+    ("answer", "means"),
+    [
+        ("Correct, there is no dog.", "no"),
+        ("True, there isn't a dog in the image", "no"),
+        ("Right, no dog is visible.", "no"),
+        ("Certainly not.", "no"),
+        ("Indeed, there are none", "no"),
+        ("Correct.", "yes"),
+        ("True, there is a dog.", "yes"),
+        ("Absolutely, no doubt about it.", "yes"),
+        ("Correct, there is a dog, but it is not moving.", "yes"),
+        ("Absolutely! No cat, though.", "yes"),  # only the sentence itself
+        ("Yes, there is no mistaking it", "yes"),
+        ("Yes, and it is not moving.", "yes"),  # literally yes
+    ],
+)
+def test_an_affirmation_yields_to_a_denial(answer: str, means: str) -> None:
+    assert yes_or_no(answer) == means
 
 
 @pytest.mark.parametrize(

@@ -82,6 +82,17 @@ def test_what_does_not_match_is_named(verb: Any, tmp_path: Path) -> None:
         scored(verb, "popes", source, answers(1))
 
 
+def test_a_seed_below_zero_is_refused_by_its_option(tmp_path: Path) -> None:
+    from typer.testing import CliRunner
+
+    from phisense.cli import app
+
+    rows = [{"question_id": i, "answer": "yes"} for i in range(1, 5)]
+    command = ["score", "pope", "--questions", samples.pope(tmp_path), "--answers", samples.lines(tmp_path / "a.jsonl", rows), "--json"]
+    assert CliRunner().invoke(app, [*command, "--seed", "-1"]).exit_code == 2
+    assert CliRunner().invoke(app, [*command, "--seed", "0"]).exit_code == 0
+
+
 def test_json_is_all_that_is_printed_and_torch_is_not_imported(tmp_path: Path) -> None:
     rows = [{"id": "a", "references": ["A cat on a mat."]}, {"id": "b", "references": ["Two dogs run."]}]
     source = samples.lines(tmp_path / "q.jsonl", rows)

@@ -102,6 +102,15 @@ def test_pope_by_hand(tmp_path: Path) -> None:
     assert figures("pope", questions, ["I cannot tell."] * 4)["yes_share"] == 0.0
 
 
+def test_popes_own_reading_of_an_answer_that_is_missing(tmp_path: Path) -> None:
+    questions = load("pope", samples.pope(tmp_path))
+    missing = figures("pope", questions, [""] * 4)
+    assert (missing["accuracy"], missing["yes_share"]) == (0.0, 0.0)
+    assert not any(name.startswith("official_") for name in missing)
+    found = figures("pope", questions, ["Yes", "None.", "", ""])
+    assert (found["yes_share"], found["official_yes_share"], found["official_accuracy"]) == (0.25, 0.5, 0.25)
+
+
 def test_popes_categories(tmp_path: Path) -> None:
     questions = load("pope", samples.pope(tmp_path), samples.pope(tmp_path, "adversarial"))
     assert [q.id for q in questions][3:5] == ["random/4", "adversarial/1"]
@@ -200,7 +209,7 @@ def test_captions(tmp_path: Path) -> None:
     rows = [{"id": "a", "image": "a.jpg", "references": ["One.", "Two."]}]
     [other] = load("captions", samples.lines(tmp_path / "own.jsonl", rows))
     assert (other.id, other.image, other.answers) == ("a", "a.jpg", ("One.", "Two."))
-    with pytest.raises(DataError, match="row b has no reference captions"):
+    with pytest.raises(DataError, match="question b: references or captions or answer is not a list with something in it; got \\[\\]"):
         load("captions", samples.lines(tmp_path / "none.jsonl", [{"id": "b", "references": []}]))
 
 

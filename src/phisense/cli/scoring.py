@@ -16,7 +16,7 @@ def score(
     questions: Annotated[list[str], typer.Option(help="The benchmark's own file, folder, or OWNER/NAME of the hub. Repeatable.")],
     answers: Annotated[Path, typer.Option(help='A row for each question: {"question_id": ..., "answer": ...}; JSON lines or a list.')],
     allow_missing: Annotated[bool, typer.Option("--allow-missing", help="Questions without an answer count as wrong.")] = False,
-    seed: Annotated[int, typer.Option(help="Of the bootstrap.")] = 0,
+    seed: Annotated[int, typer.Option(min=0, help="Of the bootstrap.")] = 0,
     json: Json = False,
 ) -> dict[str, Any]:
     """Score answers that any model has given, by the benchmark's official rules, with 95 % intervals.

@@ -104,9 +104,18 @@ def _one_line(text: str) -> str:
 
 LETTERS = tuple("ABCDEFGHIJKLMNOPQRSTUVWXYZ")
 _ANSWER_IS = re.compile(r"The answer is ([A-E])")
-_ALONE = re.compile(r"[\s\"'*(\[]*([A-Za-z])[\s\"'*)\]]*[.:,]?[\s\"'*]*")
-_LEADING = re.compile(r"[\s\"'*]*[(\[]?([A-Z])[)\].:,][*]*(\s|$)")
-_SAID = re.compile(r"(?:answer|option|choice)\b(?: is)?:?\s*[\"'*(\[]*([A-Z])\b(?!')", re.IGNORECASE)
+_QUOTES = r"[\s\"'*(\[]*"
+_ALONE = re.compile(rf"{_QUOTES}([A-Za-z])[\s\"'*)\]]*[.:,]?[\s\"'*]*")
+_ENDS = r"(?=[\s\"'*)\]]*(?:[.,:;!?]|$))"  # of a phrase
+# A capital that stands alone; "A bird" and "I see" begin with words.
+_CAPITAL = r"(?<!\w)(?<!\w')(?![AI]\s+(?!(?:or|and|nor|is|because|since)\b)[a-z])([A-Z])(?!'?\w)"
+_LETTER = rf"(?:{_CAPITAL}|(?<!\w)(?<!\w')([a-z])(?!'?\w){_ENDS})"
+_LEADING = re.compile(rf"{_QUOTES}(?<!\w)(?<!\w')([A-Z])(?:[)\].:,]+[*]*(?=\s|$)|(?=\s*(?:/|&|(?:or|and)\b)))")
+_ANSWERED = re.compile(rf"\b(?i:answer)\b(?i: is)?:?\s*(?i:(?:option|choice)\s+)?{_QUOTES}{_LETTER}")
+_OPTION = re.compile(rf"\b(?i:option|choice)\b(?i: is)?:?\s*{_QUOTES}(?<!\w)(?<!\w')(?:([A-Z])(?!'?\w)|([a-z])(?!'?\w){_ENDS})")
+_BRACKETED = re.compile(r"(?<!\w)[(\[]([A-Za-z])[)\]]")
+_SINGLE = re.compile(_CAPITAL)
+_OR = re.compile(rf"[\s.,:;)\]\"'*]*(?:[,/&]|\b(?:or|and)\b)\s*(?i:(?:option|choice|answer)\s+)?{_QUOTES}{_CAPITAL}")
 
 
 def llava_letter(answer: str, options: int) -> str | None:
@@ -123,19 +132,62 @@ def llava_letter(answer: str, options: int) -> str | None:
 
 
 def letter(answer: str, choices: Sequence[str]) -> str | None:
-    """The option an answer names: a letter alone; one at the beginning before . ) : or , ; "answer is X", "option X"; the only letter that
-    stands alone as a capital in a short answer; the only option whose text it holds, or is. None if it names none, or several.
+    """The option an answer names, by the first of these that it has: a letter alone; the text of an option and nothing else; a letter at
+    the beginning before . ) : or , or after "answer is"; one after "option" or in brackets; a capital that stands alone, or an option's
+    text that the answer holds, if the two do not differ. None if that names several, or there is none.
+
+    Letters are capitals, or small ones that end a phrase ("the answer is b"), for "a" is mostly an article; so is "A" before a small word.
+    A letter within an option's text ("Vitamin C") names nothing.
     """
     offered = LETTERS[: len(choices)]
-    for match in (_ALONE.fullmatch(answer), _LEADING.match(answer), _SAID.search(answer)):
-        if match and match[1].upper() in offered:
-            return str(match[1].upper())
-    alone = set(re.findall(r"(?<![\w'])([A-Z])(?![\w'])", answer)) & set(offered)
-    if len(alone) == 1 and (alone != {"A"} or len(answer.split()) <= 3):  # "A" may be an article
-        return str(alone.pop())
-    text = normalise(answer)
+    if (match := _ALONE.fullmatch(answer)) and match[1].upper() in offered:
+        return match[1].upper()
+    for form in (_plain, normalise):
+        said = form(answer)
+        if said and (same := [offered[i] for i, choice in enumerate(choices) if form(choice) == said]):
+            return same[0] if len(same) == 1 else None
+    texts = _spans(answer, choices)
+    leading = [match] if (match := _LEADING.match(answer)) else []
+    for matches in (
+        [*leading, *_ANSWERED.finditer(answer)],
+        [*_OPTION.finditer(answer), *_BRACKETED.finditer(answer)],
+    ):
+        if named := _letters(answer, matches, offered, texts):
+            return named.pop() if len(named) == 1 else None
+    named = _letters(answer, _SINGLE.finditer(answer), offered, texts) | _held(answer, choices)
+    return named.pop() if len(named) == 1 else None
+
+
+def _plain(text: str) -> str:
+    return " ".join(text.lower().split()).strip(" .\"'*")
+
+
+def _spans(answer: str, choices: Sequence[str]) -> list[tuple[int, int]]:
+    """Where options' texts of more than a letter stand in an answer."""
+    texts = [text for choice in choices if len(text := choice.strip(" .")) > 1]
+    return [match.span() for text in texts for match in re.finditer(rf"(?<!\w){re.escape(text)}(?!\w)", answer, re.IGNORECASE)]
+
+
+def _letters(answer: str, matches: Iterable[re.Match[str]], offered: Sequence[str], texts: Sequence[tuple[int, int]]) -> set[str]:
+    """The offered letters that matches name, and those joined to them ("A. or B."), outside of options' texts."""
+    named = set()
+    for match in matches:
+        one: re.Match[str] | None = match
+        while one is not None and one.lastindex is not None:
+            at = one.start(one.lastindex)
+            if any(start <= at < end for start, end in texts):
+                break
+            named |= {one[one.lastindex].upper()} & set(offered)
+            one = _OR.match(answer, one.end(one.lastindex))
+    return named
+
+
+def _held(answer: str, choices: Sequence[str]) -> set[str]:
+    """The letters of options whose text an answer holds, in the form that `normalise` gives; "black cat" does not hold "cat" as well."""
+    text, named = normalise(answer), set()
     forms = [normalise(choice) for choice in choices]
-    named = [offered[i] for i, form in enumerate(forms) if form == text] or [
-        offered[i] for i, form in enumerate(forms) if form and re.search(rf"(?<!\w){re.escape(form)}(?!\w)", text)
-    ]
-    return named[0] if len(named) == 1 else None
+    for form in sorted({form for form in forms if form}, key=len, reverse=True):
+        text, times = re.subn(rf"(?<!\w){re.escape(form)}(?!\w)", "|", text)
+        if times:
+            named |= {LETTERS[i] for i, other in enumerate(forms) if other == form}
+    return named

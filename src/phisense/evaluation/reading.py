@@ -9,9 +9,8 @@ Pictures that come inside the files are unpacked into a folder under names made 
 from __future__ import annotations
 
 import base64
-import binascii
 import re
-from collections.abc import Iterable, Iterator, Sequence
+from collections.abc import Iterator, Sequence
 from contextlib import ExitStack, contextmanager
 from dataclasses import dataclass
 from pathlib import Path
@@ -95,12 +94,34 @@ def hub_rows(name: str, config: str | None, split: str) -> Iterator[Row]:
     yield from found
 
 
-def listed(document: Any, key: str) -> Iterable[Row]:
-    """The rows of an official file: those under `key`, or the stream that it is, or the one row that it is."""
+def rows_of(document: Any, source: str, key: str = "") -> Iterator[Row]:
+    """The rows of a document: those under `key` of an official file, the stream that it is, or the one row that it is.
+
+    Raises DataError for what is there in place of a list, or of a row.
+    """
+    rows = document
     if isinstance(document, dict):
         rows = document.get(key, [document])
-        return rows if isinstance(rows, list) else [document]
-    return document  # type: ignore[no-any-return]
+        if not isinstance(rows, list):
+            raise DataError(f"{source} has no list of {key}", got=_shown(rows), wanted="the file as it is published")
+    for number, row in enumerate(rows, 1):
+        yield mapping(row, f"{source}, row {number}")
+
+
+def numbered_rows(document: Any, source: str, first: int = 0) -> Iterator[tuple[str, Row]]:
+    """The rows of a document with their names: its keys if it is a mapping of rows, else their "id", else their number from `first`."""
+    if isinstance(document, dict):
+        for name, row in document.items():
+            yield str(name), mapping(row, f"{source}, question {name}")
+        return
+    for number, row in enumerate(rows_of(document, source), first):
+        yield (str(number) if row.get("id") is None else text_of(row, "id", of=source)), row
+
+
+def mapping(value: Any, of: str) -> Row:
+    if not isinstance(value, dict):
+        raise DataError(f"{of} is no mapping", got=_shown(value), wanted="a mapping of fields")
+    return value
 
 
 def field(row: Row, *names: str, of: str) -> Any:
@@ -111,6 +132,52 @@ def field(row: Row, *names: str, of: str) -> Any:
     raise DataError(
         f"{of} has a row without {' or '.join(names)}", got=", ".join(map(str, row))[:200], wanted="the file as it is published"
     )
+
+
+def text_of(row: Row, *names: str, of: str) -> str:
+    """That field as text; a number is text, too. Raises DataError for anything else."""
+    return as_text(field(row, *names, of=of), f"{of}: {' or '.join(names)}")
+
+
+def as_text(value: Any, which: str) -> str:
+    """Raises DataError, beginning with the words of `which`, for what is neither a text nor a number, and for bytes that are no text."""
+    if not isinstance(value, str | int | float):
+        raise DataError(f"{which} is no text", got=_shown(value))
+    text = str(value)
+    if not text.isascii() and any("\ud800" <= letter <= "\udfff" for letter in text):
+        raise DataError(f"{which} is not UTF-8", got=_shown(text))
+    return text
+
+
+def number_of(row: Row, *names: str, of: str) -> int:
+    """That field as a whole number. Raises DataError for anything else."""
+    value = field(row, *names, of=of)
+    whole = re.fullmatch(r"\s*([+-]?[0-9]{1,18})(?:\.0*)?\s*", str(value)) if not isinstance(value, bool) else None
+    if whole is None:
+        raise DataError(f"{of}: {' or '.join(names)} is no whole number", got=_shown(value))
+    return int(whole[1])
+
+
+def list_of(row: Row, *names: str, of: str) -> list[Any]:
+    """That field as a list that is not empty. Raises DataError for anything else."""
+    value = field(row, *names, of=of)
+    if not isinstance(value, list) or not value:
+        raise DataError(f"{of}: {' or '.join(names)} is not a list with something in it", got=_shown(value))
+    return value
+
+
+def texts_of(row: Row, *names: str, of: str) -> tuple[str, ...]:
+    """That field as texts, at least one. Raises DataError for anything else, a single text among it."""
+    return tuple(as_text(one, f"{of}: one of {' or '.join(names)}") for one in list_of(row, *names, of=of))
+
+
+def kind_of(row: Row, name: str, of: str) -> str:
+    """What a question counts as in the report: that field, or "other" where there is none."""
+    return text_of(row, name, of=of) if row.get(name) else "other"
+
+
+def _shown(value: Any) -> str:
+    return ascii(value)[:80]
 
 
 class Unpacked:
@@ -171,7 +238,7 @@ def _decoded(text: str, of: str) -> bytes:
         )
     try:
         return base64.b64decode(text, validate=True)
-    except binascii.Error as error:
+    except ValueError as error:  # binascii.Error, and letters beyond ASCII
         raise DataError(f"{of} has a picture that is not base64", got=str(error)) from error
 
 
@@ -183,11 +250,26 @@ def picture_name(row: Row, pictures: Unpacked, of: str, otherwise: str | None = 
     return image if isinstance(image, str) else pictures.name(image, of)
 
 
-def some(questions: list[Question], sources: Sequence[str]) -> list[Question]:
-    """The questions of a benchmark. Raises DataError if there are none, and for a picture whose name leads out of the picture folders."""
+def not_none(questions: list[Question], sources: Sequence[str], wanted: str) -> list[Question]:
+    """Raises DataError if there are no questions."""
     if not questions:
-        raise DataError(f"there are no questions in {', '.join(sources)}", wanted="the benchmark's files as they are published")
+        raise DataError(f"there are no questions in {', '.join(sources)}", wanted=wanted)
+    return questions
+
+
+def some(questions: list[Question], sources: Sequence[str]) -> list[Question]:
+    """The questions of a benchmark. Raises DataError if there are none, for two of one id, which an answer could not tell apart, and for a
+    picture whose name leads out of the picture folders.
+    """
+    not_none(questions, sources, "the benchmark's files as they are published")
+    met: set[str] = set()
     for question in questions:
+        if question.id in met:
+            raise DataError(
+                f"two questions in {', '.join(sources)} have the id {question.id[:120]!r}", wanted="an id of its own for each",
+                do="Name each file once, or give the questions ids",
+            )  # fmt: skip
+        met.add(question.id)
         if question.image is not None and leaves_its_folder(question.image):
             raise DataError(
                 f"question {question.id} names the picture {question.image[:120]!r}", wanted="a path inside the picture folders"

@@ -2,7 +2,8 @@
 
 The rule, in this order, over the first sentence that says something:
 1. nothing, or yes and no in one breath: neither;
-2. a yes or no that is announced ("the answer is no", "I'd say yes") or stands at the beginning ("Yes, but ...", "Nope.");
+2. a yes or no that is announced ("the answer is no", "I'd say yes") or stands at the beginning ("Yes, but ...", "Nope."); any other
+   affirmation there ("Correct, ...", "True, ...") is yes only if no denial, as in 4, follows it ("Correct, there is no dog": no);
 3. an answer that says that it cannot say: neither;
 4. phrases that affirm by denying ("no doubt", "not only") are taken out, and what is denied of something that was just said to be there
    ("There is a dog, but it is not moving"); if a denial is left ("no", "not", "n't", "none", "lacks", ...): no;
@@ -30,8 +31,9 @@ _FILLER = re.compile(
     r"^(?:(?:well|oh|ah|hmm|um|so|ok|okay|unfortunately|sorry|probably|(?:most )?likely|definitely|apparently)\b[\s,.!]*)+"
 )
 _BASED = re.compile(r"^(?:based on|looking at|judging (?:from|by)|in|from|according to) (?:the|this) (?:image|picture|photo)[^,.]*,\s*")
-_LEADING_YES = re.compile(
-    rf"(?:{_YES}|y|sure|certainly|absolutely|definitely|of course|indeed|correct|true|right|affirmative|undoubtedly)(?!\w)(?!\s+not\b)"
+_LEADING_YES = re.compile(rf"(?:{_YES}|y)(?!\w)(?!\s+not\b)")
+_AFFIRMED = re.compile(
+    r"(?:(?:sure|certainly|absolutely|definitely|of course|indeed|correct|true|right|affirmative|undoubtedly)(?!\w)[\s,;:-]*)+"
 )
 _WRONG = r"(?:(?:that|this|it)(?:'s| is) )?(?:false|incorrect|wrong|untrue)\b"
 _LEADING_NO = re.compile(
@@ -85,9 +87,14 @@ def yes_or_no(answer: str) -> str:
         return "yes"
     if _LEADING_NO.match(begun):
         return "no"
+    affirmed = _AFFIRMED.match(begun)
+    stated = _AFFIRMING.sub(" ", begun[affirmed.end() :] if affirmed else sentence)
+    denied = _DENIAL.search(_without_asides(stated)) is not None
+    if affirmed and not denied:
+        return "yes"
     if _CANNOT_SAY.search(sentence):
         return "other"
-    return "no" if _DENIAL.search(_without_asides(_AFFIRMING.sub(" ", sentence))) else "yes"
+    return "no" if denied else "yes"
 
 
 def _without_asides(sentence: str) -> str:

@@ -11,8 +11,7 @@ from pathlib import Path
 import numpy as np
 
 from ...conversations import Question
-from ...errors import DataError
-from ..reading import Row, Unpacked, Usual, field, picture_name, read, some, unpacking
+from ..reading import Row, Unpacked, Usual, picture_name, read, rows_of, some, text_of, texts_of, unpacking
 from ..task import Array, Marked, Task, mean
 from ..texts import ORDER, Cider, bleu, bleu_counts, rouge_l, words
 
@@ -28,24 +27,23 @@ def load(sources: Sequence[str], pictures: Path | None) -> list[Question]:
             if isinstance(document, dict) and "annotations" in document:
                 questions += _annotations(document, source)
             else:
-                questions += [_question(row, unpacked, source) for row in ([document] if isinstance(document, dict) else document)]
+                questions += [_question(row, unpacked, source) for row in rows_of(document, source)]
     return some(questions, sources)
 
 
 def _annotations(document: Row, source: str) -> list[Question]:
     told: dict[str, list[str]] = {}
-    for row in document["annotations"]:
-        told.setdefault(str(field(row, "image_id", of=source)), []).append(str(field(row, "caption", of=source)))
-    names = {str(row["id"]): str(row["file_name"]) for row in document.get("images", ())}
+    for row in rows_of(document, source, "annotations"):
+        told.setdefault(text_of(row, "image_id", of=source), []).append(text_of(row, "caption", of=source))
+    images = rows_of(document, source, "images") if "images" in document else ()
+    names = {text_of(row, "id", of=source): text_of(row, "file_name", of=source) for row in images}
     return [Question(number, names.get(number), ASKED, tuple(captions), "caption") for number, captions in told.items()]
 
 
 def _question(row: Row, unpacked: Unpacked, source: str) -> Question:
-    number = str(field(row, "id", "question_id", "image_id", of=source))
-    references = field(row, "references", "captions", "answer", of=source)
-    if not isinstance(references, list) or not references:
-        raise DataError(f"{source}, row {number} has no reference captions", got=str(references)[:80], wanted="a list of texts")
-    return Question(number, picture_name(row, unpacked, source), ASKED, tuple(map(str, references)), "caption")
+    number = text_of(row, "id", "question_id", "image_id", of=source)
+    references = texts_of(row, "references", "captions", "answer", of=f"{source}, question {number}")
+    return Question(number, picture_name(row, unpacked, source), ASKED, references, "caption")
 
 
 def credit(question: Question, answer: str) -> float:

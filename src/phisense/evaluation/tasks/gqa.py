@@ -6,11 +6,11 @@ convert_gqa_for_eval.py).
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Sequence
+from collections.abc import Sequence
 from pathlib import Path
 
 from ...conversations import Question
-from ..reading import Row, Usual, field, picture_name, read, some, unpacking
+from ..reading import Row, Usual, kind_of, mapping, numbered_rows, picture_name, read, rows_of, some, text_of, unpacking
 from ..task import Task, accuracy, shares
 from .wording import short
 
@@ -22,10 +22,10 @@ def load(sources: Sequence[str], pictures: Path | None) -> list[Question]:
     with unpacking(pictures, sources) as unpacked:
         for source in sources:
             document = read(source, HUB)
-            rows: Iterable[Row] = ({"id": number, **row} for number, row in document.items()) if isinstance(document, dict) else document
-            for row in rows:
+            rows = ({"id": number, **row} for number, row in numbered_rows(document, source)) if isinstance(document, dict) else document
+            for row in rows_of(rows, source):
                 if "question" not in row and row.get("image") is not None:  # the hub has pictures and questions apart
-                    unpacked_names[str(row["id"])] = picture_name(row, unpacked, source)
+                    unpacked_names[text_of(row, "id", of=source)] = picture_name(row, unpacked, source)
                 elif row.get("isBalanced", True):
                     questions.append(_question(row, picture_name(row, unpacked, source), source))
     if unpacked_names:
@@ -36,13 +36,13 @@ def load(sources: Sequence[str], pictures: Path | None) -> list[Question]:
 
 
 def _question(row: Row, image: str | None, source: str) -> Question:
-    types = row.get("types") or {}
+    types = mapping(row.get("types") or {}, f"{source}: types")
     return Question(
-        str(field(row, "id", "question_id", of=source)),
-        image if image is not None else f"{field(row, 'imageId', of=source)}.jpg",
-        str(field(row, "question", "text", of=source)),
-        (str(field(row, "answer", of=source)),),
-        str(types.get("structural", "other")),
+        text_of(row, "id", "question_id", of=source),
+        image if image is not None else f"{text_of(row, 'imageId', of=source)}.jpg",
+        text_of(row, "question", "text", of=source),
+        (text_of(row, "answer", of=source),),
+        kind_of(types, "structural", of=source),
     )
 
 

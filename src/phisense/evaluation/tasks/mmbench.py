@@ -16,7 +16,7 @@ import numpy as np
 from ...conversations import Question
 from ...errors import DataError
 from ..answers import LETTERS, letter
-from ..reading import Row, Usual, field, read, some, unpacking
+from ..reading import Row, Usual, as_text, field, kind_of, number_of, read, rows_of, some, text_of, unpacking
 from ..task import Array, Marked, Task, mean
 from .wording import multiple_choice
 
@@ -31,8 +31,8 @@ def load(sources: Sequence[str], pictures: Path | None) -> list[Question]:
     names: dict[str, str] = {}  # number of a row -> the picture it holds, or the number of the row that holds it
     with unpacking(pictures, sources) as unpacked:
         for source in sources:
-            for row in read(source, HUB):
-                number = str(int(field(row, "index", of=source)))
+            for row in rows_of(read(source, HUB), source):
+                number = str(number_of(row, "index", of=source))
                 cell = field(row, "image", of=source)
                 refers = isinstance(cell, str) and len(cell) < _REFERENCE
                 names[number] = str(cell) if refers else unpacked.name(cell, f"{source}, question {number}")
@@ -57,17 +57,18 @@ def _question(number: str, row: Row, image: str, source: str) -> Question:
     for option in _OPTIONS:
         if _is_none(row.get(option)):
             break
-        choices.append(str(row[option]))
+        choices.append(as_text(row[option], f"{source}, question {number}: option {option}"))
     right = str(row.get("answer")).strip()
     if right not in LETTERS[: len(choices)]:
         raise DataError(
-            f"{source}, question {number} has no answer among its {len(choices)} options", got=row.get("answer"),
+            f"{source}, question {number} has no answer among its {len(choices)} options",
+            got=None if row.get("answer") is None else ascii(row["answer"])[:80],
             do="Take the dev file: the test file's answers are kept by MMBench's server",
         )  # fmt: skip
-    hint = "" if _is_none(row.get("hint")) else f"{row['hint']}\n"
+    hint = "" if _is_none(row.get("hint")) else f"{text_of(row, 'hint', of=source)}\n"
     group = str(int(number) % ROUND)
     return Question(
-        number, image, f"{hint}{field(row, 'question', of=source)}", (right,), str(row.get("category", "other")), tuple(choices), group
+        number, image, f"{hint}{text_of(row, 'question', of=source)}", (right,), kind_of(row, "category", of=source), tuple(choices), group
     )
 
 

@@ -17,7 +17,7 @@ import numpy as np
 
 from ...conversations import Question
 from ...errors import DataError
-from ..reading import Row, Usual, field, picture_name, read, some, unpacking
+from ..reading import Row, Usual, picture_name, read, rows_of, some, text_of, unpacking
 from ..task import Array, Marked, Task, mean
 from .wording import SHORT
 
@@ -35,16 +35,16 @@ def load(sources: Sequence[str], pictures: Path | None) -> list[Question]:
     with unpacking(pictures, sources) as unpacked:
         for source in sources:
             for row in _rows(source):
-                kind, group = str(field(row, "category", of=source)), str(field(row, "question_id", of=source))
+                kind, group = text_of(row, "category", of=source), text_of(row, "question_id", of=source)
                 if kind not in CATEGORIES:
                     raise DataError(f"{source}: unknown category of MME", got=kind, wanted=", ".join(CATEGORIES))
-                label = str(field(row, "answer", of=source)).strip().rstrip(".").lower()
+                label = text_of(row, "answer", of=source).strip().rstrip(".").lower()
                 if label not in ("yes", "no"):
                     raise DataError(f"{source}: the answer to a question about {group} is neither yes nor no", got=label)
                 times[group] += 1
                 number = group if times[group] == 1 else f"{group}#{times[group]}"
                 image = picture_name(row, unpacked, source)
-                questions.append(Question(number, image, str(field(row, "question", of=source)), (label,), kind, group=group))
+                questions.append(Question(number, image, text_of(row, "question", of=source), (label,), kind, group=group))
     odd = [group for group, n in times.items() if n != 2]
     if odd:
         raise DataError(f"MME has two questions about each picture; {len(odd)} have another number", got=f"{times[odd[0]]} about {odd[0]}")
@@ -59,11 +59,11 @@ def _rows(source: str) -> Iterator[Row]:
         for folder in sorted(one for one in path.iterdir() if one.is_dir() and one.name in CATEGORIES):
             yield from _category(folder)
     else:
-        yield from read(source, HUB)
+        yield from rows_of(read(source, HUB), source)
 
 
 def _listing(path: Path) -> Iterator[Row]:
-    for number, line in enumerate(path.read_text(encoding="utf-8").splitlines(), 1):
+    for number, line in enumerate(_lines(path), 1):
         cells = line.rstrip("\n").split("\t")
         if len(cells) < 3:
             raise DataError(f"{path}, line {number} is not picture, question, answer", got=f"{len(cells)} cells between tabs")
@@ -76,6 +76,13 @@ def _listing(path: Path) -> Iterator[Row]:
         }
 
 
+def _lines(path: Path) -> list[str]:
+    try:
+        return path.read_text(encoding="utf-8").splitlines()
+    except UnicodeDecodeError as error:
+        raise DataError(f"{path} is not UTF-8", got=str(error)) from error
+
+
 def _category(folder: Path) -> Iterator[Row]:
     """Questions of a category's folder; pictures are named as LLaVA names them, by the category and their file."""
     apart = (folder / "images").is_dir()
@@ -84,7 +91,7 @@ def _category(folder: Path) -> Iterator[Row]:
         if listing.stem not in pictures:
             raise DataError(f"{listing} has no picture", wanted=f"{listing.stem}.jpg or .png")
         picture = pictures[listing.stem]
-        for line in listing.read_text(encoding="utf-8").splitlines():
+        for line in _lines(listing):
             if not line.strip():
                 continue
             question, tab, answer = line.rpartition("\t")

@@ -9,13 +9,15 @@ import numpy as np
 
 from ...conversations import CAPTION_KINDS, Question, read_questions
 from ..answers import is_right, normalise
+from ..reading import not_none
 from ..task import Array, Marked, Task, mean
 from ..texts import rouge_l, words
 from ..yes_no import yes_no_figures, yes_no_row, yes_or_no
 
 
 def load(sources: Sequence[str], pictures: Path | None) -> list[Question]:
-    return [question for source in sources for question in read_questions(Path(source))]
+    questions = [question for source in sources for question in read_questions(Path(source))]
+    return not_none(questions, sources, "at least one")
 
 
 def credit(question: Question, answer: str) -> float:

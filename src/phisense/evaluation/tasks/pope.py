@@ -15,7 +15,7 @@ import numpy as np
 
 from ...conversations import Question
 from ...errors import DataError
-from ..reading import Usual, field, listed, picture_name, read, some, unpacking
+from ..reading import Usual, kind_of, picture_name, read, rows_of, some, text_of, unpacking
 from ..task import Array, Marked, Task
 from ..yes_no import pope_official, yes_no_figures, yes_no_row, yes_or_no
 from .wording import short
@@ -30,13 +30,13 @@ def load(sources: Sequence[str], pictures: Path | None) -> list[Question]:
     with unpacking(pictures, sources) as unpacked:
         for source in sources:
             named = _CATEGORY.search(Path(source).stem)
-            for row in listed(read(source, HUB), "questions"):
-                label = str(field(row, "label", "answer", of=source)).strip().lower()
+            for row in rows_of(read(source, HUB), source, "questions"):
+                label = text_of(row, "label", "answer", of=source).strip().lower()
                 if label not in ("yes", "no"):
                     raise DataError(f"{source}: a label is neither yes nor no", got=label)
-                kind = str(row.get("category") or (named.group() if named else "other"))
-                text = str(field(row, "text", "question", of=source)).strip()
-                number = str(field(row, "question_id", "id", of=source))
+                kind = named.group() if named and not row.get("category") else kind_of(row, "category", of=source)
+                text = text_of(row, "text", "question", of=source).strip()
+                number = text_of(row, "question_id", "id", of=source)
                 questions.append(Question(number, picture_name(row, unpacked, source), text, (label,), kind))
     if len({q.id for q in questions}) < len(questions):
         questions = [replace(q, id=f"{q.kind}/{q.id}") for q in questions]
@@ -48,12 +48,15 @@ def credit(question: Question, answer: str) -> float:
 
 
 def tally(marked: Sequence[Marked]) -> Array:
-    """Columns: those of `yes_no_figures` over all; by POPE's own reading; of each category."""
+    """Columns: those of `yes_no_figures` over all; by POPE's own reading; of each category.
+
+    POPE's reading takes all that is not no for yes; an answer that is not there ("") is neither by any reading.
+    """
     rows = np.zeros((len(marked), 5 * (2 + len(CATEGORIES))))
     for row, one in zip(rows, marked, strict=True):
         true = one.question.answers[0]
         row[:5] = yes_no_row(yes_or_no(one.answer), true)
-        row[5:10] = yes_no_row(pope_official(one.answer), true)
+        row[5:10] = yes_no_row(pope_official(one.answer) if one.answer else "other", true)
         if one.question.kind in CATEGORIES:
             at = 10 + 5 * CATEGORIES.index(one.question.kind)
             row[at : at + 5] = row[:5]

@@ -5,7 +5,7 @@ problems.json and pid_splits.json of github.com/lupantech/ScienceQA (the test qu
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Sequence
+from collections.abc import Sequence
 from pathlib import Path
 
 import numpy as np
@@ -13,7 +13,7 @@ import numpy as np
 from ...conversations import Question
 from ...errors import DataError
 from ..answers import LETTERS, letter, llava_letter
-from ..reading import Row, Usual, field, picture_name, read, some, unpacking
+from ..reading import Row, Usual, kind_of, number_of, numbered_rows, picture_name, read, some, text_of, texts_of, unpacking
 from ..task import Array, Marked, Task, mean
 from .wording import multiple_choice
 
@@ -25,11 +25,13 @@ def load(sources: Sequence[str], pictures: Path | None) -> list[Question]:
     splits = next((one for _, one in documents if isinstance(one, dict) and isinstance(one.get("test"), list)), None)
     tested = set(map(str, splits["test"])) if splits is not None else None
     questions = []
+    met = 0  # rows without an id are numbered on from file to file
     with unpacking(pictures, sources) as unpacked:
         for source, document in documents:
             if document is splits:
                 continue
-            for number, row in _numbered(document):
+            for number, row in numbered_rows(document, source, met):
+                met += 1
                 if row.get("image") is None or (number not in tested if tested is not None else row.get("split", "test") != "test"):
                     continue
                 name = picture_name(row, unpacked, source)
@@ -38,22 +40,16 @@ def load(sources: Sequence[str], pictures: Path | None) -> list[Question]:
     return some(questions, sources)
 
 
-def _numbered(document: dict[str, Row] | Iterable[Row]) -> Iterable[tuple[str, Row]]:
-    if isinstance(document, dict):
-        return ((str(number), row) for number, row in document.items())
-    return ((str(row.get("id", number)), row) for number, row in enumerate(document))
-
-
 def _question(number: str, row: Row, image: str | None, source: str) -> Question:
-    choices = tuple(map(str, field(row, "choices", of=source)))
-    right = int(field(row, "answer", of=source))
+    choices = texts_of(row, "choices", of=source)
+    right = number_of(row, "answer", of=source)
     if not 0 <= right < len(choices) <= len(LETTERS):
         raise DataError(
             f"{source}, question {number}: the right answer is not among the choices", got=right, wanted=f"0 to {len(choices) - 1}"
         )
-    context = f"Context: {row['hint']}\n" if row.get("hint") else ""
-    text = f"{context}{field(row, 'question', of=source)}"
-    return Question(number, image, text, (LETTERS[right],), str(row.get("subject") or "other"), choices)
+    context = f"Context: {text_of(row, 'hint', of=source)}\n" if row.get("hint") else ""
+    text = f"{context}{text_of(row, 'question', of=source)}"
+    return Question(number, image, text, (LETTERS[right],), kind_of(row, "subject", of=source), choices)
 
 
 def credit(question: Question, answer: str) -> float:

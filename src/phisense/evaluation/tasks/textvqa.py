@@ -14,7 +14,7 @@ from pathlib import Path
 from ...conversations import Question
 from ...errors import DataError
 from ..answers import textvqa_accuracy
-from ..reading import Usual, field, listed, picture_name, read, some, unpacking
+from ..reading import Usual, picture_name, read, rows_of, some, text_of, texts_of, unpacking
 from ..task import Task, accuracy, shares
 from .wording import short
 
@@ -27,17 +27,17 @@ def load(sources: Sequence[str], pictures: Path | None, *, hints: bool) -> list[
     tokens: dict[str, list[str]] = {}
     with unpacking(pictures, sources) as unpacked:
         for source in sources:
-            for row in listed(read(source, HUB), "data"):
-                picture = str(field(row, "image_id", of=source))
-                if row.get("ocr_tokens") is not None:
-                    tokens[picture] = [str(token) for token in row["ocr_tokens"]]
+            for row in rows_of(read(source, HUB), source, "data"):
+                picture = text_of(row, "image_id", of=source)
+                if (read_off := row.get("ocr_tokens")) is not None:
+                    tokens[picture] = list(texts_of(row, "ocr_tokens", of=source)) if read_off != [] else []  # there may be no text
                 if "question" in row:
-                    number = str(field(row, "question_id", of=source))
+                    number = text_of(row, "question_id", of=source)
                     about[number] = picture
                     image = picture_name(row, unpacked, source, f"{picture}.jpg")
                     # LLaVA's file has the questions, which are all in lower case, with a capital.
-                    text = str(row["question"]).strip().capitalize()
-                    questions.append(Question(number, image, text, tuple(map(str, field(row, "answers", of=source))), "other"))
+                    text = text_of(row, "question", of=source).strip().capitalize()
+                    questions.append(Question(number, image, text, texts_of(row, "answers", of=source), "other"))
     if hints:
         questions = [_with_hint(question, tokens.get(about[question.id])) for question in questions]
     return some(questions, sources)

@@ -6,15 +6,15 @@ v2_OpenEnded_mscoco_val2014_questions.json and v2_mscoco_val2014_annotations.jso
 from __future__ import annotations
 
 from collections.abc import Sequence
+from dataclasses import replace
 from pathlib import Path
-from typing import Any
 
 import numpy as np
 
 from ...conversations import Question
 from ...errors import DataError
 from ..answers import agreement, normalise, vqa_accuracy
-from ..reading import Row, Usual, field, listed, picture_name, read, some, unpacking
+from ..reading import Row, Usual, as_text, kind_of, list_of, number_of, picture_name, read, rows_of, some, text_of, unpacking
 from ..task import Array, Marked, Task, mean
 from .wording import short
 
@@ -22,39 +22,43 @@ HUB = Usual("validation")
 
 
 def load(sources: Sequence[str], pictures: Path | None) -> list[Question]:
-    asked: dict[str, tuple[Row, str | None]] = {}
-    answered: dict[str, Row] = {}
+    asked: list[Question] = []
+    answered: dict[str, tuple[tuple[str, ...], str]] = {}  # what people said, and of which type it is
     with unpacking(pictures, sources) as unpacked:
         for source in sources:
             document = read(source, HUB)
             taken = document.get("data_subtype", "val2014") if isinstance(document, dict) else "val2014"
             key = "annotations" if isinstance(document, dict) and "annotations" in document else "questions"
-            for row in listed(document, key):
-                number = str(field(row, "question_id", of=source))
+            for row in rows_of(document, source, key):
+                number = text_of(row, "question_id", of=source)
                 if "question" in row or "text" in row:
-                    asked[number] = row, picture_name(row, unpacked, source, _coco(row, taken))
+                    image = picture_name(row, unpacked, source, _coco(row, taken, source))
+                    asked.append(Question(number, image, text_of(row, "question", "text", of=source), (), ""))
                 if row.get("answers") is not None:
-                    answered[number] = row
-    without = [number for number in asked if number not in answered]
+                    said = _told(row, f"{source}, question {number}"), kind_of(row, "answer_type", of=source)
+                    if answered.setdefault(number, said) != said:
+                        raise DataError(f"{source} has other answers to question {number}, which has some", wanted="answers to each once")
+    without = [question.id for question in asked if question.id not in answered]
     if without:
         raise DataError(
             f"VQAv2: {len(without)} of {len(asked)} questions have no answers", got=f"the first is {without[0]}",
             wanted="the questions and the annotations of one split", do="Name both files",
         )  # fmt: skip
-    return some([_question(number, row, image, answered[number]) for number, (row, image) in asked.items()], sources)
+    questions = [replace(one, answers=answered[one.id][0], kind=answered[one.id][1]) for one in asked]
+    return some(questions, sources)
 
 
-def _coco(row: Row, taken: str) -> str | None:
-    return f"COCO_{taken}_{int(row['image_id']):012d}.jpg" if row.get("image_id") is not None else None
+def _coco(row: Row, taken: str, source: str) -> str | None:
+    """The name of a picture of COCO, for rows that have none of their own."""
+    if row.get("image_id") is None or row.get("image") is not None:
+        return None
+    return f"COCO_{taken}_{number_of(row, 'image_id', of=source):012d}.jpg"
 
 
-def _question(number: str, row: Row, image: str | None, answered: Row) -> Question:
-    answers = tuple(_told(one) for one in answered["answers"])
-    return Question(number, image, str(field(row, "question", "text", of="VQAv2")), answers, str(answered.get("answer_type", "other")))
-
-
-def _told(answer: Any) -> str:
-    return str(answer["answer"] if isinstance(answer, dict) else answer)
+def _told(row: Row, of: str) -> tuple[str, ...]:
+    """What people said: texts, or mappings with an "answer"."""
+    told = list_of(row, "answers", of=of)
+    return tuple(text_of(one, "answer", of=of) if isinstance(one, dict) else as_text(one, f"{of}: one of answers") for one in told)
 
 
 def credit(question: Question, answer: str) -> float:
