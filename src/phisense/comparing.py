@@ -89,7 +89,7 @@ def _served(model: Path) -> list[int]:
 
     from .model.projectors import NESTED, picture_slots
 
-    config = AutoConfig.from_pretrained(model)
+    config = AutoConfig.from_pretrained(model, trust_remote_code=False)
     return [picture_slots(config, side) for side in getattr(config, NESTED, [1])]
 
 

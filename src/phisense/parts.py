@@ -49,6 +49,21 @@ def load_weights(model_class: Any, folder: Path, **options: Any) -> Any:
     return _loaded(model_class, folder, folder, use_safetensors=True, **options)
 
 
+def open_auto(auto: Any, folder: Path, **options: Any) -> Any:
+    """`auto.from_pretrained` of a folder's configuration, tokenizer or processor. Code that lies there is not run, and nobody is asked to.
+
+    Raises PartError for files that cannot be read.
+    """
+    try:
+        return auto.from_pretrained(folder, trust_remote_code=False, **options)
+    except Exception as error:  # the readers' own kinds have no base in common: tokenizers raises bare ones
+        raise PartError(
+            f"{folder} cannot be opened as {auto.__name__.removeprefix('Auto').lower()}",
+            got=" ".join(str(error).split())[:200] or type(error).__name__,
+            do="Download it again",
+        ) from error
+
+
 def load_half(model_class: Any, folder: Path, half: str, config: Any, **options: Any) -> Any:
     """As `load_weights`, for the `language_model` or `vision_tower` of a model folder: its weights alone are read."""
     from safetensors import SafetensorError, safe_open
@@ -74,10 +89,12 @@ def _loaded(model_class: Any, folder: Path, source: Path | None, **options: Any)
     from safetensors import SafetensorError
 
     try:
-        model, report = model_class.from_pretrained(source, output_loading_info=True, **options)
-    except (SafetensorError, OSError, RuntimeError, ValueError) as error:
+        model, report = model_class.from_pretrained(source, output_loading_info=True, trust_remote_code=False, **options)
+    except (SafetensorError, OSError, RuntimeError, ValueError, TypeError, LookupError, ArithmeticError) as error:
         raise PartError(
-            f"the part {folder} cannot be loaded", got=str(error).splitlines()[0], do="Download the whole part again"
+            f"the part {folder} cannot be loaded",
+            got=(str(error) or type(error).__name__).splitlines()[0],
+            do="Download the whole part again",
         ) from error
     lacking = sorted(str(name) for name in (*report["missing_keys"], *report["mismatched_keys"]))
     if lacking:

@@ -13,7 +13,7 @@ from rich.text import Text
 from .conversations import Conversation
 from .conversations.read import read_rows, usable
 from .errors import ConversationError
-from .parts import resolve_part
+from .parts import open_auto, resolve_part
 from .prompt import IGNORED, Prompt, Rendered, prepare_tokenizer
 from .recipe import Recipe
 
@@ -77,8 +77,8 @@ def _prompt_of(recipe: Recipe) -> tuple[Prompt, int]:
     from .vision.encoders import patches, vision_config
 
     folder = resolve_part(recipe.language.part)
-    tokenizer = AutoTokenizer.from_pretrained(folder)
-    prepare_tokenizer(tokenizer, AutoConfig.from_pretrained(folder).get_text_config().vocab_size)
+    tokenizer = open_auto(AutoTokenizer, folder)
+    prepare_tokenizer(tokenizer, open_auto(AutoConfig, folder).get_text_config().vocab_size)
     slots = patches(vision_config(resolve_part(recipe.vision.part), recipe.vision.encoder)) // recipe.projector.pool**2
     return Prompt(tokenizer), slots
 

@@ -15,6 +15,7 @@ from safetensors.torch import load_file, save_file
 from transformers import LlavaForConditionalGeneration
 
 from phisense.errors import PartError
+from phisense.importing import adapters
 from phisense.model import load_model
 
 from . import made
@@ -101,7 +102,7 @@ def test_names_from_before_and_from_the_text_part_alone(whole: Path, verb: Any, 
             trained, tmp_path / f"older-{number}",
             lambda weights, prefix=prefix: {name.replace("model.language_model.", prefix): weight for name, weight in weights.items()},
         )  # fmt: skip
-        verb("import", older, "--out", tmp_path / "out")
+        assert verb("import", older, "--out", tmp_path / "out")["reference"] == "phisense"
         assert torch.equal(layer(tmp_path / "out").self_attn.qkv_proj.weight, now)
 
 
@@ -180,11 +181,73 @@ def test_a_base_of_another_shape(trained: Path, whole: Path, verb: Any, tmp_path
         verb("import", changed(trained, tmp_path / "x", wider), "--out", tmp_path / "out")
 
 
-def test_what_is_more_than_lora(trained: Path, verb: Any, tmp_path: Path) -> None:
+@pytest.mark.parametrize(
+    ("option", "value"),
+    [
+        ("use_dora", True),
+        ("bias", "lora_only"),
+        ("lora_bias", True),
+        ("trainable_token_indices", [1]),
+        ("alora_invocation_tokens", [5, 6]),
+        ("layer_replication", [[0, 1], [0, 1]]),
+        ("target_parameters", ["experts.down_proj"]),
+        ("kasa_config", {"beta": 0.1}),
+        ("from_a_later_peft", "yes"),
+    ],
+)
+def test_what_is_more_than_lora(trained: Path, verb: Any, tmp_path: Path, option: str, value: Any) -> None:
+    """Also what this PEFT does not know, and would leave out with a warning."""
     shutil.copytree(trained, tmp_path / "x")
-    made.edit_json(tmp_path / "x" / "adapter_config.json", use_dora=True)
-    with pytest.raises(PartError, match="is more than LoRA; got DoRA, biases or single tokens; wanted plain LoRA matrices"):
+    made.edit_json(tmp_path / "x" / "adapter_config.json", **{option: value})
+    with pytest.raises(PartError, match=rf"is more than LoRA; got {option} .*; wanted plain LoRA matrices"):
         verb("import", tmp_path / "x", "--out", tmp_path / "out")
+
+
+def test_a_principal_part_is_not_counted_twice(whole: Path, verb: Any, tmp_path: Path) -> None:
+    """PiSSA takes it out of the base before training; what PEFT merges is far from A and B on the base as it is."""
+    pissa = made.adapter(whole, tmp_path / "pissa", FUSED, projector=False, init_lora_weights="pissa")
+    with pytest.raises(
+        PartError, match="belongs to a changed base; got init_lora_weights pissa, .* path_initial_model_for_weight_conversion"
+    ):
+        verb("import", pissa, "--out", tmp_path / "out")
+    assert not (tmp_path / "out").exists()
+    own = by_peft(whole, pissa, "mlp.down_proj")
+    made.edit_json(pissa / "adapter_config.json", init_lora_weights=True)
+    twice = by_peft(whole, pissa, "mlp.down_proj")
+    assert (twice - own).norm() > 0.1 * own.norm(), "refused for a reason"
+
+
+@pytest.mark.parametrize("start", ["pissa_niter_4", "olora", "OLoRA", "corda", "loftq", "lora_ga", "mica", "unheard of"])
+def test_other_changed_bases(trained: Path, verb: Any, tmp_path: Path, start: str) -> None:
+    shutil.copytree(trained, tmp_path / "x")
+    made.edit_json(tmp_path / "x" / "adapter_config.json", init_lora_weights=start)
+    with pytest.raises(PartError, match=f"belongs to a changed base; got init_lora_weights {start}"):
+        verb("import", tmp_path / "x", "--out", tmp_path / "out")
+
+
+@pytest.mark.parametrize("start", [False, "gaussian", "orthogonal", "eva"])
+def test_starts_that_leave_the_base_alone(whole: Path, trained: Path, verb: Any, tmp_path: Path, start: Any) -> None:
+    shutil.copytree(trained, tmp_path / "x")
+    made.edit_json(tmp_path / "x" / "adapter_config.json", init_lora_weights=start)
+    assert verb("import", tmp_path / "x", "--out", tmp_path / "out")["reference"] == "peft"
+    merged = by_peft(whole, tmp_path / "x", "mlp.down_proj")
+    torch.testing.assert_close(layer(tmp_path / "out").mlp.down_proj.weight, merged, rtol=0, atol=1e-6)
+
+
+def test_a_fault_of_placing_shows(whole: Path, verb: Any, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """The reference is PEFT's own loading, so scales that we lose on the way are seen."""
+    scaled = made.adapter(whole, tmp_path / "adapter", FUSED, alpha_pattern={"down_proj": 64})
+    assert verb("import", scaled, "--out", tmp_path / "out")["reference"] == "peft"
+    monkeypatch.setattr(adapters, "_exact", lambda values: {})
+    with pytest.raises(PartError, match="does not say what its source says, so it was not written"):
+        verb("import", scaled, "--out", tmp_path / "lost")
+    assert not (tmp_path / "lost").exists()
+
+
+@pytest.mark.parametrize("targets", ["all-linear", r".*language_model.*(qkv|down)_proj"])
+def test_what_peft_is_asked(whole: Path, verb: Any, tmp_path: Path, targets: str) -> None:
+    trained = made.adapter(whole, tmp_path / "adapter", targets, projector=False)
+    assert verb("import", trained, "--out", tmp_path / "out")["reference"] == "peft"
 
 
 def test_no_base(trained: Path, verb: Any, tmp_path: Path) -> None:

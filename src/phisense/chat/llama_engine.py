@@ -69,11 +69,11 @@ class LlamaEngine:
 
         self.name = f"{about['name']} {about['quant']}"
         self._part = folder / PICTURE_PART
-        config = AutoConfig.from_pretrained(self._part)
+        config = AutoConfig.from_pretrained(self._part, trust_remote_code=False)
         self._asked_tokens = picture_tokens
         self.picture_tokens = picture_slots(config, nested_pool(config, picture_tokens))
         self.window = window(config)
-        self.prompt = Prompt(AutoTokenizer.from_pretrained(self._part))
+        self.prompt = Prompt(AutoTokenizer.from_pretrained(self._part, trust_remote_code=False))
         file = folder / about["file"]
         if not file.is_file():
             raise ArtefactError(f"{folder} lacks its model", got=f"no {about['file']}", do="Run phisense export again")

@@ -251,5 +251,5 @@ def _local(folder: Path) -> tuple[Prompt, int, int]:
     from ..model.assembly import _window
     from ..model.projectors import picture_slots
 
-    config = AutoConfig.from_pretrained(folder)
-    return Prompt(AutoTokenizer.from_pretrained(folder)), picture_slots(config), _window(config, WINDOW)
+    config = AutoConfig.from_pretrained(folder, trust_remote_code=False)
+    return Prompt(AutoTokenizer.from_pretrained(folder, trust_remote_code=False)), picture_slots(config), _window(config, WINDOW)

@@ -49,5 +49,7 @@ def import_(
             "The source has a chat template of its own that gives other ids; phisense asks by Phi-3's. Evaluate before you trust it.",
             style="yellow",
         )
+    if "refused" in report["prompt"]:
+        console.out.print(f"{report['prompt']['refused']}. phisense asks by Phi-3's.", style="yellow", markup=False)
     console.out.print(f"model -> {folder}")
     return result

@@ -9,6 +9,7 @@ from typing import Any
 
 from ..conversations import Conversation, read_conversations
 from ..errors import PhisenseError
+from ..parts import open_auto
 from ..prompt import IGNORED, Prompt, Rendered, prepare_tokenizer
 from ..recipe import Recipe
 from ..training.packing import Packed, Sample, alone, pack, scores
@@ -93,7 +94,7 @@ def _prompt(recipe: Recipe, s: Shapes) -> Prompt | None:
     folder = config_folder(recipe.language.part)
     if folder is None or not (Path(folder) / "tokenizer.json").is_file():
         return None
-    tokenizer: Any = AutoTokenizer.from_pretrained(folder)
+    tokenizer: Any = open_auto(AutoTokenizer, folder)
     prepare_tokenizer(tokenizer, s.vocabulary)
     return Prompt(tokenizer)
 

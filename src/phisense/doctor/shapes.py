@@ -16,7 +16,7 @@ from transformers import AutoConfig, Phi3ForCausalLM
 
 from ..errors import PartError
 from ..model.projectors import configure, native_class, picture_slots
-from ..parts import MODEL_TYPES
+from ..parts import MODEL_TYPES, open_auto
 from ..recipe import Projector, Recipe
 from ..vision.encoders import ENCODERS, patches
 
@@ -137,10 +137,10 @@ def _config(part: str, half: str) -> tuple[Any, str]:
     """A part's configuration; of a model folder that `half`."""
     folder = config_folder(part)
     if folder is not None:
-        config = AutoConfig.from_pretrained(folder)
+        config = open_auto(AutoConfig, folder)
         return (getattr(config, half) if config.model_type in MODEL_TYPES else config), ""
     if part in KNOWN:
-        return AutoConfig.from_pretrained(_KNOWN / KNOWN[part]), f"{part} is not on this disk: planned from its known shapes"
+        return open_auto(AutoConfig, _KNOWN / KNOWN[part]), f"{part} is not on this disk: planned from its known shapes"
     raise PartError(
         f"nothing can be planned for the part {part}",
         got="no config.json on this disk",

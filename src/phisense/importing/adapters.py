@@ -11,8 +11,10 @@ Names are those of the native class in transformers now. Adapters have others to
 
 from __future__ import annotations
 
+import copy
 import re
 from collections.abc import Iterable
+from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
@@ -25,7 +27,7 @@ from safetensors.torch import load_file
 from torch import nn
 
 from ..errors import PartError
-from .source import ADAPTER, BESIDE
+from .source import ADAPTER, ADAPTER_CONFIG, BESIDE, read_facts
 
 _TEXT = re.compile(r"^model\.(?=layers\.|embed_tokens|norm\.)")
 _RENAMES = (
@@ -49,21 +51,45 @@ def native(name: str) -> str:
     return name
 
 
-def put_on(model: Any, folder: Path) -> Any:
-    """`model` with the adapter beside its matrices, not yet merged, and whatever else was trained in place. float32 throughout.
+#: Options that `put_on` carries over, those that only say where (each weight's place is checked), and those that change nothing computed.
+_CARRIED = {"r", "lora_alpha", "target_modules", "rank_pattern", "alpha_pattern", "use_rslora", "fan_in_fan_out", "modules_to_save"}
+_WHERE = {"exclude_modules", "layers_to_transform", "layers_pattern"}
+_HARMLESS = {
+    *("peft_type", "task_type", "auto_mapping", "peft_version", "base_model_name_or_path", "revision", "inference_mode", "runtime_config"),
+    *("lora_dropout", "megatron_core", "qalora_group_size", "loftq_config", "eva_config", "corda_config", "lora_ga_config"),
+}
+#: How A and B began; by PEFT's source all others take something out of the base first, or read what no adapter holds.
+_PLAIN_STARTS = (True, False, "gaussian", "orthogonal", "eva")
 
-    Raises PartError if a weight of the adapter finds no place, or a module it names has no weights.
+
+@dataclass(frozen=True)
+class Adapter:
+    """An adapter that fits: LoRA's pairs and what was trained `whole`, by native names, and whether PEFT reads the file's own names so."""
+
+    folder: Path
+    config: LoraConfig
+    lora: dict[str, dict[str, torch.Tensor]]
+    whole: dict[str, torch.Tensor]
+    native: bool
+
+
+def open_adapter(model: Any, folder: Path) -> Adapter:
+    """Reads an adapter of `model`, which stays as it is.
+
+    Raises PartError if it is more than LoRA, a weight of it finds no place in the model, or a module it names has no weights.
     """
+    facts = read_facts(folder / ADAPTER_CONFIG)
+    if facts.get("peft_type") != "LORA":
+        raise PartError(f"the adapter {folder} is of another kind", got=facts.get("peft_type"), wanted="LORA")
+    _check_options(folder, facts)
     try:
         config = LoraConfig.from_pretrained(str(folder))
         stored = load_file(folder / ADAPTER)
         whole = {name: weight for file in BESIDE if (folder / file).is_file() for name, weight in load_file(folder / file).items()}
     except (SafetensorError, OSError, TypeError, ValueError) as error:
         raise PartError(f"the adapter {folder} cannot be read", got=str(error).splitlines()[0]) from error
-    if config.peft_type != "LORA":
-        raise PartError(f"the adapter {folder} is of another kind", got=str(config.peft_type), wanted="LORA")
-    if config.use_dora or config.bias != "none" or config.trainable_token_indices:
-        raise PartError(f"the adapter {folder} is more than LoRA", got="DoRA, biases or single tokens", wanted="plain LoRA matrices")
+    own_names = not any((folder / file).is_file() for file in BESIDE)
+    own_names &= all(name == f"base_model.model.{native(name)}" for name in stored)
     lora: dict[str, dict[str, torch.Tensor]] = {}
     for name, weight in stored.items():
         found = _LORA.match(native(name))
@@ -73,13 +99,57 @@ def put_on(model: Any, folder: Path) -> Any:
             whole[name] = weight
     text_only = any(_TEXT.match(_RENAMES[0][0].sub("", name)) for name in stored)
     _check_places(model, folder, lora, config, text_only)
-    _copy(
-        model,
-        folder,
-        {native(name): weight for name, weight in whole.items()},
-        [native(f"{one}.").rstrip(".") for one in config.modules_to_save or ()],
-    )
-    return _adapted(model, folder, lora, config)
+    whole = {native(name): weight for name, weight in whole.items()}
+    _check_whole(model, folder, whole, [native(f"{one}.").rstrip(".") for one in config.modules_to_save or ()])
+    return Adapter(folder, config, lora, whole, own_names)
+
+
+def _check_options(folder: Path, facts: dict[str, Any]) -> None:
+    """Raises PartError for an option that makes more of the adapter than A and B beside the base's own matrices, known to PEFT or not."""
+    usual = LoraConfig().to_dict()
+    left = facts.keys() - _CARRIED - _WHERE - _HARMLESS - {"init_lora_weights"}
+    odd = sorted(name for name in left if facts[name] and facts[name] != usual.get(name))
+    if odd:
+        raise PartError(
+            f"the adapter {folder} is more than LoRA",
+            got=", ".join(f"{name} {facts[name]}"[:80] for name in odd),
+            wanted="plain LoRA matrices",
+        )
+    start = facts.get("init_lora_weights", True)
+    if (start.lower() if isinstance(start, str) else start) not in _PLAIN_STARTS:
+        raise PartError(
+            f"the adapter {folder} belongs to a changed base",
+            got=f"init_lora_weights {start}, which takes a part out of the base before training",
+            wanted="an adapter to the base as it is",
+            do="Save it where it was trained with path_initial_model_for_weight_conversion, which makes plain LoRA of it",
+        )
+
+
+def fits_peft(model: Any, adapter: Adapter) -> bool:
+    """Whether the adapter's names are those that PEFT itself would give it on this model."""
+    if not adapter.native or adapter.config.target_modules == "all-linear":
+        return adapter.native
+    linear = (name for name, module in model.named_modules() if isinstance(module, nn.Linear))
+    return {name for name in linear if check_target_module_exists(adapter.config, name)} == set(adapter.lora)
+
+
+def by_peft(model: Any, adapter: Adapter) -> Any:
+    """`model` with the adapter as PEFT's own loading puts it on: nothing of this module has a hand in it. float32 throughout."""
+    config = copy.deepcopy(adapter.config)
+    config.task_type = None  # which would choose a wrapper by what is done with it
+    try:
+        return PeftModel.from_pretrained(model, str(adapter.folder), config=config, torch_device="cpu").eval()
+    except (RuntimeError, ValueError) as error:
+        raise PartError(f"the adapter {adapter.folder} does not fit the base", got=" ".join(str(error).split())[:200]) from error
+
+
+@torch.no_grad()
+def put_on(model: Any, adapter: Adapter) -> Any:
+    """`model` with the adapter beside its matrices, not yet merged, and whatever else was trained in place. float32 throughout."""
+    own = dict(model.named_parameters())
+    for name, weight in adapter.whole.items():
+        own[name].copy_(weight)
+    return _adapted(model, adapter.folder, adapter.lora, adapter.config)
 
 
 def _check_places(model: Any, folder: Path, lora: dict[str, dict[str, torch.Tensor]], config: LoraConfig, text_only: bool) -> None:
@@ -120,8 +190,7 @@ def _aliases(name: str) -> Iterable[str]:
     yield re.sub(r"^model\.language_model\.", "model.", name)
 
 
-@torch.no_grad()
-def _copy(model: Any, folder: Path, whole: dict[str, torch.Tensor], saved: Iterable[str]) -> None:
+def _check_whole(model: Any, folder: Path, whole: dict[str, torch.Tensor], saved: Iterable[str]) -> None:
     """Weights that were trained as they are: the projector, as a rule, all of it or none."""
     own = dict(model.named_parameters())
     for name, weight in whole.items():
@@ -132,7 +201,6 @@ def _copy(model: Any, folder: Path, whole: dict[str, torch.Tensor], saved: Itera
                 wanted=f"shape {tuple(own[name].shape)}" if name in own else "a weight of the base",
                 do="Name the folder that it was trained on with --base",
             )
-        own[name].copy_(weight)
     modules = {name.rpartition(".")[0] if "multi_modal_projector" not in name else "model.multi_modal_projector" for name in whole}
     modules |= {name for name, _ in model.named_modules() if any(name == one or name.endswith(f".{one}") for one in saved)}
     lacking = sorted(name for name in own if name not in whole and any(name.startswith(f"{module}.") for module in modules))

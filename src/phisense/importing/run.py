@@ -1,10 +1,11 @@
 """The measured import: what plain transformers makes of the source, and what it makes of the folder that was written, must be one.
 
-    source in float32 (with its adapter beside its matrices) --logits--> reference
-        | adapter merged, Llama's matrices joined to Phi-3's, cast once to the format that the source is stored in
+    source in float32 (with its adapter, loaded by PEFT)     --logits--> reference
+        | adapter placed by name and merged, Llama's matrices joined to Phi-3's, cast once to the format that the source is stored in
         v
     model folder, written aside, opened as any other          --logits--> compared, in float32; only then is it kept
 
+An adapter with other names than PEFT writes now is placed by name for the reference, too, and the report says so: `reference` phisense.
 Where no adapter is merged only the order of sums may differ, so the largest difference of a logit is held to 0.001 of the logits' standard
 deviation. A merge that is cast to half precision rounds; it is held to what an export is: KL 0.001, the same likeliest token at 99 %.
 """
@@ -17,19 +18,21 @@ from typing import Any
 
 import numpy as np
 import torch
+from jinja2 import TemplateError
 from PIL import Image
 from transformers import AutoImageProcessor, AutoTokenizer, GenerationConfig, LlavaConfig, LlavaForConditionalGeneration
 
 from .. import artefact
 from ..conversations import IMAGE, Message
-from ..errors import PartError
+from ..errors import PartError, UsageError
 from ..model import Phi3WithProjector, load_model, save_model
 from ..model.device import pick_device
 from ..model.folder import KIND
 from ..model.projectors import make_processor
+from ..parts import open_auto
 from ..prompt import Prompt, prepare_tokenizer
 from ..vision.encoders import ENCODERS, own_processor, patches
-from .adapters import put_on
+from .adapters import by_peft, fits_peft, open_adapter, put_on
 from .llama import as_phi3, fuse
 from .source import Source, find_source, open_source
 
@@ -55,20 +58,26 @@ def import_folder(
     Raises PartError, writing nothing, for a source that cannot be taken or an import that says something else than its source.
     """
     found = find_source(source, base)
+    _check_apart(out, found)
     where = pick_device(device)
     progress(STEPS[0], 0, len(STEPS))
     model = open_source(found)
     prompt, image_id, rendering = _prompt_of(found)
-    if found.adapter is not None:
-        model = put_on(model, found.adapter)
+    adapter = None if found.adapter is None else open_adapter(model, found.adapter)
+    told = adapter is not None and fits_peft(model, adapter)
+    if adapter is not None:
+        model = by_peft(model, adapter) if told else put_on(model, adapter)
     pictures = _drawn(found.config.vision_config.image_size)
     progress(STEPS[1], 1, len(STEPS))
     # The source reads pictures with its own processor, so that another preparation would show, too.
-    own = AutoImageProcessor.from_pretrained(found.whole, use_fast=False)
-    pixels = own(pictures, return_tensors="pt")["pixel_values"]
+    own = open_auto(AutoImageProcessor, found.whole, use_fast=False)
+    pixels = _prepared(found, own, pictures)
     reference = _logits(model.to(where), _rows(prompt, patches(found.config.vision_config)), pixels, image_id)
     model = model.to("cpu")
-    if found.adapter is not None:
+    if adapter is not None:
+        if told:  # what PEFT made was only asked: what is written is placed by name, so that each would show the other's faults
+            del model
+            model = put_on(open_source(found), adapter)
         model = model.merge_and_unload()
     built = _rebuilt(found, model, prompt, image_id)
     del model
@@ -86,6 +95,7 @@ def import_folder(
             "text_part": found.config.text_config.model_type,
             "vision_part": found.config.vision_config.model_type,
             "adapter": found.adapter is not None,
+            "reference": "peft" if told else "transformers" if adapter is None else "phisense",
             "dtype": str(found.dtype).removeprefix("torch."),
             "same_pixels": bool(torch.equal(pixels, seen)),
             **measured,
@@ -127,7 +137,7 @@ def compare(reference: Sequence[torch.Tensor], other: Sequence[torch.Tensor]) ->
 
 def _prompt_of(found: Source) -> tuple[Prompt, int, dict[str, Any]]:
     """The source's tokenizer as a prompt, its id of `<image>`, and whether the source's own template gives the ids that ours does."""
-    tokenizer: Any = AutoTokenizer.from_pretrained(found.whole)
+    tokenizer: Any = open_auto(AutoTokenizer, found.whole)
     rows, wanted = found.config.text_config.vocab_size, found.config.image_token_index
     has = tokenizer.get_vocab().get(IMAGE)
     if has != wanted or wanted >= rows:
@@ -138,8 +148,14 @@ def _prompt_of(found: Source) -> tuple[Prompt, int, dict[str, Any]]:
         )
     question = ASKED[0][0]
     asked = [{"role": "user", "content": f"{IMAGE}\n{question}"}]
-    theirs = tokenizer.apply_chat_template(asked, add_generation_prompt=True, tokenize=False) if tokenizer.chat_template else None
-    source_ids = None if theirs is None else tokenizer(theirs, add_special_tokens=False)["input_ids"]
+    rendering: dict[str, Any] = {"source_has_template": bool(tokenizer.chat_template)}
+    source_ids = None
+    try:
+        if tokenizer.chat_template:
+            theirs = tokenizer.apply_chat_template(asked, add_generation_prompt=True, tokenize=False)
+            source_ids = tokenizer(theirs, add_special_tokens=False)["input_ids"]
+    except (TemplateError, TypeError, ValueError, LookupError, ArithmeticError, AttributeError) as error:  # whatever its author wrote
+        rendering["refused"] = f"the source's template refuses our question: {' '.join(str(error).split())[:200]}"
     image_id = prepare_tokenizer(tokenizer, rows)
     prompt = Prompt(tokenizer)
     ours = prompt.ask([Message("user", f"{IMAGE}\n{question}")], [1])
@@ -153,7 +169,42 @@ def _prompt_of(found: Source) -> tuple[Prompt, int, dict[str, Any]]:
             wanted=f"{ours}, as tags that take the line break with them give",
             do="Set rstrip of the chat tags in tokenizer.json, as Phi-3's own has it",
         )
-    return prompt, image_id, {"source_has_template": theirs is not None, "same_ids": source_ids == ours if source_ids else None}
+    return prompt, image_id, rendering | {"same_ids": source_ids == ours if source_ids else None}
+
+
+def _check_apart(out: Path, found: Source) -> None:
+    """Raises UsageError if writing `out` would replace what it is made from."""
+    goal = out.expanduser().resolve()
+    for place in (found.whole, *([found.adapter] if found.adapter else [])):
+        read = place.resolve()
+        if goal.is_relative_to(read) or read.is_relative_to(goal):
+            raise UsageError(
+                f"{out} would replace what it is made from",
+                got=f"--out {goal}, read from {read}",
+                wanted="folders apart, neither inside the other",
+                do="Name another folder with --out",
+            )
+
+
+def _prepared(found: Source, own: Any, pictures: Sequence[Image.Image]) -> torch.Tensor:
+    """The drawn pictures as the source prepares them, `(N, 3, S, S)`. Raises PartError unless they are as large as its tower takes them."""
+    side = found.config.vision_config.image_size
+    try:
+        pixels: torch.Tensor = own(list(pictures), return_tensors="pt")["pixel_values"]
+    except (TypeError, ValueError, RuntimeError, LookupError, ArithmeticError, AttributeError) as error:
+        said = " ".join(str(error).split())[:200] or type(error).__name__
+        raise PartError(
+            f"the picture processor of {found.whole} prepares nothing", got=said, do="Check preprocessor_config.json"
+        ) from error
+    shape, wanted = tuple(pixels.shape), (len(pictures), 3, side, side)
+    if shape != wanted:
+        raise PartError(
+            f"{found.whole} prepares pictures otherwise than its tower takes them",
+            got=shape,
+            wanted=wanted,
+            do="Check preprocessor_config.json against config.json",
+        )
+    return pixels
 
 
 def _rows(prompt: Prompt, slots: int) -> list[list[int]]:

@@ -18,13 +18,15 @@ from transformers import AutoConfig, AutoTokenizer, LlavaForConditionalGeneratio
 
 from ..errors import PartError
 from ..model.device import DTYPES
-from ..parts import load_weights, resolve_part, weight_files
+from ..parts import load_weights, open_auto, resolve_part, weight_files
 from ..prompt import missing_tags
 from ..vision.encoders import ENCODERS
 
 ADAPTER_CONFIG, ADAPTER = "adapter_config.json", "adapter_model.safetensors"
 #: LLaVA's own names for what it saves beside an adapter.
 BESIDE = ("mm_projector.safetensors", "non_lora_trainables.safetensors")
+#: What says how a folder is to be opened.
+TOLD = ("config.json", "tokenizer_config.json", "preprocessor_config.json", "processor_config.json")
 KINDS = {model_type: name for name, kind in ENCODERS.items() for model_type in kind.model_types}
 
 
@@ -54,7 +56,7 @@ def find_source(named: str, base: str | None) -> Source:
         whole, origins = resolve_part(named), [named]
     else:
         check_adapter_files(adapter)
-        told = base or _read(adapter / ADAPTER_CONFIG).get("base_model_name_or_path")
+        told = base or read_facts(adapter / ADAPTER_CONFIG).get("base_model_name_or_path")
         if not told:
             raise PartError(f"the adapter {named} does not say what it was trained on", do="Name the folder with --base")
         whole, origins = resolve_part(str(told)), [str(told)]
@@ -110,7 +112,7 @@ def stored_dtype(folder: Path) -> torch.dtype:
 
 
 def _check(folder: Path) -> Any:
-    raw = _read(folder / "config.json")
+    raw = read_facts(folder / "config.json")
     found = raw.get("model_type")
     if found != "llava":
         also = "; its text part alone is no LLaVA" if found in ("phi3", "llama") else ""
@@ -120,22 +122,19 @@ def _check(folder: Path) -> Any:
             wanted="llava, as llava-hf's and xtuner's -hf folders are; not LLaVA-NeXT (anyres), several pictures, other classes",
         )
     _refuse_others(folder)
-    config = AutoConfig.from_pretrained(folder)
+    config = open_auto(AutoConfig, folder)
     text, seen = config.text_config, config.vision_config
     if text.model_type not in ("phi3", "llama"):
         raise PartError(f"the text part of {folder} is no Phi-3", got=text.model_type, wanted="phi3, or a Phi-3 rewritten as llama")
     if seen.model_type not in KINDS:
         raise PartError(f"the vision tower of {folder} is not known here", got=seen.model_type, wanted=" or ".join(ENCODERS))
-    if not isinstance(config.vision_feature_layer, int):
-        raise PartError(
-            f"the projector of {folder} reads several layers of the tower", got=config.vision_feature_layer, wanted="one, such as -2"
-        )
+    _check_tower(folder, seen, config.vision_feature_layer)
     strategy = ENCODERS[KINDS[seen.model_type]].strategy
     if config.vision_feature_select_strategy != strategy:
         raise PartError(
             f"the projector of {folder} reads other rows than are read here", got=config.vision_feature_select_strategy, wanted=strategy
         )
-    tokenizer = AutoTokenizer.from_pretrained(folder)
+    tokenizer = open_auto(AutoTokenizer, folder)
     missing = missing_tags(tokenizer)
     if missing:
         raise PartError(
@@ -147,14 +146,39 @@ def _check(folder: Path) -> Any:
     return config
 
 
+def _check_tower(folder: Path, seen: Any, layer: Any) -> None:
+    if not isinstance(layer, int):
+        raise PartError(f"the projector of {folder} reads several layers of the tower", got=layer, wanted="one, such as -2")
+    depth, sides = seen.num_hidden_layers, (seen.image_size, seen.patch_size)
+    if not all(isinstance(one, int) and one > 0 for one in (depth, *sides)) or seen.image_size < seen.patch_size:
+        raise PartError(
+            f"the vision tower of {folder} has no patches",
+            got=f"image_size {sides[0]}, patch_size {sides[1]}, num_hidden_layers {depth}",
+            wanted="whole numbers above 0, and patches no larger than the picture",
+        )
+    if not -depth - 1 <= layer <= depth:
+        raise PartError(
+            f"the projector of {folder} reads a layer that the tower lacks",
+            got=f"vision_feature_layer {layer}",
+            wanted=f"{-depth - 1} to {depth}, for {depth} layers and what goes into the first",
+        )
+
+
 def _refuse_others(folder: Path) -> None:
     """What a LLaVA-format folder may say that no model folder can."""
-    prepared = folder / "preprocessor_config.json"
-    facts = _read(prepared) if prepared.is_file() else {}
+    said = {name: read_facts(folder / name) for name in TOLD if (folder / name).is_file()}
+    coded = [name for name, facts in said.items() if "auto_map" in facts]
+    if coded:
+        raise PartError(
+            f"{folder} wants code of its own to be run",
+            got=f"auto_map in {coded[0]}",
+            wanted="classes of transformers; nobody else's code is run here",
+            do="If its model type is llava, take auto_map out of the file and import it again",
+        )
+    facts = said.get("preprocessor_config.json", {})
     if "image_grid_pinpoints" in facts or facts.get("image_aspect_ratio") == "anyres":
         raise PartError(f"{folder} cuts pictures into tiles (anyres)", got="image_grid_pinpoints", wanted="one view of a picture")
-    whole = folder / "config.json"
-    if whole.is_file() and "quantization_config" in _read(whole):
+    if "quantization_config" in said.get("config.json", {}):
         raise PartError(f"the weights in {folder} are quantised", got="a quantization_config", wanted="the original weights")
 
 
@@ -176,9 +200,12 @@ def _opened(path: Path) -> Any:
         raise PartError(f"{path} cannot be opened", got=str(error).splitlines()[0], do="Download it again") from error
 
 
-def _read(path: Path) -> dict[str, Any]:
+def read_facts(path: Path) -> dict[str, Any]:
+    """The object in a JSON file. Raises PartError if there is none."""
     try:
-        found: dict[str, Any] = orjson.loads(path.read_bytes())
+        found: Any = orjson.loads(path.read_bytes())
     except (OSError, orjson.JSONDecodeError) as error:
         raise PartError(f"{path} cannot be read", got=str(error).splitlines()[0]) from error
-    return found
+    if not isinstance(found, dict):
+        raise PartError(f"{path} cannot be read", got=f"a JSON {type(found).__name__}", wanted="an object")
+    return dict(found)

@@ -31,7 +31,7 @@ from transformers.modeling_outputs import BaseModelOutputWithPooling
 
 from ..conversations import Message
 from ..errors import PartError
-from ..parts import MODEL_TYPES, load_half, load_weights, resolve_part
+from ..parts import MODEL_TYPES, load_half, load_weights, open_auto, resolve_part
 from ..prompt import IGNORED, Prompt, Rendered, prepare_tokenizer
 from ..recipe import Projector, Recipe
 from ..vision.encoders import ENCODERS, image_processor, load_tower, vision_config
@@ -106,7 +106,7 @@ class Phi3WithProjector:
         kind = ENCODERS[encoder]
         seen = vision_config(vision_folder, encoder)
         phi = _load_language(language_folder, where, dtype, quantise)
-        tokenizer = AutoTokenizer.from_pretrained(language_folder)
+        tokenizer = open_auto(AutoTokenizer, language_folder)
         image_id = prepare_tokenizer(tokenizer, phi.config.vocab_size)
         projector = projector or Projector()
         config = configure(projector, phi.config, seen, image_id, layer, kind.strategy)
@@ -274,7 +274,7 @@ def _extra_rows(config: PreTrainedConfig) -> int:
 
 
 def _load_language(folder: Path, device: torch.device, dtype: torch.dtype, quantise: bool) -> Any:
-    whole = AutoConfig.from_pretrained(folder)
+    whole = open_auto(AutoConfig, folder)
     config = whole.text_config if whole.model_type in MODEL_TYPES else whole
     if config.model_type != "phi3":
         raise PartError(f"the language part {folder} is no Phi-3", got=config.model_type, wanted="phi3", do="Use a Phi-3 or Phi-3.5 model")

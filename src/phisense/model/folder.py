@@ -38,7 +38,7 @@ def load_model(
     check_is_model(folder)
     where = pick_device(device)
     try:
-        config = AutoConfig.from_pretrained(folder)
+        config = AutoConfig.from_pretrained(folder, trust_remote_code=False)
         if config.model_type not in ("llava", "aya_vision"):
             raise ArtefactError(
                 f"{folder} holds another kind of model", got=config.model_type, wanted="a merged model folder", do="Run phisense merge RUN"
@@ -47,8 +47,10 @@ def load_model(
         stored = getattr(torch, str(config.dtype).removeprefix("torch.")) if config.dtype else torch.float32
         dtype = dtype or (torch.float32 if stored == torch.float32 else compute_dtype(where))
         how: dict[str, Any] = {"quantization_config": nf4(dtype, WHOLE)} if quantise else {}
-        model: Any = AutoModelForImageTextToText.from_pretrained(folder, dtype=dtype, device_map={"": where}, **how)
-        processor: Any = AutoProcessor.from_pretrained(folder)
+        model: Any = AutoModelForImageTextToText.from_pretrained(
+            folder, dtype=dtype, device_map={"": where}, trust_remote_code=False, **how
+        )
+        processor: Any = AutoProcessor.from_pretrained(folder, trust_remote_code=False)
     except (SafetensorError, OSError, ValueError) as error:
         raise ArtefactError(f"{folder} cannot be opened", got=str(error).splitlines()[0], do="Run phisense merge again") from error
     return Phi3WithProjector(model.eval(), processor, Prompt(processor.tokenizer), window(config), pool)

@@ -30,7 +30,7 @@ from transformers import (
 )
 
 from ..errors import PartError, UsageError
-from ..parts import weight_files
+from ..parts import open_auto, weight_files
 from ..recipe import Projector
 from ..vision.encoders import patches
 
@@ -92,7 +92,7 @@ def fresh_projector(model: Any, config: PreTrainedConfig, kind: str, seed: int) 
 
 def load_projector(projector: nn.Module, folder: Path, config: PreTrainedConfig) -> None:
     """Puts the weights of a model folder's projector into `projector`. Raises PartError unless it is such a one, reading the same layer."""
-    own = AutoConfig.from_pretrained(folder)
+    own = open_auto(AutoConfig, folder)
     facts = ("model_type", "vision_feature_layer", "vision_feature_select_strategy", "projector_hidden_act", "downsample_factor")
     for fact in facts:
         got, wanted = getattr(own, fact, None), getattr(config, fact, None)

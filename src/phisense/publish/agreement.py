@@ -48,7 +48,7 @@ class Reference:
     def __init__(self, folder: Path) -> None:
         from transformers import AutoConfig
 
-        stored = getattr(torch, str(AutoConfig.from_pretrained(folder).dtype or "float32").removeprefix("torch."))
+        stored = getattr(torch, str(AutoConfig.from_pretrained(folder, trust_remote_code=False).dtype or "float32").removeprefix("torch."))
         self.built: Phi3WithProjector = load_model(folder, "cpu", stored)
         whole = self.built.model
         language = whole.model.language_model

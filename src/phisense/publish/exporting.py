@@ -45,7 +45,11 @@ def export(
     require_llama_cpp()
     if out.exists() and not _is_ours(out):
         raise UsageError(f"{out} would be overwritten", got="something that phisense export did not write", do="Choose another --out")
-    config, processor, weights = AutoConfig.from_pretrained(model), AutoProcessor.from_pretrained(model), Weights(model)
+    config, processor, weights = (
+        AutoConfig.from_pretrained(model, trust_remote_code=False),
+        AutoProcessor.from_pretrained(model, trust_remote_code=False),
+        Weights(model),
+    )
     words = vocabulary(processor.tokenizer, config.text_config.vocab_size)
     text = config.text_config
     about: dict[str, Any] = {

@@ -24,7 +24,7 @@ from transformers import (
 )
 
 from ..errors import ArtefactError, PartError
-from ..parts import MODEL_TYPES, fingerprint, load_half, load_weights, resolve_part
+from ..parts import MODEL_TYPES, fingerprint, load_half, load_weights, open_auto, resolve_part
 
 
 @dataclass(frozen=True, slots=True)
@@ -57,7 +57,7 @@ ENCODERS: dict[str, Kind] = {
 def vision_config(part: Path, encoder: str) -> PreTrainedConfig:
     """The vision half of the configuration of a part, or of a model folder. Raises PartError if it is of another family."""
     kind = ENCODERS[encoder]
-    config = AutoConfig.from_pretrained(part)
+    config = open_auto(AutoConfig, part)
     half: PreTrainedConfig = getattr(config, "vision_config", config)
     found = half.model_type if config.model_type in MODEL_TYPES else config.model_type
     if found not in kind.model_types:
@@ -68,7 +68,7 @@ def vision_config(part: Path, encoder: str) -> PreTrainedConfig:
 def load_tower(part: Path, encoder: str, dtype: torch.dtype) -> Any:
     """The encoder's model, also out of a model folder."""
     kind = ENCODERS[encoder]
-    if AutoConfig.from_pretrained(part).model_type in MODEL_TYPES:
+    if open_auto(AutoConfig, part).model_type in MODEL_TYPES:
         return load_half(kind.model, part, "vision_tower", vision_config(part, encoder), dtype=dtype)
     return load_weights(kind.model, part, dtype=dtype)
 
@@ -80,7 +80,7 @@ def patches(config: PreTrainedConfig) -> int:
 
 def image_processor(part: Path, encoder: str) -> LlavaImageProcessorPil:
     """Pads to a square (a centre crop would lose the sides), resizes, normalises as the part was trained; a model folder keeps its own."""
-    if AutoConfig.from_pretrained(part).model_type in MODEL_TYPES:
+    if open_auto(AutoConfig, part).model_type in MODEL_TYPES:
         return own_processor(part)
     path = part / "preprocessor_config.json"
     if not path.is_file():
