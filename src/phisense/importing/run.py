@@ -57,6 +57,7 @@ def import_folder(
 
     Raises PartError, writing nothing, for a source that cannot be taken or an import that says something else than its source.
     """
+    artefact.refuse_to_replace(out, kind=KIND)
     found = find_source(source, base)
     _check_apart(out, found)
     where = pick_device(device)
