@@ -99,3 +99,17 @@ def test_a_file_of_the_server_cannot_be_asked_about(url: str, world: Path) -> No
         told = "".join(stream.iter_text())
     assert "event: error" in told
     assert "assistant" not in told
+
+
+def test_a_taken_port_is_said_before_anything_is_loaded(verb: Any, model: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    import socket
+
+    from phisense.chat import choose
+    from phisense.errors import UsageError
+
+    monkeypatch.setattr(choose, "open_engine", lambda *args, **more: pytest.fail("it was opened"))
+    with socket.socket() as held:
+        held.bind(("127.0.0.1", 0))
+        held.listen()
+        with pytest.raises(UsageError, match=f"port {held.getsockname()[1]} is taken"):
+            verb("app", model, "--port", held.getsockname()[1])

@@ -201,6 +201,28 @@ def test_only_the_very_same_evaluation_goes_on(
     assert not list(tmp_path.glob(".out.*"))
 
 
+def test_ctrl_c_says_what_is_kept(model: Path, world: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capfd: Any) -> None:
+    from phisense.conversations import Pictures, read_questions
+    from phisense.evaluation.answerers import InBatches
+    from phisense.evaluation.run import evaluate
+    from phisense.evaluation.tasks import TASKS
+
+    answer = InBatches.answer
+
+    def pressed(self: InBatches, put: Any, *args: Any, **more: Any) -> Any:
+        if len(put) < self.batch:
+            raise KeyboardInterrupt
+        return answer(self, put, *args, **more)
+
+    monkeypatch.setattr(InBatches, "answer", pressed)
+    questions, images = read_questions(world / "data" / "heldout.jsonl")[:12], Pictures([world / "data" / "images"])
+    with pytest.raises(KeyboardInterrupt):
+        evaluate(
+            TASKS["own"], questions, images, InBatches(load_model(model, "cpu"), 8), out=tmp_path / "out", title="t", conditions=("real",)
+        )
+    assert "interrupted: 8 answers are kept" in capfd.readouterr().err
+
+
 def test_two_processes_do_not_write_one_journal(tmp_path: Path) -> None:
     from phisense.evaluation.journal import Journal
 

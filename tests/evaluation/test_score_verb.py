@@ -117,3 +117,10 @@ def test_the_table_shows_every_figure(verb: Any, tmp_path: Path, capsys: pytest.
     assert "POPE: 4 questions" in shown
     for name in ("accuracy", "f1", "precision", "recall", "yes_share"):
         assert name in shown
+
+
+@pytest.mark.parametrize("answer", [{}, ["yes"], True])
+def test_an_answer_that_is_no_text_is_named(answer: object, verb: Any, tmp_path: Path) -> None:
+    rows = [{"question_id": i, "answer": answer} for i in range(1, 5)]
+    with pytest.raises(DataError, match="row 1 has an answer that is no text"):
+        scored(verb, "pope", [samples.pope(tmp_path, "random")], samples.lines(tmp_path / "answers.jsonl", rows))

@@ -72,7 +72,7 @@ def choose_server(folder: Path, engine: str = "auto", port: int = 8000) -> Serve
         kind = "a GGUF folder" if suited == ["llama"] else "a model folder"
         do = "Write one with phisense export" if engine == "llama" else None
         raise UsageError(f"{engine} does not serve {folder}", got=kind, wanted=" or ".join(suited), do=do)
-    port = _free(port)
+    port = free_port(port)
     for name in suited if engine == "auto" else [engine]:
         if name == "vllm" and engine == "auto" and not _has_gpu():
             continue
@@ -170,11 +170,12 @@ def _has_gpu() -> bool:
     return torch.cuda.is_available()
 
 
-def _free(port: int) -> int:
+def free_port(port: int, host: str = HOST) -> int:
+    """`port`, or for 0 one that is free. Raises UsageError if another program listens there."""
     with socket.socket() as held:
         held.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEADDR, 1)
         try:
-            held.bind((HOST, port))
+            held.bind((host, port))
         except OSError as error:
             raise UsageError(f"port {port} is taken", got=error.strerror, do="Name another with --port, or 0 for a free one") from error
         return int(held.getsockname()[1])

@@ -22,7 +22,7 @@ def evaluate(
     data: Annotated[list[str] | None, typer.Option(help="The questions: a file, or a benchmark's id on the hub. Repeatable.")] = None,
     images: Annotated[list[Path] | None, typer.Option(help="The folder of the pictures; may be repeated.")] = None,
     image: Annotated[str, typer.Option(help="real, blind, shuffled, or all three: with its picture, with none, with another's.")] = "all",
-    out: Annotated[Path | None, typer.Option(help="The report folder; otherwise reports/<model>-<data or benchmark>.")] = None,
+    out: Annotated[Path | None, typer.Option(help="The report folder; otherwise reports/MODEL-DATA or reports/MODEL-BENCHMARK.")] = None,
     limit: Annotated[int | None, typer.Option(min=1, help="Only so many questions, drawn by their ids: the same each time.")] = None,
     batch: Annotated[int, typer.Option(min=1, help="Questions at once, in torch.")] = 64,
     max_new_tokens: Annotated[int | None, typer.Option(min=1, help="Of an answer; otherwise what the benchmark's answers need.")] = None,

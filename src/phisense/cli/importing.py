@@ -15,7 +15,7 @@ def import_(
     source: Annotated[
         str, typer.Argument(metavar="FOLDER", help="A LLaVA-format folder with a Phi-3, a PEFT adapter to one, or a hub id of the first.")
     ],
-    out: Annotated[Path | None, typer.Option(help="The model folder to write; otherwise models/<name of FOLDER>.")] = None,
+    out: Annotated[Path | None, typer.Option(help="The model folder to write; otherwise models/, by the name of FOLDER.")] = None,
     base: Annotated[
         str | None, typer.Option(help="Of an adapter: what it was trained on, if it does not say or that is elsewhere.")
     ] = None,

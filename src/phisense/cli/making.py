@@ -93,7 +93,7 @@ def runs(
 @app.command()
 def merge(
     run: Annotated[Path, typer.Argument(help="A run folder, as phisense train writes it.")],
-    out: Annotated[Path | None, typer.Option(help="The model folder to write; otherwise models/<name> beside runs.")] = None,
+    out: Annotated[Path | None, typer.Option(help="The model folder to write; otherwise models/NAME beside runs.")] = None,
     device: Device = "auto",
     json: Json = False,
 ) -> dict[str, Any]:

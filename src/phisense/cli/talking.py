@@ -119,6 +119,10 @@ def app_(
     if (examples is None) != (images is None):
         raise UsageError("examples need both their questions and their pictures", wanted="--examples FILE --images DIR")
     kind = chosen(model, engine, server)
+    from ..chat.servers import free_port
+
+    if port:
+        free_port(port, host)  # said before anything is loaded
     from ..app import build, find_examples, launch
     from ..chat.choose import open_engine
     from ..speech import Transcriber

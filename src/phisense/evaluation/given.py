@@ -36,6 +36,8 @@ def read_answers(path: Path, questions: Sequence[Question], *, allow_missing: bo
                 f"{path}, row {row_number} has no {'question_id or id' if number is None else 'answer or text'}",
                 got=", ".join(map(str, row))[:200],
             )
+        if not isinstance(text, (str, int, float)) or isinstance(text, bool):
+            raise DataError(f"{path}, row {row_number} has an answer that is no text", got=str(text)[:100], wanted="text")
         called = str(number)
         if called not in numbers and f"{row.get('category')}/{called}" in numbers:
             called = f"{row['category']}/{called}"

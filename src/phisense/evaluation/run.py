@@ -73,7 +73,12 @@ def evaluate(
         found = sum(map(len, journal.done.values()))
         _tell_of(journal, header, found)
         answerer.expect([images.path(name) for name in names])
-        said = {name: _ask(put, name, shown[name], images, answerer, journal, most, task.losses, progress) for name in conditions}
+        try:
+            said = {name: _ask(put, name, shown[name], images, answerer, journal, most, task.losses, progress) for name in conditions}
+        except KeyboardInterrupt:
+            kept = sum(map(len, journal.done.values()))
+            console.err.print(f"interrupted: {kept:,} answers are kept, and the same command goes on behind them")
+            raise
         scores = score(task, questions, {name: [one.text for one in said[name]] for name in conditions}, seed)
         for name in conditions:
             scores[name]["loss"] = _loss(said[name])
