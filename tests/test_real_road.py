@@ -86,4 +86,4 @@ def test_the_whole_road(real: Path, verb: Any) -> None:
         "--limit", 4, "--max-new-tokens", 8, "--out", real / "report",
     )  # fmt: skip
     assert scores["questions"] > 0
-    assert "captions" in scores["real"]
+    assert "rouge_l" in scores["real"]["figures"]

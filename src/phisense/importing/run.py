@@ -57,9 +57,9 @@ def import_folder(
 
     Raises PartError, writing nothing, for a source that cannot be taken or an import that says something else than its source.
     """
-    artefact.refuse_to_replace(out, kind=KIND)
     found = find_source(source, base)
     _check_apart(out, found)
+    artefact.refuse_to_replace(out, kind=KIND)
     where = pick_device(device)
     progress(STEPS[0], 0, len(STEPS))
     model = open_source(found)
