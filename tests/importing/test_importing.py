@@ -22,11 +22,6 @@ from . import made
 
 
 @pytest.fixture(scope="module")
-def tiny(tmp_path_factory: pytest.TempPathFactory) -> Path:
-    return made.make_whole(tmp_path_factory.mktemp("whole"))
-
-
-@pytest.fixture(scope="module")
 def as_llama(tiny: Path, tmp_path_factory: pytest.TempPathFactory) -> Path:
     return made.llama(tiny, tmp_path_factory.mktemp("llama") / "llava-phi-3-mini-hf")
 

@@ -25,11 +25,6 @@ AUTO = {"AutoConfig": "evil.C", "AutoTokenizer": [None, "evil.T"], "AutoImagePro
 
 
 @pytest.fixture(scope="module")
-def tiny(tmp_path_factory: pytest.TempPathFactory) -> Path:
-    return made.make_whole(tmp_path_factory.mktemp("whole"))
-
-
-@pytest.fixture(scope="module")
 def whole(tiny: Path, tmp_path_factory: pytest.TempPathFactory) -> Path:
     return made.plain(tiny, tmp_path_factory.mktemp("plain") / "base")
 

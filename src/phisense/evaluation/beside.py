@@ -11,7 +11,7 @@ from typing import TYPE_CHECKING, Any
 
 from ..conversations import CAPTION_KINDS, Question
 from .intervals import above, drawn_together
-from .scores import Prediction
+from .scores import CONDITIONS, Prediction
 from .task import Marked
 
 if TYPE_CHECKING:
@@ -134,7 +134,7 @@ def difference(first: Report, other: Report) -> dict[str, dict[str, Any]] | None
 
 
 def _marked(report: Report, order: Sequence[tuple[str, str | None]]) -> list[Marked]:
-    told = {(line["id"], line["image"]): line for line in report.told if line["condition"] == report.main[0].condition}
+    told = {(line["id"], line["image"]): line for line in report.told if line["condition"] == report.condition}
     return [_mark(told[key]) for key in order]
 
 
@@ -161,7 +161,7 @@ def _compared(group: Group) -> dict[str, Any]:
         {
             "name": name,
             "folder": str(report.folder),
-            **{condition: report.scores[condition]["figures"] for condition in ("real", "blind", "shuffled") if condition in report.scores},
+            **{condition: report.scores[condition]["figures"] for condition in CONDITIONS if condition in report.scores},
             "looks": report.scores.get("looks", {}).get("verdict"),
         }
         for name, report in zip(group.names, group.reports, strict=True)

@@ -7,8 +7,6 @@ from typing import Any
 
 from .. import artefact
 
-MODEL = "model folder"
-
 
 def facts_of(model: Path) -> dict[str, Any]:
     """The content of `facts.json` for a model folder, a folder of GGUF files, or any other: whatever of it is told there.

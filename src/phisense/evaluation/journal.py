@@ -15,7 +15,7 @@ from typing import Any, BinaryIO
 
 import orjson
 
-from ..artefact import writing
+from ..artefact import lock, writing
 from ..errors import UsageError
 from .answerers import Said
 
@@ -35,7 +35,8 @@ class Journal:
         with writing(path):
             path.parent.mkdir(parents=True, exist_ok=True)
             self._file: BinaryIO = path.open("r+b" if good else "wb")
-        _hold(self._file, out)
+        if not lock(self._file):
+            raise UsageError(f"{out} is being evaluated right now, by another process", do="Wait for it, or choose another --out")
         with writing(path):
             if good:
                 self._file.truncate(good)
@@ -97,15 +98,3 @@ class Journal:
         """The report is whole: no interrupted evaluation of it is needed any more."""
         for path in self.path.parent.glob(self._all):
             path.unlink(missing_ok=True)
-
-
-def _hold(file: BinaryIO, out: Path) -> None:
-    """Held until it is closed, also by a killed process; where the system knows no such locks, not at all."""
-    try:
-        import fcntl
-    except ImportError:
-        return
-    try:
-        fcntl.flock(file, fcntl.LOCK_EX | fcntl.LOCK_NB)
-    except OSError as error:
-        raise UsageError(f"{out} is being evaluated right now, by another process", do="Wait for it, or choose another --out") from error

@@ -8,7 +8,7 @@ from __future__ import annotations
 import hashlib
 import random
 import time
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import asdict, replace
 from importlib.metadata import version
 from pathlib import Path
@@ -62,9 +62,9 @@ def evaluate(
         **(about or {}), **answerer.about, "fingerprint": None if model is None else fingerprint(model), "batch": answerer.batch,
         "max_new_tokens": most, "seed": seed, "prompt": put[0].text, **{name: version(name) for name in _VERSIONS},
     }  # fmt: skip
-    names = sorted({name for names in shown.values() for name in names if name is not None})
+    paths = {name: images.path(name) for name in sorted({name for names in shown.values() for name in names if name is not None})}
     header = {
-        "task": task.name, "questions": _digest([[asdict(one) for one in put], list(conditions)]), "pictures": _looks(images, names),
+        "task": task.name, "questions": _digest([[asdict(one) for one in put], list(conditions)]), "pictures": _looks(paths),
         **record, **answerer.whom,
     }  # fmt: skip
     artefact.refuse_to_replace(out, kind=KIND)
@@ -72,9 +72,9 @@ def evaluate(
     with Journal(out, header) as journal:
         found = sum(map(len, journal.done.values()))
         _tell_of(journal, header, found)
-        answerer.expect([images.path(name) for name in names])
+        answerer.expect(list(paths.values()))
         try:
-            said = {name: _ask(put, name, shown[name], images, answerer, journal, most, task.losses, progress) for name in conditions}
+            said = {name: _ask(put, name, shown[name], paths, answerer, journal, most, task.losses, progress) for name in conditions}
         except KeyboardInterrupt:
             kept = sum(map(len, journal.done.values()))
             console.err.print(f"interrupted: {kept:,} answers are kept, and the same command goes on behind them")
@@ -97,9 +97,9 @@ def _digest(value: Any) -> str:
     return hashlib.sha256(orjson.dumps(value)).hexdigest()
 
 
-def _looks(images: Pictures, names: Sequence[str]) -> str:
+def _looks(paths: Mapping[str, Path]) -> str:
     """A digest of the pictures as they are now: sizes and times of their files, for content would have to be read."""
-    states = [(name, images.path(name).stat()) for name in names]
+    states = [(name, path.stat()) for name, path in paths.items()]
     return _digest([(name, state.st_size, state.st_mtime_ns) for name, state in states])
 
 
@@ -154,7 +154,7 @@ def _ask(
     put: Sequence[Question],
     condition: str,
     shown: Sequence[str | None],
-    images: Pictures,
+    paths: Mapping[str, Path],
     answerer: Answerer,
     journal: Journal,
     max_new_tokens: int,
@@ -167,15 +167,11 @@ def _ask(
     for number, start in enumerate(range(0, len(order), answerer.batch)):
         rows = order[start : start + answerer.batch]
         if (condition, number) not in journal.done:
-            asked = [Put(put[i].id, put[i].text, _path(images, shown[i]), put[i].answers[0]) for i in rows]
+            asked = [Put(put[i].id, put[i].text, paths[name] if (name := shown[i]) is not None else None, put[i].answers[0]) for i in rows]
             journal.add(condition, number, answerer.answer(asked, max_new_tokens, losses=losses))
         said.update(zip(rows, journal.done[condition, number], strict=True))
         progress(condition, len(said), len(put))
     return [said[i] for i in range(len(put))]
-
-
-def _path(images: Pictures, name: str | None) -> Path | None:
-    return None if name is None else images.path(name)
 
 
 def _loss(said: Sequence[Said]) -> float | None:

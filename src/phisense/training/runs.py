@@ -37,7 +37,7 @@ def held(folder: Path) -> Iterator[None]:
     """Holds the run's lock, which lies beside it. Raises TrainingError if another process does."""
     folder.parent.mkdir(parents=True, exist_ok=True)
     with _lock_file(folder).open("w") as file:
-        if not _lock(file):
+        if not artefact.lock(file):
             raise TrainingError(f"another process is training in {folder}", do="Wait for it, or take another name with --set name=...")
         yield
 
@@ -84,17 +84,4 @@ def _running(folder: Path) -> bool:
     if not lock.is_file():
         return False
     with lock.open("r+") as file:
-        return not _lock(file)
-
-
-def _lock(file: Any) -> bool:
-    """Whether the lock was free; it is let go when the file is closed, also by a killed process. Without flock every lock is free."""
-    try:
-        import fcntl
-    except ImportError:
-        return True
-    try:
-        fcntl.flock(file, fcntl.LOCK_EX | fcntl.LOCK_NB)
-    except OSError:
-        return False
-    return True
+        return not artefact.lock(file)

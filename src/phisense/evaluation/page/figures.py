@@ -38,7 +38,7 @@ def verdict(report: Report, name: str = "") -> str:
     looks = report.scores.get("looks")
     if looks is None:
         told = "asked under one condition only: run all three to learn whether the model looks at the picture."
-        return f"<p class='verdict'>{who or ''}{told if name else told.capitalize()}</p>"
+        return f"<p class='verdict'>{who}{told if name else told.capitalize()}</p>"
     figure, real = looks["figure"], report.scores["real"]["figures"][looks["figure"]]["value"]
     good = looks["verdict"] == "looks"
     words = "The model looks at the picture." if good else "The model is blind: its answers are no better with the picture than without."
@@ -65,10 +65,9 @@ def at_a_glance(grouped: Sequence[Group]) -> str:
 
 
 def _headline(report: Report) -> str:
-    ran = _ran(report)[0]
     looks = report.scores.get("looks", {}).get("verdict")
     mark = {"looks": "<span class='ci right'>looks</span>", "blind": "<span class='ci wrong'>blind</span>"}.get(looks, "")
-    return span(report.scores[ran]["figures"][report.scores["headline"]]) + mark
+    return span(report.scores[report.condition]["figures"][report.scores["headline"]]) + mark
 
 
 def _ran(report: Report) -> list[str]:
@@ -96,7 +95,7 @@ def _published(group: Group) -> str:
     rows = []
     for figure in dict.fromkeys([group.headline, *(one.figure for one in others)]):
         for name, report in zip(group.names, group.reports, strict=True):
-            found = report.scores[_ran(report)[0]]["figures"].get(figure)
+            found = report.scores[report.condition]["figures"].get(figure)
             rows += [[f"<b>{text(name)}</b>", name_of(figure), span(found), "measured here"]] if found else []
         rows += [[text(one.model), name_of(one.figure), number(one.value), text(one.source)] for one in others if one.figure == figure]
     told = "<p class='small'>Published, not measured here: others' prompts, decoding and scorers may differ.</p>"
@@ -151,7 +150,7 @@ def _figures(plots: Sequence[tuple[str, str]]) -> str:
 
 def _beside(group: Group) -> str:
     """Figures of every model under the first condition they share, then each model's headline under the others."""
-    first = _ran(group.reports[0])[0]
+    first = group.reports[0].condition
     names = list(dict.fromkeys(name for report in group.reports for name in report.scores.get(first, {}).get("figures", {})))
     rows = [[name_of(name), *(_cell(report, first, name) for report in group.reports)] for name in names]
     others = [name for name in CONDITIONS if name != first and any(name in report.scores for report in group.reports)]
