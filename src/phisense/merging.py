@@ -29,11 +29,13 @@ from . import artefact
 from .conversations import Pictures, Question, read_questions
 from .errors import MergeError
 from .model import Phi3WithProjector, save_model
+from .model.arithmetic import choose
 from .model.asking import Answered, about, ask
 from .model.assembly import Visual
 from .model.device import DTYPES
 from .model.folder import KIND
 from .model.history import TRAINING, history
+from .model.quantized import codes_digest, dequantize, keep_readable, linear, nf4
 from .model.trained import ADAPTER, WEIGHTS, load_trainable, only_projector, projector_of, snapshot, with_language
 from .recipe import Recipe, load_recipe
 from .vision.encoders import Encoder
@@ -103,6 +105,7 @@ def merge(
         "reference_loss": reference_loss,
         "probes": len(probes),
         "dtype": recipe.merge.dtype,
+        "arithmetic": choose("merge", device).as_dict(),
         "projector_change": projector_change,
         **{name: asdict(figure) for name, figure in figures.items()},
         "gate": {"most_delta_loss": recipe.merge.most_delta_loss, "least_same_answers": recipe.merge.least_same_answers},
@@ -174,7 +177,9 @@ def _with_adapter(recipe: Recipe, run: Path, device: str, *, quantise: bool, shu
         load_trainable(with_language(built, recipe), run / WEIGHTS, rename)
         built.model.requires_grad_(False)
         return built
-    dequantise(built.model)
+    if quantise:
+        _check_codes(built, run)
+    dequantize(built.model)
     config = LoraConfig.from_pretrained(str(run / ADAPTER))
     config.inference_mode = True
     adapted = PeftModel(built.model, config)
@@ -187,6 +192,19 @@ def _with_adapter(recipe: Recipe, run: Path, device: str, *, quantise: bool, shu
         )
     built.model = adapted.eval().get_base_model()  # the LoRA layers sit inside it and compute along
     return built
+
+
+def _check_codes(built: Phi3WithProjector, run: Path) -> None:
+    """Raises MergeError unless the base's 4-bit codes are those that the adapter was trained on, as the run recorded them."""
+    wanted = artefact.read_json(run / "train.json").get("four_bit_codes")  # a run of an earlier version recorded none
+    found = codes_digest(built.model)
+    if wanted is not None and found != wanted:
+        raise MergeError(
+            "the base is not the one that the adapter was trained on",
+            got=f"4-bit codes {str(found)[:12]}",
+            wanted=str(wanted)[:12],
+            do="Name the language part of the run as it was then, or train again",
+        )
 
 
 def _other_end(name: str, layers: int) -> str:
@@ -202,30 +220,10 @@ def _merge_lora(adapted: Phi3WithProjector, recipe: Recipe) -> Phi3WithProjector
     for name, module in list(plain.named_modules()):
         if hasattr(module, "lora_A") and hasattr(module, "get_delta_weight"):
             base = module.get_base_layer()
-            plain.set_submodule(name, _linear(base.weight.detach().float() + module.get_delta_weight("default").float(), base.bias))
+            plain.set_submodule(name, linear(base.weight.detach().float() + module.get_delta_weight("default").float(), base.bias))
     plain.model.multi_modal_projector = projector_of(plain)
     plain.to(DTYPES[recipe.merge.dtype])
     return Phi3WithProjector(plain.eval(), adapted.processor, adapted.prompt, adapted.window)
-
-
-def dequantise(model: torch.nn.Module) -> None:
-    """Puts a plain float32 Linear in the place of every 4-bit one: the weights that training multiplied by, exactly."""
-    for name, module in list(model.named_modules()):
-        state = getattr(getattr(module, "weight", None), "quant_state", None)
-        if state is None:
-            continue
-        from bitsandbytes.functional import dequantize_4bit
-
-        assert not getattr(state, "packing_format_for_cpu", False), "the layer has computed already and repacked its weights"
-        model.set_submodule(name, _linear(dequantize_4bit(module.weight.data, state).float()))
-
-
-def _linear(weight: torch.Tensor, bias: torch.Tensor | None = None) -> torch.nn.Linear:
-    linear = torch.nn.Linear(weight.shape[1], weight.shape[0], bias=bias is not None, device="meta")
-    linear.weight = torch.nn.Parameter(weight, requires_grad=False)
-    if bias is not None:
-        linear.bias = torch.nn.Parameter(bias.detach().float(), requires_grad=False)
-    return linear
 
 
 def _requantised(merged: Phi3WithProjector, recipe: Recipe, device: str) -> Phi3WithProjector:
@@ -233,7 +231,7 @@ def _requantised(merged: Phi3WithProjector, recipe: Recipe, device: str) -> Phi3
     import copy
     import tempfile
 
-    from transformers import BitsAndBytesConfig, Phi3ForCausalLM
+    from transformers import Phi3ForCausalLM
 
     text = merged.model.config.text_config
     with tempfile.TemporaryDirectory() as folder:
@@ -241,16 +239,16 @@ def _requantised(merged: Phi3WithProjector, recipe: Recipe, device: str) -> Phi3
         phi.model.load_state_dict(merged.model.model.language_model.state_dict())
         phi.lm_head.load_state_dict(merged.model.lm_head.state_dict())
         phi.save_pretrained(folder)
-        quantisation = BitsAndBytesConfig(
-            load_in_4bit=True, bnb_4bit_quant_type="nf4", bnb_4bit_use_double_quant=True, bnb_4bit_compute_dtype=torch.float32
+        phi = Phi3ForCausalLM.from_pretrained(
+            folder, quantization_config=nf4(torch.float32), dtype=torch.float32, device_map={"": merged.device}
         )
-        phi = Phi3ForCausalLM.from_pretrained(folder, quantization_config=quantisation, dtype=torch.float32, device_map={"": merged.device})
+    keep_readable(phi)
     again = copy.copy(merged)
     again.model = copy.deepcopy(merged.model)
     again.model.float()
     again.model.model.language_model = phi.model
     again.model.lm_head = phi.lm_head
-    dequantise(again.model)
+    dequantize(again.model)
     return again
 
 
@@ -274,7 +272,9 @@ def _write(merged: Phi3WithProjector, folder: Path, report: dict[str, Any], reci
         merged.model.model.vision_tower = whole.model.model.vision_tower.to(merged.device)
     speech = recipe.speech.part if recipe.speech else None
     parts = [part for part in (recipe.language.part, recipe.vision.part) if not Path(part).expanduser().is_dir()]  # ids of the hub
-    with artefact.staged(folder, kind=KIND, about={"recipe": recipe.name, "speech": speech, "made_from": parts}) as aside:
+    with artefact.staged(
+        folder, kind=KIND, about={"recipe": recipe.name, "speech": speech, "made_from": parts, "compute_dtype": recipe.compute_dtype}
+    ) as aside:
         save_model(merged, aside)
         artefact.write_json(aside / "merge_report.json", report)
         artefact.write_json(aside / TRAINING, trained)

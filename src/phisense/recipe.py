@@ -180,6 +180,11 @@ class Recipe(_Section):
     name: str = Field(description="of the folders that are written: runs/<name>, models/<name>, features/<name>")
     seed: int = Field(0, description="of everything drawn at random; the same seed gives the same run")
     root: Path = Field(Path("."), description="data and outputs are relative to it")
+    compute_dtype: Literal["auto", "float32", "bfloat16", "float16"] = Field(
+        "auto",
+        description="the number format that features, training, evaluation and chat compute in; auto: bfloat16 where the device multiplies "
+        "in it; training never computes in float16",
+    )
     start: str | None = Field(
         None, description="a model folder, merged or imported, to go on training: language part, vision tower and projector are its own"
     )

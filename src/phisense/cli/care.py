@@ -31,7 +31,7 @@ def doctor(
     if recipe is None and (gpu or device_memory or set_):
         raise UsageError("there is nothing to plan", got="no recipe", wanted="a recipe", do="For example phisense doctor phi3.5-clip-l336")
     asked = load_recipe(recipe, tuple(set_ or ())) if recipe else None
-    planned_for = devices(gpu, device_memory) if asked else []
+    planned_for = devices(gpu, device_memory, asked=asked.compute_dtype) if asked else []
     findings = examine(asked)
     unknown = None
     plans = []

@@ -205,16 +205,15 @@ def features(
     r = load_recipe(recipe, tuple(set_ or ()))
     sets = r.data_sets
     names = [name for one in sets for row in read_conversations(r.path(one.path)) for name in row.images]
-    from ..model.device import compute_dtype, pick_device
+    from ..model.arithmetic import choose
     from ..processes import this_process
     from ..training.watch import watched_questions
     from ..vision.encoders import Encoder
     from ..vision.store import encode_pictures
     from ..vision.store import plan as plan_store
 
-    where = pick_device(device)
-    dtype = compute_dtype(where) if where.type == "cuda" else None
-    encoder = Encoder(r.vision.part, r.vision.encoder, r.vision.layer, device=str(where), **({"dtype": dtype} if dtype else {}))
+    arithmetic = choose("features", device, asked=r.compute_dtype)
+    encoder = Encoder(r.vision.part, r.vision.encoder, r.vision.layer, device=str(arithmetic.device), dtype=arithmetic.dtype)
     pictures = Pictures(r.image_folders)
     names += [q.image for q in watched_questions(r) if q.image is not None and pictures.find(q.image) is not None]
     processes = this_process()

@@ -29,15 +29,15 @@ def train(
     r = load_recipe(recipe, tuple(set_ or ()))
     from .. import console
     from ..evaluation.answers import is_right
-    from ..model.device import compute_dtype, pick_device, training_attention
+    from ..model.arithmetic import choose
     from ..training import Training
 
-    where = pick_device(device)
+    arithmetic = choose("train", device, asked=r.compute_dtype)
     with console.bars() as bar:
         training = Training(r, lambda row: _show(row, bar), resume=resume, accept_changes=accept_changes, device=device, judge=is_right)
         if training.processes.first:
-            dtype = str(compute_dtype(where)).removeprefix("torch.")
-            console.err.print(f"on {where.type}: computes in {dtype}, attention {training_attention(where)}")
+            told = f"computes in {arithmetic.format}, since {arithmetic.reason}; attention {arithmetic.attention}"
+            console.err.print(f"on {arithmetic.device.type}: {told}", highlight=False)
         facts = training()
     if not training.processes.first:
         return facts

@@ -11,7 +11,8 @@ from pathlib import Path
 import torch
 
 from ..errors import UsageError
-from ..model.device import compute_dtype, pick_device, training_attention
+from ..model.arithmetic import Arithmetic, choose
+from ..model.device import pick_device
 from ..model.spans import SPANS
 
 GB = 1e9
@@ -68,33 +69,34 @@ class Device:
         return self.attention == SPANS
 
 
-def devices(gpu: str | None = None, memory: str | None = None) -> list[Device]:
-    """The named GPU; else the devices here. `memory` such as 16GB says how much there is, and alone plans for a GPU of that size."""
+def devices(gpu: str | None = None, memory: str | None = None, *, asked: str = "auto") -> list[Device]:
+    """The named GPU; else the devices here. `memory` such as 16GB says how much there is, and alone plans for a GPU of that size.
+
+    `asked` is the recipe's `compute_dtype`.
+    """
     size = parse_memory(memory) if memory is not None else None
     if gpu is not None:
         return [_named(gpu, size)]
     if size is not None:
         return [_named("RTX-4090", size, called=f"a GPU of {size / GB:g} GB")]
-    return here()
+    return here(asked)
 
 
-def here() -> list[Device]:
+def here(asked: str = "auto") -> list[Device]:
     """Every GPU of this machine, or its CPU."""
     if not torch.cuda.is_available():
-        dtype = str(compute_dtype(torch.device("cpu"))).removeprefix("torch.")
-        rate, basis = _measured(torch.device("cpu"), CPU_UTILISATION)
-        attention = training_attention(torch.device("cpu"))
-        return [Device("the CPU here", False, cpu_memory(), dtype, attention, CPU_BASELINE, rate, basis)]
+        arithmetic = choose("train", torch.device("cpu"), asked=asked)
+        rate, basis = _measured(arithmetic, CPU_UTILISATION)
+        return [Device("the CPU here", False, cpu_memory(), arithmetic.format, arithmetic.attention, CPU_BASELINE, rate, basis)]
     found = []
     for number in range(torch.cuda.device_count()):
         where = pick_device(f"cuda:{number}")
         facts = torch.cuda.get_device_properties(where)
-        dtype = str(compute_dtype(where)).removeprefix("torch.")
-        rate, basis = _measured(where, CUDA_UTILISATION)
+        arithmetic = choose("train", where, asked=asked)
+        rate, basis = _measured(arithmetic, CUDA_UTILISATION)
         name = f"cuda:{number}, {facts.name}"
-        found.append(
-            Device(name, True, float(facts.total_memory), dtype, training_attention(where), CUDA_BASELINE, rate, basis),
-        )
+        memory = float(facts.total_memory)
+        found.append(Device(name, True, memory, arithmetic.format, arithmetic.attention, CUDA_BASELINE, rate, basis))
     return found
 
 
@@ -127,9 +129,9 @@ def _named(gpu: str, size: float | None, called: str | None = None) -> Device:
 
 
 @torch.inference_mode()
-def _measured(where: torch.device, utilisation: float) -> tuple[float, str]:
+def _measured(arithmetic: Arithmetic, utilisation: float) -> tuple[float, str]:
     """The rate of a large product here, times what a training step reaches of it; well under a second."""
-    dtype = compute_dtype(where)
+    where, dtype = arithmetic.device, arithmetic.dtype
     side = 4096 if where.type == "cuda" else 768
     a, b = (torch.randn(side, side, device=where).to(dtype) for _ in range(2))
     best = 0.0
@@ -140,4 +142,4 @@ def _measured(where: torch.device, utilisation: float) -> tuple[float, str]:
             torch.cuda.synchronize(where)
         best = max(best, 2.0 * side**3 / (time.perf_counter() - started))
         del made
-    return best * utilisation, f"{best / 1e9:,.0f} GFLOP/s measured in {str(dtype).removeprefix('torch.')}, {utilisation:.0%} of it reached"
+    return best * utilisation, f"{best / 1e9:,.0f} GFLOP/s measured in {arithmetic.format}, {utilisation:.0%} of it reached"

@@ -14,7 +14,8 @@ from typing import Any, Literal
 import torch
 
 from ..errors import PhisenseError
-from ..model.device import compute_dtype, pick_device, training_attention
+from ..model.arithmetic import STEPS, Arithmetic, choose
+from ..model.device import machine, pick_device
 from ..parts import resolve_part
 from ..recipe import Recipe
 
@@ -35,7 +36,7 @@ class Finding:
 
 def examine(recipe: Recipe | None) -> list[Finding]:
     """Everything about the machine, then about the recipe if there is one."""
-    found = [Finding("python", platform.python_version()), *_packages(), *_machine()]
+    found = [Finding("python", platform.python_version()), *_packages(), *_machine(), *_arithmetic(recipe)]
     if recipe is not None:
         found += [*_parts(recipe), *_data(recipe)]
     return found
@@ -56,24 +57,37 @@ def _packages() -> list[Finding]:
 
 def _machine() -> list[Finding]:
     device = pick_device()
-    dtype = str(compute_dtype(device)).removeprefix("torch.")
+    has = machine(device)
     if device.type == "cuda":
         facts = torch.cuda.get_device_properties(device)
-        name = f"{facts.name}, {facts.total_memory / _GB:.0f} GB, computes in {dtype}"
+        name = f"{facts.name}, {facts.total_memory / _GB:.0f} GB"
     else:
-        name = f"CPU, {os.cpu_count()} cores, computes in {dtype}"
+        name = f"CPU, {os.cpu_count()} cores: {has['processor']}"
+    told = ", ".join(has["instructions"]) or "none that matter here"
     return [
         Finding("device", name),
-        Finding("attention", attention(device)),
+        Finding("instructions", f"{told}; PyTorch uses {has['capability']}"),
+        Finding("attention", attention(choose("train", device))),
         Finding("free disk here", f"{shutil.disk_usage('.').free / _GB:.0f} GB"),
     ]
 
 
-def attention(device: torch.device) -> str:
+def _arithmetic(recipe: Recipe | None) -> list[Finding]:
+    """What each step computes in, steps of one format and reason on one line."""
+    asked = recipe.compute_dtype if recipe is not None else "auto"
+    together: dict[tuple[str, str], list[str]] = {}
+    for step in STEPS:
+        one = choose(step, asked=asked)
+        together.setdefault((one.format, one.reason), []).append(step)
+    return [Finding("computes in", f"{name} ({', '.join(steps)}): {why}") for (name, why), steps in together.items()]
+
+
+def attention(training: Arithmetic) -> str:
     """The implementation that transformers will choose."""
-    if device.type == "cuda" and find_spec("flash_attn") is not None:
+    cuda = training.device.type == "cuda"
+    if cuda and find_spec("flash_attn") is not None:
         return "sdpa (flash-attn is installed, and PyTorch's own flash kernels are used)"
-    return "sdpa (PyTorch's fused kernels)" if device.type == "cuda" else f"sdpa; {training_attention(device)} in training"
+    return "sdpa (PyTorch's fused kernels)" if cuda else f"sdpa; {training.attention} in training"
 
 
 def _parts(recipe: Recipe) -> list[Finding]:

@@ -22,7 +22,6 @@ from torch import nn
 from transformers import (
     AutoConfig,
     AutoTokenizer,
-    BitsAndBytesConfig,
     GenerationConfig,
     Phi3ForCausalLM,
     PreTrainedConfig,
@@ -35,8 +34,10 @@ from ..parts import MODEL_TYPES, load_half, load_weights, open_auto, resolve_par
 from ..prompt import IGNORED, Prompt, Rendered, prepare_tokenizer
 from ..recipe import Projector, Recipe
 from ..vision.encoders import ENCODERS, image_processor, load_tower, vision_config
-from .device import compute_dtype, pick_device
+from .arithmetic import Arithmetic, choose
+from .device import pick_device
 from .projectors import average_patches, configure, fresh_projector, load_projector, make_processor, native_class, picture_slots
+from .quantized import compute_in, keep_readable, nf4
 
 Visual = Image | torch.Tensor
 """A picture, or its stored features `(P, D)`."""
@@ -69,6 +70,7 @@ class Phi3WithProjector:
     """`model` is a plain transformers model, `processor` a plain LlavaProcessor.
 
     `pool` is the side over which patches are averaged before the projector, other than 1 for a model of nested training only.
+    `arithmetic` says what it computes in, and why, if it was opened for a step.
     """
 
     model: Any
@@ -76,6 +78,7 @@ class Phi3WithProjector:
     prompt: Prompt
     window: int
     pool: int = 1
+    arithmetic: Arithmetic | None = None
 
     @classmethod
     def assemble(
@@ -98,10 +101,10 @@ class Phi3WithProjector:
 
         A part may be a model folder: its language part or vision tower is taken.
         `quantise` loads the language part in NF4 with double quantisation; `stored_features` leaves the vision tower out.
-        `dtype` defaults to what the device computes in. Raises PartError for parts that do not fit.
+        `dtype` defaults to what training computes in on the device. Raises PartError for parts that do not fit.
         """
         where = pick_device(device)
-        dtype = dtype or compute_dtype(where)
+        dtype = dtype or choose("train", where).dtype
         language_folder, vision_folder = resolve_part(language), resolve_part(vision)
         kind = ENCODERS[encoder]
         seen = vision_config(vision_folder, encoder)
@@ -211,7 +214,8 @@ class Phi3WithProjector:
         if not visuals:
             return {}
         if isinstance(self.model.model.vision_tower, StoredFeatures):
-            stacked = torch.stack([visual for visual in visuals if isinstance(visual, torch.Tensor)])
+            # In float32: a CPU's autocast cannot put float16 tensors together, and the stand-in casts them anyway.
+            stacked = torch.stack([visual.float() for visual in visuals if isinstance(visual, torch.Tensor)])
             assert len(stacked) == len(visuals), "a model without a vision tower reads stored features only"
             return {"pixel_values": stacked.to(self.device)}
         return {"mm_encoder_outputs": self.projected(self.project(visuals))}
@@ -234,7 +238,7 @@ class Phi3WithProjector:
             else:
                 stored |= dict(zip(pictures, self._patches(pixels), strict=True))
         if stored:
-            features = average_patches(torch.stack([one.to(self.device) for one in stored.values()]), self.pool)
+            features = average_patches(torch.stack([one.to(self.device).float() for one in stored.values()]), self.pool)
             tower = self.model.model.vision_tower
             stand_in = StoredFeatures(self.model.config.vision_config, _extra_rows(self.model.config), self.model.lm_head.weight.dtype)
             self.model.model.vision_tower = stand_in.to(self.device)
@@ -280,6 +284,7 @@ def _load_language(folder: Path, device: torch.device, dtype: torch.dtype, quant
         raise PartError(f"the language part {folder} is no Phi-3", got=config.model_type, wanted="phi3", do="Use a Phi-3 or Phi-3.5 model")
     options: dict[str, Any] = {"dtype": dtype, "device_map": {"": device}}
     if quantise:
+        options["dtype"] = torch.float32  # what is quantised are the stored numbers: a cast before would change the codes
         options["quantization_config"] = nf4(dtype)
     if config is whole:
         phi = load_weights(Phi3ForCausalLM, folder, **options)
@@ -287,15 +292,9 @@ def _load_language(folder: Path, device: torch.device, dtype: torch.dtype, quant
         phi = load_half(Phi3ForCausalLM, folder, "language_model", config, **options)
     if quantise:  # how it is held in memory here is no property of the model: a merged folder must not claim it
         del phi.config.quantization_config
+        compute_in(phi, dtype)
+        keep_readable(phi)
     return phi
-
-
-def nf4(dtype: torch.dtype, skip: Sequence[str] | None = None) -> BitsAndBytesConfig:
-    """NF4 with double quantisation, computing in `dtype`; modules to `skip` are named by their full paths, or nothing is skipped."""
-    return BitsAndBytesConfig(
-        load_in_4bit=True, bnb_4bit_quant_type="nf4", bnb_4bit_use_double_quant=True, bnb_4bit_compute_dtype=dtype,
-        llm_int8_skip_modules=None if skip is None else list(skip),
-    )  # fmt: skip
 
 
 def _window(config: PreTrainedConfig, asked: int) -> int:

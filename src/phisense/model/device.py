@@ -1,15 +1,22 @@
-"""Which device, and in which number format it computes."""
+"""What this machine computes with: its devices, their instructions, and the number formats that those multiply in."""
 
 from __future__ import annotations
 
+import functools
+import platform
 import sys
+from importlib.metadata import PackageNotFoundError, version
+from pathlib import Path
+from typing import Any
 
 import torch
 
 from ..errors import UsageError
-from .spans import SPANS
 
 DTYPES = {"float32": torch.float32, "bfloat16": torch.bfloat16, "float16": torch.float16}
+#: Instructions that change which kernels run, as Linux names them.
+_TOLD = ("avx2", "avx512f", "avx512_vnni", "avx512_bf16", "avx512_fp16", "amx_tile", "amx_bf16", "amx_int8", "asimd", "bf16", "sve")
+_LIBRARIES = ("phisense", "torch", "transformers", "peft", "accelerate", "bitsandbytes")
 
 
 def pick_device(asked: str = "auto") -> torch.device:
@@ -25,11 +32,22 @@ def pick_device(asked: str = "auto") -> torch.device:
     return device
 
 
-def compute_dtype(device: torch.device) -> torch.dtype:
-    """bfloat16 where the hardware multiplies in it, else float32 (float16 overflows in Phi-3's activations)."""
+def format_name(dtype: torch.dtype) -> str:
+    """`bfloat16` for `torch.bfloat16`."""
+    return str(dtype).removeprefix("torch.")
+
+
+def multiplies_in_bfloat16(device: torch.device) -> bool:
+    """Whether the device has instructions for products in bfloat16, and PyTorch was not told to leave them alone.
+
+    `ATEN_CPU_CAPABILITY=avx2` hides them: PyTorch then reports a capability below AVX512.
+    """
     if device.type == "cuda":
-        return torch.bfloat16 if torch.cuda.is_bf16_supported(including_emulation=False) else torch.float32
-    return torch.bfloat16 if _cpu_has_bfloat16() else torch.float32
+        return bool(torch.cuda.is_bf16_supported(including_emulation=False))
+    if torch.backends.cpu.get_cpu_capability() in ("DEFAULT", "AVX2"):
+        return False
+    checks = ("_is_avx512_bf16_supported", "_is_amx_tile_supported")
+    return any(getattr(torch.cpu, check, lambda: False)() for check in checks)
 
 
 def peak_memory() -> int | None:
@@ -43,11 +61,37 @@ def peak_memory() -> int | None:
     return resource.getrusage(resource.RUSAGE_SELF).ru_maxrss * (1 if sys.platform == "darwin" else 1024)
 
 
-def training_attention(device: torch.device) -> str:
-    """Spans on a CPU, where padding is computed in full; padded rows with a mask on a GPU."""
-    return SPANS if device.type == "cpu" else "sdpa"
+def machine(device: torch.device) -> dict[str, Any]:
+    """What a figure depends on besides the code: `processor`, `instructions`, what of them PyTorch uses (`capability`), `threads`,
+    versions of `libraries`, and a GPU's name."""
+    processor, instructions = _processor()
+    facts: dict[str, Any] = {
+        "processor": processor,
+        "instructions": list(instructions),
+        "capability": torch.backends.cpu.get_cpu_capability(),
+        "threads": torch.get_num_threads(),
+        "libraries": {name: found for name in _LIBRARIES if (found := _version(name))},
+    }
+    if device.type == "cuda":
+        gpu = torch.cuda.get_device_properties(device)
+        facts["gpu"] = f"{gpu.name}, compute capability {gpu.major}.{gpu.minor}"
+    return facts
 
 
-def _cpu_has_bfloat16() -> bool:
-    checks = ("_is_avx512_bf16_supported", "_is_amx_tile_supported")
-    return any(getattr(torch.cpu, check, lambda: False)() for check in checks)
+@functools.cache
+def _processor() -> tuple[str, tuple[str, ...]]:
+    """The processor's name, and those of its instructions that are worth telling."""
+    told = Path("/proc/cpuinfo")
+    if not told.is_file():
+        return platform.processor() or platform.machine(), ()
+    lines = [line.split(":", 1) for line in told.read_text(errors="replace").split("\n\n")[0].splitlines() if ":" in line]
+    facts = {key.strip().lower(): value.strip() for key, value in lines}
+    has = set(facts.get("flags", facts.get("features", "")).split())
+    return facts.get("model name", platform.machine()), tuple(name for name in _TOLD if name in has)
+
+
+def _version(name: str) -> str | None:
+    try:
+        return version(name)
+    except PackageNotFoundError:
+        return None

@@ -9,6 +9,7 @@ manifest.json                                           written last: phisense's
 
 from __future__ import annotations
 
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
@@ -16,27 +17,33 @@ import torch
 from safetensors import SafetensorError
 from transformers import AutoConfig, AutoModelForImageTextToText, AutoProcessor
 
-from ..artefact import check_is_model
+from ..artefact import MANIFEST, check_is_model, read_json
 from ..errors import ArtefactError
 from ..prompt import Prompt
-from .assembly import Phi3WithProjector, _window, nf4
-from .device import compute_dtype, pick_device
+from .arithmetic import INFERENCE, Step, choose
+from .assembly import Phi3WithProjector, _window
 from .projectors import nested_pool
+from .quantized import allow_inference_layout, compute_in, keep_readable, nf4
 
 KIND = "model folder"
 WHOLE = ("model.vision_tower", "model.multi_modal_projector", "lm_head")  # never quantised
 
 
 def load_model(
-    folder: Path, device: str = "auto", dtype: torch.dtype | None = None, *, picture_tokens: int | None = None, quantise: bool = False
+    folder: Path,
+    device: str = "auto",
+    dtype: torch.dtype | None = None,
+    *,
+    picture_tokens: int | None = None,
+    quantise: bool = False,
+    step: Step = "chat",
 ) -> Phi3WithProjector:
-    """Opens a model folder for inference. `dtype` defaults to float32 on CPU for models stored so, else to what the device computes in.
+    """Opens a model folder for inference. What it computes in is `dtype`, or what arithmetic.py chooses for `step`.
 
     `picture_tokens` chooses among those that a model of nested training serves; `quantise` holds the language part in NF4.
     Raises ArtefactError if the folder is missing, unfinished, or holds another kind of model.
     """
     check_is_model(folder)
-    where = pick_device(device)
     try:
         config = AutoConfig.from_pretrained(folder, trust_remote_code=False)
         if config.model_type not in ("llava", "aya_vision"):
@@ -45,15 +52,29 @@ def load_model(
             )
         pool = nested_pool(config, picture_tokens)
         stored = getattr(torch, str(config.dtype).removeprefix("torch.")) if config.dtype else torch.float32
-        dtype = dtype or (torch.float32 if stored == torch.float32 else compute_dtype(where))
+        arithmetic = choose(step, device, asked=_asked(folder), stored=stored)
+        if dtype is not None:
+            arithmetic = replace(arithmetic, dtype=dtype, reason="it was asked for")
+        dtype, where = arithmetic.dtype, arithmetic.device
         how: dict[str, Any] = {"quantization_config": nf4(dtype, WHOLE)} if quantise else {}
         model: Any = AutoModelForImageTextToText.from_pretrained(
-            folder, dtype=dtype, device_map={"": where}, trust_remote_code=False, **how
+            folder, dtype=torch.float32 if quantise else dtype, device_map={"": where}, trust_remote_code=False, **how
         )
         processor: Any = AutoProcessor.from_pretrained(folder, trust_remote_code=False)
     except (SafetensorError, OSError, ValueError) as error:
         raise ArtefactError(f"{folder} cannot be opened", got=str(error).splitlines()[0], do="Run phisense merge again") from error
-    return Phi3WithProjector(model.eval(), processor, Prompt(processor.tokenizer), window(config), pool)
+    if quantise:
+        compute_in(model, dtype)
+    keep_readable(model)
+    if dtype is torch.bfloat16 and arithmetic.layout == INFERENCE:  # the repacked kernels compute in bfloat16, whatever is asked
+        allow_inference_layout(model)
+    return Phi3WithProjector(model.eval(), processor, Prompt(processor.tokenizer), window(config), pool, arithmetic)
+
+
+def _asked(folder: Path) -> str:
+    """The number format that the recipe of the model asked for."""
+    manifest = folder / MANIFEST
+    return str(read_json(manifest)["about"].get("compute_dtype", "auto")) if manifest.is_file() else "auto"
 
 
 def window(config: Any) -> int:

@@ -27,15 +27,17 @@ from transformers import PrinterCallback, set_seed
 from .. import artefact
 from ..errors import ArtefactError, TrainingError
 from ..model import Phi3WithProjector, picture_slots, trained
+from ..model.arithmetic import Arithmetic, choose
 from ..model.calibrate import calibrate
-from ..model.device import compute_dtype, pick_device, training_attention
 from ..model.lora import check_targets
+from ..model.quantized import codes_digest, require_readable
 from ..processes import Processes, this_process
 from ..recipe import Recipe, Stage
 from ..vision.encoders import Encoder, encoder_facts
 from ..vision.store import FeatureStore
 from . import checkpoints
 from .data import Collator, Samples
+from .gradient_check import GradientCheck
 from .guard import Guard
 from .log import Log
 from .plot import plot_losses
@@ -61,6 +63,7 @@ class Training:
     device: str = "auto"
     processes: Processes = field(default_factory=this_process)
     facts: dict[str, Any] = field(default_factory=dict)
+    arithmetic: Arithmetic = field(init=False)
 
     def __call__(self) -> dict[str, Any]:
         """Trains, writes the run folder, returns the content of `train.json`.
@@ -76,6 +79,8 @@ class Training:
     def _run(self, folder: Path) -> dict[str, Any]:
         started = time.monotonic()
         recipe = self.recipe
+        self.arithmetic = choose("train", self.device, asked=recipe.compute_dtype)
+        self.facts["arithmetic"] = self.arithmetic.as_dict()
         store = self._open_store()
         set_seed(recipe.seed)
         built = self._build(store)
@@ -110,10 +115,14 @@ class Training:
     def _build(self, store: FeatureStore) -> Phi3WithProjector:
         """The model without a vision tower, or with the one through which the store reads its pictures if that is trained along."""
         recipe = self.recipe
-        where = pick_device(self.device)
-        whole = torch.float32 if recipe.train.lora is None else None  # what is trained is float32; autocast computes
-        built = Phi3WithProjector.from_recipe(recipe, quantise=recipe.train.quantise, stored_features=True, device=str(where), dtype=whole)
-        built.model.set_attn_implementation({"text_config": training_attention(built.device)})
+        how = self.arithmetic
+        dtype = torch.float32 if recipe.train.lora is None else how.dtype  # what is trained is float32; autocast computes
+        built = Phi3WithProjector.from_recipe(
+            recipe, quantise=recipe.train.quantise, stored_features=True, device=str(how.device), dtype=dtype
+        )
+        built.model.set_attn_implementation({"text_config": how.attention})
+        require_readable(built.model, "training")
+        self.facts["four_bit_codes"] = codes_digest(built.model)
         if recipe.train.lora is not None:
             check_targets(built.model, recipe.train.lora.targets)
         if recipe.tunes_vision:
@@ -132,8 +141,8 @@ class Training:
         vision, dtype = self.recipe.vision, self.recipe.features.dtype
         live = None
         if dtype == "pixels":
-            device = pick_device(self.device)
-            live = Encoder(vision.part, vision.encoder, vision.layer, device=str(device), dtype=compute_dtype(device))
+            how = self.arithmetic
+            live = Encoder(vision.part, vision.encoder, vision.layer, device=str(how.device), dtype=how.dtype)
         return FeatureStore(self.recipe.store, facts=encoder_facts(vision.part, vision.encoder, vision.layer), dtype=dtype, live=live)
 
     def _calibrate(self, built: Phi3WithProjector, store: FeatureStore) -> None:
@@ -172,6 +181,8 @@ class Training:
             "stage": name,
             "data": {"conversations": samples.conversations, "sha256": samples.digest},
             "features": {"encoder": store.encoder, "sha256": store.digest},
+            "computes_in": self.arithmetic.format,
+            "four_bit_codes": self.facts["four_bit_codes"],
         }
         if self.resume and (folder / artefact.MANIFEST).is_file():
             made = artefact.read_manifest(folder, kind="stage")
@@ -181,6 +192,7 @@ class Training:
             checkpoints.load_stage(model, folder)
             return
         facts = self._train(name, stage, folder, samples, built, model, store, about)
+        self._check_codes(name, built)
         self.facts["stages"][name] = facts
         if self.processes.first:
             with artefact.staged(folder, kind="stage", about={"facts": facts, "about": about}) as aside:
@@ -202,7 +214,7 @@ class Training:
         collate = Collator(
             store.pixels if recipe.tunes_vision else store.batch,
             built.prompt.end_of_text_id,
-            attention=training_attention(built.device),
+            attention=self.arithmetic.attention,
         )
         steps = stage.max_steps if stage.max_steps > 0 else round(stage.epochs * samples.conversations / stage.batch)
         rows = samples.rows_at_once(stage.batch, stage.micro_batch, self.processes.count)
@@ -214,7 +226,7 @@ class Training:
             passes=samples.rows_for(stage.batch) // rows // self.processes.count,
             log_every=recipe.train.log_every,
             save_every=max(20, min(500, steps // 4)),
-            bf16=compute_dtype(built.device) is torch.bfloat16,
+            bf16=self.arithmetic.dtype is torch.bfloat16,
             cpu=cpu,
             checkpointing=recipe.train.checkpointing,
             report_to=recipe.train.report_to,
@@ -239,6 +251,10 @@ class Training:
             guard=guard,
             processes=self.processes,
         )
+        check = GradientCheck(
+            samples, collate, trainer.loss_of, self.arithmetic.dtype, self.processes, lambda: int(watch.accuracy is not None), recipe.seed
+        )
+        trainer.add_callback(check)  # behind the look
         trainer.remove_callback(PrinterCallback)  # lines go through `report`
         log({"step": 0, "steps": trainer_steps(trainer, samples)})
         started = time.monotonic()
@@ -257,10 +273,22 @@ class Training:
             "loss": result.training_loss,
             "last_loss": log.last_loss,
             "held_out": watch.accuracy,
+            "gradient_check": check.results,
             "tokens": tokens,
             "tokens_per_second": tokens / seconds,
             "seconds": seconds,
         }
+
+    def _check_codes(self, stage: str, built: Phi3WithProjector) -> None:
+        """Raises TrainingError if the frozen 4-bit weights are not those that the run began with."""
+        found, wanted = codes_digest(built.model), self.facts["four_bit_codes"]
+        if found != wanted:
+            raise TrainingError(
+                f"the frozen 4-bit weights changed in stage {stage}",
+                got=f"codes {str(found)[:12]}",
+                wanted=f"{str(wanted)[:12]}",
+                do="Something trained or repacked what must stay as it is; please report it with phisense doctor's output",
+            )
 
     def _finish(self, folder: Path, model: Any) -> None:
         with artefact.writing(folder):

@@ -103,6 +103,14 @@ class StageTrainer(Trainer):
         with logits_at(self.model, nn.functional.pad(inputs["labels"][:, 1:] != IGNORED, (0, 1))):
             return super().compute_loss(model, inputs, *args, **kwargs)
 
+    def loss_of(self, batch: dict[str, Any]) -> torch.Tensor:
+        """The loss of one batch, per supervised token, computed as a training step does; nothing is learned from it."""
+        supervised = int((batch["labels"][:, 1:] != IGNORED).sum())
+        model = self.accelerator.unwrap_model(self.model)
+        with self.compute_loss_context_manager():
+            loss: torch.Tensor = self.compute_loss(model, self._prepare_inputs(batch), num_items_in_batch=supervised)
+        return loss
+
     def training_step(self, model: Any, inputs: dict[str, Any], *args: Any, **kwargs: Any) -> torch.Tensor:
         loss: torch.Tensor = super().training_step(model, inputs, *args, **kwargs)
         self.guard.saw(loss, inputs["ids"])

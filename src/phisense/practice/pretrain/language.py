@@ -23,13 +23,13 @@ from pathlib import Path
 import torch
 from transformers import Phi3Config, Phi3ForCausalLM
 
-from ...model.device import compute_dtype
+from ...model.arithmetic import choose
 from ...prompt import IGNORED, Prompt, prepare_tokenizer
 from ..world import Split
 from .reading import ROWS, Sample, make_samples, mix_cells, single_questions, tokenizer
 
 SPLITS: tuple[Split, ...] = ("heldout", "combinations")
-COMPUTE = compute_dtype(torch.device("cpu"))
+COMPUTE = choose("train", "cpu").dtype
 
 
 @dataclass(frozen=True)

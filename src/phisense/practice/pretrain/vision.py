@@ -28,7 +28,7 @@ from PIL import Image
 from tokenizers import Regex, Tokenizer, models, normalizers, pre_tokenizers, processors
 from transformers import CLIPConfig, CLIPImageProcessorPil, CLIPModel, PreTrainedTokenizerFast
 
-from ...model.device import compute_dtype
+from ...model.arithmetic import choose
 from ..draw import DigitSet, draw
 from ..talk import caption, noun_phrase
 from ..world import COLOURS, CORNERS, DIGITS, SHAPES, SIZES, Scene, near_miss, sample_scene
@@ -182,7 +182,7 @@ class Trainer:
         # A little exposure and contrast of its own for each picture, and sensor noise.
         pixels = pixels * torch.empty(len(pixels), 1, 1, 1).uniform_(0.9, 1.1) + torch.empty(len(pixels), 1, 1, 1).uniform_(-0.05, 0.05)
         pixels = (pixels + torch.rand_like(pixels) * 0.05 - MEAN) / STD
-        with torch.autocast("cpu", torch.bfloat16, enabled=compute_dtype(torch.device("cpu")) is torch.bfloat16):
+        with torch.autocast("cpu", torch.bfloat16, enabled=choose("train", "cpu").dtype is torch.bfloat16):
             vision = self.model.vision_model(pixels, output_hidden_states=True)
             losses = {"picture": self._picture_loss(vision.pooler_output, scenes), "region": self._region_loss(vision, scenes)}
             if self.plan.patches:

@@ -60,13 +60,21 @@ class FeatureStore:
 
     def batch(self, names: list[str]) -> torch.Tensor:
         """`(B, P, D)`, in the store's dtype (int8 as float16, pixels as the encoder gives them)."""
-        rows = torch.stack([self._row(name) for name in names])
+        rows = self._rows(names)
         return self.live.encode_prepared(rows).cpu() if self.live is not None and self.format == "pixels" else rows
 
     def pixels(self, names: list[str]) -> torch.Tensor:
         """What a store of pixels holds, as its encoder's model takes it: `(B, 3, S, S)`, normalised."""
         assert self.live is not None, "a store of features has no pixels"
-        return self.live.normalise(torch.stack([self._row(name) for name in names]))
+        return self.live.normalise(self._rows(names))
+
+    def _rows(self, names: list[str]) -> torch.Tensor:
+        """Copied into one tensor rather than stacked: a CPU's autocast, under which somebody may read, cannot stack float16."""
+        first = self._row(names[0])
+        rows = torch.empty(len(names), *first.shape, dtype=first.dtype)
+        for place, name in enumerate(names):
+            rows[place] = first if place == 0 else self._row(name)
+        return rows
 
     def _row(self, name: str) -> torch.Tensor:
         if name not in self._where:

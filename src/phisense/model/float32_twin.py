@@ -1,0 +1,91 @@
+"""The same model computed in float32 by plain products: what a training in another format, or through 4-bit kernels, is held to.
+
+Nothing is copied. Inside `computed_in_float32` each frozen Linear, in 4 bits or in a narrower format, multiplies by its weight as float32,
+widened anew for each product, forward and backward; the few other narrow weights lie in float32; autocast is off.
+"""
+
+from __future__ import annotations
+
+import functools
+from collections.abc import Iterator
+from contextlib import ExitStack, contextmanager
+from typing import Any
+
+import torch
+from torch import nn
+
+from .quantized import four_bit_layers, weight_of
+
+
+class _Product(torch.autograd.Function):
+    """`x` `(..., K)` times a frozen layer's weight `(N, K)` in float32, of which nothing is kept for the backward pass."""
+
+    @staticmethod
+    def forward(ctx: Any, x: torch.Tensor, layer: Any) -> torch.Tensor:
+        ctx.layer = layer
+        bias = None if layer.bias is None else layer.bias.float()
+        return nn.functional.linear(x, _float32_weight(layer), bias)
+
+    @staticmethod
+    def backward(ctx: Any, *gradients: torch.Tensor) -> Any:
+        return gradients[0] @ _float32_weight(ctx.layer), None
+
+
+def _float32_weight(layer: Any) -> torch.Tensor:
+    if getattr(layer.weight, "quant_state", None) is not None:
+        return weight_of(layer)
+    weight: torch.Tensor = layer.weight.detach().float()
+    return weight
+
+
+def _multiply(layer: Any, x: torch.Tensor) -> torch.Tensor:
+    product: torch.Tensor = _Product.apply(x.float(), layer)  # type: ignore[no-untyped-call]
+    return product
+
+
+@contextmanager
+def computed_in_float32(model: Any) -> Iterator[None]:
+    """Inside, `model` is its float32 twin. Weights that are trained must be float32 already, as they are in every stage.
+
+    Accelerate's autocast around `forward` is taken away for the time, and so is TF32.
+    """
+    with ExitStack() as put_back:
+        plain = {id(layer): layer for _, layer in four_bit_layers(model)}
+        plain |= {id(m): m for m in model.modules() if isinstance(m, nn.Linear) and _is_narrow(m.weight)}
+        for layer in plain.values():
+            _replace(put_back, layer, "forward", functools.partial(_multiply, layer))
+        for module in model.modules():
+            if id(module) not in plain:
+                _widen(put_back, module)
+        if hasattr(model, "_original_forward"):
+            _replace(put_back, model, "forward", model._original_forward)
+        precision = torch.get_float32_matmul_precision()
+        torch.set_float32_matmul_precision("highest")
+        put_back.callback(torch.set_float32_matmul_precision, precision)
+        device = next(model.parameters()).device.type
+        put_back.enter_context(torch.autocast(device, enabled=False))
+        yield
+
+
+def _is_narrow(weight: Any) -> bool:
+    return (
+        isinstance(weight, torch.Tensor) and weight.is_floating_point() and weight.dtype is not torch.float32 and not weight.requires_grad
+    )
+
+
+def _widen(put_back: ExitStack, module: nn.Module) -> None:
+    """Puts the module's own frozen weights and buffers into float32."""
+    for tensor in (*module.parameters(recurse=False), *module.buffers(recurse=False)):
+        if _is_narrow(tensor):
+            put_back.callback(setattr, tensor, "data", tensor.data)
+            tensor.data = tensor.data.float()
+
+
+def _replace(put_back: ExitStack, holder: Any, name: str, value: Any) -> None:
+    """Sets an attribute of the instance, for the time."""
+    before = holder.__dict__.get(name)
+    if before is None:
+        put_back.callback(holder.__dict__.pop, name)
+    else:
+        put_back.callback(holder.__dict__.__setitem__, name, before)
+    holder.__dict__[name] = value

@@ -1,0 +1,338 @@
+r"""Training proves its gradient: what is about to move the weights is the derivative of the loss that the run reports.
+
+On one small batch of the stage's own rows, for each part of what is trained, three gradients are compared:
+
+    trained   backward of training's own loss, in its format, by its kernels, under its autocast and checkpointing
+    twin      backward of the same loss in float32 by plain products (model/float32_twin.py)
+    numeric   (L(w + e u) - L(w - e u)) / 2e of the twin's loss, which uses no backward at all
+
+trained beside twin finds what computes wrongly: 4-bit layers that have no gradient, a kernel, a cast. Cosine and norm of whole gradients
+are compared, since float32 is exact enough to be the measure. Dropout is off here: its mask may depend on the format.
+
+twin beside numeric finds what both have in common: a detached tensor, a hook, a recomputation with another dropout mask. It is measured
+along the gradient itself, which finds a wrong length, and along random directions, which find what is missing: over N weights, the
+mean of N (numeric - predicted)^2 over random unit directions is the square of the gradient's error (Hutchinson's estimator). All of it is
+float32, since a difference of two losses in bfloat16 is mostly rounding. Dropout is on, with the same random numbers each time.
+
+Nothing is changed by it: weights are put back bit by bit, gradients and random numbers are as they were.
+"""
+
+from __future__ import annotations
+
+import math
+import re
+import time
+from collections.abc import Callable, Iterator, Mapping, Sequence
+from contextlib import contextmanager
+from dataclasses import asdict, dataclass
+from typing import Any
+
+import torch
+from torch import nn
+from transformers import TrainerCallback, TrainerControl, TrainerState, TrainingArguments
+
+from ..errors import TrainingError
+from ..model.float32_twin import computed_in_float32
+from ..processes import Processes
+from .data import Collator, Samples
+
+Gradient = list[torch.Tensor]
+Part = list[nn.Parameter]
+ROWS = 3  # of the stage's data, at most
+DIRECTIONS = 2  # random ones for each part
+LOOKED_THROUGH = 64  # rows, of which the shortest are taken
+CHANGE = 1e-4  # of the loss, by which a difference moves it: above float32's rounding, below where the loss curves
+STEPS = (1.0, 0.2, 5.0)  # times that; the others are tried where the first does not fit
+
+#: What must hold, by the format that training computes in: least cosine and largest deviation of the norm, trained beside twin.
+LIMITS = {torch.float32: (0.98, 0.05), torch.bfloat16: (0.95, 0.10)}
+NUMERIC = 0.02  # largest deviation along the gradient itself, twin beside numeric
+MISSING = 0.05  # largest error of the twin's gradient, over its norm
+UNMOVED = 1e-5  # of the loss: what has no gradient must not move it by more
+
+_WRONG_KERNEL = (
+    "Likeliest: 4-bit layers laid out for inference, through which no gradient passes; a kernel that is wrong in this number format; or a "
+    "library of a version that phisense does not know. Try --set compute_dtype=float32, and see phisense doctor"
+)
+_WRONG_GRAPH = (
+    "Likeliest: a tensor that is detached on the way; a hook that changes a gradient; or a recomputation under checkpointing that draws "
+    "other random numbers than the pass before it. Try --set train.checkpointing=false, and take out what was patched in"
+)
+
+
+@dataclass(frozen=True, slots=True)
+class PartChecked:
+    """One part's figures. `cosine` and `norm_ratio` are trained beside twin, None where neither has a gradient; `numeric_ratio` is numeric
+    over twin along the gradient, `error` the norm of what is wrong in the twin's gradient over its norm, estimated."""
+
+    part: str
+    weights: int
+    norm: float
+    cosine: float | None
+    norm_ratio: float | None
+    numeric_ratio: float | None
+    error: float
+
+
+class GradientCheck(TrainerCallback):
+    """Checks before a stage's first step, after a resume, and after the stage's first look at held-out questions.
+
+    `loss_of(batch)` is training's own loss of one batch; `looks()` how often held-out questions were asked so far. `results` holds what
+    was found, for train.json. Raises TrainingError if a gradient is wrong, in every process if in one.
+    """
+
+    def __init__(
+        self,
+        samples: Samples,
+        collate: Collator,
+        loss_of: Callable[[dict[str, Any]], torch.Tensor],
+        dtype: torch.dtype,
+        processes: Processes,
+        looks: Callable[[], int],
+        seed: int,
+    ) -> None:
+        self.samples, self.collate, self.loss_of, self.dtype, self.looks = samples, collate, loss_of, dtype, looks
+        self.processes, self.seed = processes, seed
+        self.results: list[dict[str, Any]] = []
+        self._looked = False
+
+    def on_train_begin(self, args: TrainingArguments, state: TrainerState, control: TrainerControl, **kwargs: Any) -> None:
+        self._check("after a resume" if state.global_step else "before the first step", state.global_step, kwargs["model"])
+
+    def on_step_end(self, args: TrainingArguments, state: TrainerState, control: TrainerControl, **kwargs: Any) -> None:
+        if not self._looked and self.looks():
+            self._looked = True
+            self._check("after the first look", state.global_step, kwargs["model"])
+
+    def _check(self, when: str, step: int, model: Any) -> None:
+        started = time.monotonic()
+        model = getattr(model, "module", model)  # not DistributedDataParallel's: its hooks would wait for the other processes
+        rows = some_rows(self.samples, self.seed)
+        before = self.collate.tokens
+        batch = self.collate([self.samples[row] for row in rows])
+        self.collate.tokens = before  # these were not trained on
+        checked, failure = [], None
+        try:
+            checked = check_gradient(model, lambda: self.loss_of(batch), self.dtype, seed=self.seed)
+        except TrainingError as error:
+            failure = error
+        if self.processes.total(float(failure is not None)):
+            raise failure or TrainingError("another process found its gradient wrong", do="See its message")
+        self.results.append({
+            "when": when, "step": step, "rows": len(rows), "seconds": time.monotonic() - started, "parts": [asdict(one) for one in checked],
+        })  # fmt: skip
+
+
+def some_rows(samples: Samples, seed: int) -> list[int]:
+    """The shortest rows of each make among some that are drawn: several conversations about a picture, one, and none."""
+    generator = torch.Generator().manual_seed(seed)
+    drawn = torch.randperm(len(samples), generator=generator)[:LOOKED_THROUGH].tolist()
+    chosen: dict[tuple[bool, bool, int], int] = {}
+    for row in sorted(drawn, key=lambda i: samples.lengths[i]):
+        packed = samples.rows[row]
+        chosen.setdefault((bool(packed.images), len(packed.ends) > 1, packed.pool), row)
+    return sorted(chosen.values(), key=lambda i: (not samples.rows[i].images, samples.lengths[i]))[:ROWS]
+
+
+def parts_of(model: Any) -> dict[str, Part]:
+    """What is trained, in parts: the projector; the first, middle and last layer of the language part; of the vision tower the first;
+    and all the rest together, so that no weight is left out."""
+    named = [(name, p) for name, p in model.named_parameters() if p.requires_grad]
+    language = sorted({int(found[1]) for name, _ in named if (found := re.search(r"language_model\.layers\.(\d+)\.", name))})
+    tower = sorted({int(found[1]) for name, _ in named if (found := re.search(r"vision_tower\..*?layers?\.(\d+)\.", name))})
+    chosen = {language[i] for i in (0, len(language) // 2, -1)} if language else set()
+    parts: dict[str, Part] = {}
+    for name, weight in named:
+        kind = "LoRA of" if ".lora_" in name else "weights of"
+        layer = re.search(r"language_model\.layers\.(\d+)\.", name)
+        seen = re.search(r"vision_tower\..*?layers?\.(\d+)\.", name)
+        if "multi_modal_projector" in name:
+            part = "the projector"
+        elif layer and int(layer[1]) in chosen:
+            part = f"{kind} language layer {layer[1]}"
+        elif seen and int(seen[1]) == tower[0]:
+            part = f"{kind} vision layer {seen[1]}"
+        else:
+            part = "all other trained weights"
+        parts.setdefault(part, []).append(weight)
+    return parts
+
+
+def check_gradient(model: Any, loss_of: Callable[[], torch.Tensor], dtype: torch.dtype, *, seed: int = 0) -> list[PartChecked]:
+    """Compares the three gradients, part by part. `dtype` is the format that training computes in.
+
+    Raises TrainingError for the first part whose gradient is wrong, with the figures and the likeliest causes.
+    """
+    parts = parts_of(model)
+    with _undisturbed(model, seed) as loss:
+        with _without_dropout(model):
+            trained = _gradients(parts, lambda: loss(loss_of))
+            with computed_in_float32(model):
+                twin = _gradients(parts, lambda: loss(loss_of))
+        checked = []
+        with computed_in_float32(model):
+            wet = _gradients(parts, lambda: loss(loss_of)) if _has_dropout(model) else twin
+            with torch.no_grad():
+                value = float(loss(loss_of))
+            for number, (name, weights) in enumerate(parts.items()):
+                checked.append(
+                    _compare(name, weights, trained[name], twin[name], wet[name], lambda: float(loss(loss_of)), value, dtype, seed + number)
+                )
+    return checked
+
+
+def _compare(
+    name: str,
+    weights: Part,
+    trained: Gradient,
+    twin: Gradient,
+    wet: Gradient,
+    loss: Callable[[], float],
+    value: float,
+    dtype: torch.dtype,
+    seed: int,
+) -> PartChecked:
+    """`trained` and `twin` are without dropout, `wet` is the twin's with it, as `loss` is, which is `value` at the weights."""
+    least, most = LIMITS.get(dtype, LIMITS[torch.bfloat16])
+    ours, theirs = _norm(trained), _norm(twin)
+    cosine = ratio = None
+    if ours > 0 or theirs > 0:
+        cosine = _dot(trained, twin) / (ours * theirs) if ours > 0 and theirs > 0 else 0.0
+        ratio = ours / theirs if theirs > 0 else math.inf
+        if not (cosine >= least and abs(ratio - 1) <= most):
+            raise TrainingError(
+                f"the gradient of {name} is not what the same model gives in float32",
+                got=f"cosine {cosine:.3f} and {ratio:.3f} times the norm",
+                wanted=f"a cosine of at least {least} and a norm within {most:.0%}",
+                do=_WRONG_KERNEL,
+            )
+    along, error = _best(weights, wet, loss, value, seed)
+    if not (error <= MISSING and (along is None or abs(along - 1) <= NUMERIC)):
+        got = f"an error of {error:.1%} of its norm" + ("" if along is None else f", and {along:.3f} times it by differences along it")
+        raise TrainingError(
+            f"the gradient of {name} is not the derivative of the loss",
+            got=got if math.isfinite(error) else "no gradient, though the loss depends on it",
+            wanted=f"an error of at most {MISSING:.0%}, and within {NUMERIC:.0%} along it",
+            do=_WRONG_GRAPH,
+        )
+    return PartChecked(name, sum(w.numel() for w in weights), theirs, cosine, ratio, along, error)
+
+
+def _best(weights: Part, gradient: Gradient, loss: Callable[[], float], value: float, seed: int) -> tuple[float | None, float]:
+    """By differences: the ratio along the gradient, and the estimated error over its norm; of the step that fits best.
+
+    A wrong gradient is wrong at every step, while a step may be too long for a sharp bend or too short for the rounding.
+    """
+    found: list[tuple[float | None, float]] = []
+    for factor in STEPS:
+        found.append(_differences(weights, gradient, loss, value, seed, factor))
+        along, error = found[-1]
+        if error <= MISSING and (along is None or abs(along - 1) <= NUMERIC):
+            return found[-1]
+    return min(found, key=lambda one: one[1] + abs((one[0] or 1.0) - 1))
+
+
+def _differences(
+    weights: Part, gradient: Gradient, loss: Callable[[], float], value: float, seed: int, factor: float
+) -> tuple[float | None, float]:
+    count, norm = sum(w.numel() for w in weights), _norm(gradient)
+    change = factor * CHANGE * max(abs(value), 1e-3)
+    generator = torch.Generator(weights[0].device).manual_seed(seed)
+    randoms = [_random_like(weights, generator) for _ in range(DIRECTIONS)]
+    if norm == 0:  # then the loss must not depend on it
+        length = 0.01 * max(_norm(weights), count**0.5 * 1e-3)
+        moved = [2 * length * abs(_numeric(weights, u, length, loss)) for u in randoms]
+        return None, 0.0 if max(moved) <= UNMOVED * max(abs(value), 1.0) else math.inf
+    unit = [g / norm for g in gradient]
+    along = _numeric(weights, unit, change / (2 * norm), loss) / norm
+    squares = []
+    for u in randoms:
+        difference = _numeric(weights, u, change * count**0.5 / (2 * norm), loss) - _dot(gradient, u)
+        squares.append(count * difference**2)
+    return along, math.sqrt(sum(squares) / len(squares)) / norm
+
+
+@torch.no_grad()
+def _numeric(weights: Part, direction: Sequence[torch.Tensor], length: float, loss: Callable[[], float]) -> float:
+    """The derivative of the loss along a unit direction, by a central difference; the weights are put back as they were."""
+    before = [w.detach().clone() for w in weights]
+    sides = []
+    try:
+        for sign in (1.0, -1.0):
+            for w, old, d in zip(weights, before, direction, strict=True):
+                w.copy_(old + sign * length * d)
+            sides.append(loss())
+    finally:
+        for w, old in zip(weights, before, strict=True):
+            w.copy_(old)
+    return (sides[0] - sides[1]) / (2 * length)
+
+
+def _gradients(parts: Mapping[str, Part], loss: Callable[[], torch.Tensor]) -> dict[str, Gradient]:
+    """The backward pass as training does it, into `.grad`; zeros where nothing came."""
+    weights = [w for part in parts.values() for w in part]
+    for w in weights:
+        w.grad = None
+    loss().backward()
+    found = {name: [torch.zeros_like(w) if w.grad is None else w.grad.detach().float() for w in part] for name, part in parts.items()}
+    for w in weights:
+        w.grad = None
+    return found
+
+
+@contextmanager
+def _undisturbed(model: Any, seed: int) -> Iterator[Callable[[Callable[[], torch.Tensor]], torch.Tensor]]:
+    """Gives a function that computes a loss in training mode, always with the same random numbers; afterwards all is as it was."""
+    weights = [p for p in model.parameters() if p.requires_grad]
+    kept = [p.grad for p in weights]
+    mode = {module: module.training for module in model.modules()}
+    devices = [weights[0].device] if weights[0].device.type == "cuda" else []
+
+    def loss(of: Callable[[], torch.Tensor]) -> torch.Tensor:
+        torch.manual_seed(seed)
+        return of()
+
+    with torch.random.fork_rng(devices=devices):
+        model.train()
+        try:
+            yield loss
+        finally:
+            for module, training in mode.items():
+                module.training = training
+            for p, grad in zip(weights, kept, strict=True):
+                p.grad = grad
+
+
+def _dropouts(model: Any) -> list[nn.Dropout]:
+    return [module for module in model.modules() if isinstance(module, nn.Dropout) and module.p > 0]
+
+
+def _has_dropout(model: Any) -> bool:
+    return bool(_dropouts(model))
+
+
+@contextmanager
+def _without_dropout(model: Any) -> Iterator[None]:
+    before = [(module, module.p) for module in _dropouts(model)]
+    for module, _ in before:
+        module.p = 0.0
+    try:
+        yield
+    finally:
+        for module, p in before:
+            module.p = p
+
+
+def _random_like(weights: Part, generator: torch.Generator) -> Gradient:
+    """A direction of length 1, drawn evenly."""
+    drawn = [torch.randn(w.shape, generator=generator, device=w.device) for w in weights]
+    length = _norm(drawn)
+    return [one / length for one in drawn]
+
+
+def _norm(tensors: Sequence[torch.Tensor]) -> float:
+    return math.sqrt(sum(float(t.detach().double().square().sum()) for t in tensors))
+
+
+def _dot(some: Sequence[torch.Tensor], others: Sequence[torch.Tensor]) -> float:
+    return sum(float((a.double() * b.double()).sum()) for a, b in zip(some, others, strict=True))

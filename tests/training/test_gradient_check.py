@@ -1,0 +1,202 @@
+"""Training proves its gradient: it is right for whatever can be trained, in each number format; each known way of being wrong trips it."""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any
+
+import pytest
+import torch
+from safetensors.torch import load_file
+from torch import nn
+
+from phisense.errors import PhisenseError, TrainingError
+from phisense.model import assembly, quantized
+from phisense.recipe import load_recipe
+from phisense.training import Training, gradient_check, trainer
+
+from ..tiny import make_root
+
+FORMATS = ("float32", "bfloat16")
+FULL = ("train.lora=null", "train.quantise=false")
+TOWER = ("train.lora.vision=true", "features.dtype=pixels")
+Fault = Callable[[Any], None]
+
+
+@pytest.fixture(scope="module")
+def root(tmp_path_factory: pytest.TempPathFactory, verb: Any) -> Path:
+    folder = tmp_path_factory.mktemp("gradient")
+    make_root(folder)
+    for dtype in ("float16", "int8", "float32", "pixels"):
+        verb("features", folder / "tiny.yaml", "--set", f"features.dtype={dtype}", "--set", f"features.folder=features/{dtype}")
+    return folder
+
+
+def train(root: Path, name: str, *changes: str, **options: Any) -> dict[str, Any]:
+    store = next((one.partition("=")[2] for one in reversed(changes) if one.startswith("features.dtype=")), "float16")
+    its = (f"name={name}", f"features.folder=features/{store}", "train.log_every=1", *changes)
+    return Training(load_recipe(root / "tiny.yaml", its), lambda row: None, device="cpu", **options)()
+
+
+def checks(facts: dict[str, Any]) -> list[dict[str, Any]]:
+    return [one for stage in facts["stages"].values() for one in stage["gradient_check"]]
+
+
+@pytest.mark.parametrize("compute", FORMATS)
+@pytest.mark.parametrize(
+    "changes",
+    [
+        ("train.lora.dropout=0.3",),
+        ("train.lora.dropout=0.3", "train.checkpointing=false"),
+        ("train.share_pictures=false", "train.instruct.micro_batch=1"),
+        ("features.dtype=int8",),
+        ("features.dtype=float32", "train.quantise=false"),
+        ("features.dtype=pixels",),
+        ("projector.pool=2", "projector.kind=pixel_shuffle"),
+        ("projector.nested=[1, 2]",),
+        ("projector.kind=linear", "train.instruct.projector_optimizer=adamw"),
+        FULL,
+        (*FULL, "train.checkpointing=false"),
+        TOWER,
+        (*TOWER, "train.quantise=false", "train.lora.dropout=0.1"),
+    ],
+    ids=lambda changes: " ".join(changes),
+)
+def test_a_right_gradient_passes(root: Path, compute: str, changes: tuple[str, ...]) -> None:
+    facts = train(root, "right", f"compute_dtype={compute}", "train.watch.times=2", *changes, judge=lambda said, right: True)
+    assert [one["when"] for one in checks(facts)] == ["before the first step", "after the first look"] * 2
+    assert facts["arithmetic"]["format"] == compute
+    found = [part for one in checks(facts) for part in one["parts"]]
+    assert all(part["error"] < 0.02 for part in found), "far from what is refused"
+    assert all(part["cosine"] is None or part["cosine"] > (0.9999 if compute == "float32" else 0.98) for part in found)
+    names = {part["part"] for one in facts["stages"]["instruct"]["gradient_check"] for part in one["parts"]}
+    kind = "weights" if changes[: len(FULL)] == FULL else "LoRA"
+    assert {"the projector", f"{kind} of language layer 0", f"{kind} of language layer 1"} <= names
+    assert ("LoRA of vision layer 0" in names) == (changes[: len(TOWER)] == TOWER)
+
+
+def with_fault(monkeypatch: pytest.MonkeyPatch, fault: Fault) -> None:
+    """Puts a fault into every model that is handed to a trainer."""
+    begin = trainer.StageTrainer.__init__
+
+    def faulty(self: Any, *args: Any, **kwargs: Any) -> None:
+        fault(kwargs["model"])
+        begin(self, *args, **kwargs)
+
+    monkeypatch.setattr(trainer.StageTrainer, "__init__", faulty)
+
+
+def layers(model: Any) -> Any:
+    return next(module.layers for name, module in model.named_modules() if name.endswith("language_model"))
+
+
+def without_gradient(model: Any) -> None:
+    """What bitsandbytes' repacked layers do, on processors that have no such kernels, too: right products without a gradient."""
+    for _, layer in quantized.four_bit_layers(model):
+        weight = quantized.weight_of(layer)
+        layer.forward = lambda x, weight=weight: nn.functional.linear(x.detach().float(), weight).to(x.dtype)
+
+
+def detached_projector(model: Any) -> None:
+    projector = next(module for name, module in model.named_modules() if name.endswith("multi_modal_projector"))
+    projector.register_forward_hook(lambda module, given, made: made.detach())
+
+
+def doubled_backward(model: Any) -> None:
+    layers(model)[1].register_full_backward_hook(lambda module, into, out: tuple(2 * one if one is not None else None for one in into))
+
+
+def doubled_weight(model: Any) -> None:
+    weight = next(
+        p for name, p in model.named_parameters() if (p.requires_grad and "layers.1" in name) or "projector.linear_2.weight" in name
+    )
+    weight.register_hook(lambda gradient: 2 * gradient)
+
+
+@pytest.mark.parametrize("compute", FORMATS)
+@pytest.mark.parametrize(
+    ("fault", "words"),
+    [
+        (without_gradient, "the gradient of the projector is not what the same model gives in float32; got cosine .* 4-bit layers"),
+        (detached_projector, "the gradient of the projector is not the derivative of the loss; got no gradient, though .* detached"),
+        (
+            doubled_backward,
+            r"the gradient of the projector is not the derivative of the loss; got an error of .* 0\.50. times it .* a hook",
+        ),
+        (doubled_weight, "the gradient of .* is not the derivative of the loss; got an error of .* a hook"),
+    ],
+)
+def test_a_wrong_gradient_is_named(root: Path, compute: str, fault: Fault, words: str, monkeypatch: pytest.MonkeyPatch) -> None:
+    with_fault(monkeypatch, fault)
+    with pytest.raises(TrainingError, match=words):
+        train(root, "wrong", f"compute_dtype={compute}")
+    assert not (root / "runs" / "wrong" / "train.json").exists()
+
+
+@pytest.mark.parametrize("compute", FORMATS)
+def test_a_recomputation_with_another_mask_is_named(root: Path, compute: str, monkeypatch: pytest.MonkeyPatch) -> None:
+    usual = trainer.TrainingArguments
+
+    def forgetful(**given: Any) -> Any:
+        return usual(**{**given, "activation_checkpointing_kwargs": {"use_reentrant": False, "preserve_rng_state": False}})
+
+    monkeypatch.setattr(trainer, "TrainingArguments", forgetful)
+    with pytest.raises(TrainingError, match="the gradient of LoRA of language layer . is not the derivative .* other random numbers"):
+        train(root, "forgetful", f"compute_dtype={compute}", "train.lora.dropout=0.05")
+    train(root, "no-dropout", f"compute_dtype={compute}")  # without a mask there is nothing to forget
+
+
+def test_a_fault_that_comes_with_the_first_look(root: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """As it was: layers that are right until they were asked something in evaluation mode."""
+    from phisense.training import watch
+
+    answers = watch.Watch._answers
+
+    def spoiling(self: Any, model: Any, *rest: Any, **more: Any) -> Any:
+        without_gradient(model)
+        return answers(self, model, *rest, **more)
+
+    monkeypatch.setattr(watch.Watch, "_answers", spoiling)
+    told: list[dict[str, Any]] = []
+    with pytest.raises(TrainingError, match="the gradient of the projector is not what"):
+        Training(load_recipe(root / "tiny.yaml", ("name=spoilt", "features.folder=features/float16")), told.append, judge=lambda *_: True)()
+    assert {row["stage"] for row in told} == {"align"}, "named before instruct begins"
+
+
+def test_layers_that_may_repack_themselves_are_refused(root: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """The fault put back: nothing forbids the repacking. It is refused before a step is taken, on any processor."""
+
+    def free(model: Any) -> None:
+        for _, layer in quantized.four_bit_layers(model):
+            layer.support_avx512bf16_for_cpu = True
+
+    monkeypatch.setattr(assembly, "keep_readable", free)
+    with pytest.raises(PhisenseError, match="training needs 4-bit layers as they were quantised; got 8 laid out for inference, .* free to"):
+        train(root, "free")
+
+
+def test_it_changes_nothing(root: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    train(root, "checked", "train.lora.dropout=0.2")
+    with monkeypatch.context() as patch:
+        patch.setattr(gradient_check.GradientCheck, "_check", lambda *_: None)
+        train(root, "unchecked", "train.lora.dropout=0.2")
+    one, other = (load_file(root / "runs" / name / "adapter" / "adapter_model.safetensors") for name in ("checked", "unchecked"))
+    assert all(torch.equal(one[name], other[name]) for name in one)
+
+
+def test_it_checks_again_after_a_resume(root: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    changes = ("train.align=null", "train.instruct.max_steps=24")
+
+    def stopping(row: dict[str, Any]) -> None:
+        if row["step"] == 22:
+            raise KeyboardInterrupt
+
+    recipe = load_recipe(root / "tiny.yaml", ("name=again", "features.folder=features/float16", "train.log_every=1", *changes))
+    with pytest.raises(KeyboardInterrupt):
+        Training(recipe, stopping, device="cpu")()
+    facts = train(root, "again", *changes, resume=True)
+    assert [(one["when"], one["step"]) for one in checks(facts)] == [("after a resume", 20)]
+    written = json.loads((root / "runs" / "again" / "train.json").read_text())
+    assert checks(written)[0]["parts"][0]["error"] < 0.02
