@@ -124,7 +124,7 @@ def _in_torch(model: Path | None, batch: int, *, device: str, picture_tokens: in
     from ..model import load_model
 
     assert model is not None
-    return InBatches(load_model(model, device, picture_tokens=picture_tokens, quantise=quantise), batch)
+    return InBatches(load_model(model, device, picture_tokens=picture_tokens, quantise=quantise, step="evaluate"), batch)
 
 
 def _by_engine(model: Path | None, kind: Any, server: str | None, served: str | None, **how: Any) -> Any:

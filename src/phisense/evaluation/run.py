@@ -82,9 +82,10 @@ def evaluate(
         scores = score(task, questions, {name: [one.text for one in said[name]] for name in conditions}, seed)
         for name in conditions:
             scores[name]["loss"] = _loss(said[name])
-        scores["about"] = {**record, "seconds": round(time.monotonic() - began, 1), "answers_kept": found}
+        built = getattr(answerer, "built", None)  # torch alone tells what it computed in, and where it looked
+        how = {} if built is None or built.arithmetic is None else {"arithmetic": built.arithmetic.as_dict()}
+        scores["about"] = {**record, **how, "seconds": round(time.monotonic() - began, 1), "answers_kept": found}
         predictions = [one for name in conditions for one in _predictions(task, name, questions, put, shown[name], said[name])]
-        built = getattr(answerer, "built", None)  # only torch can tell where it looked
         seen = gazes(built, predictions, images, progress=lambda done, total: progress("where it looked", done, total)) if built else None
         facts = {} if model is None else facts_of(model)
         with artefact.staged(out, kind=KIND, about={"title": title}) as folder:

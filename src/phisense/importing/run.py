@@ -26,6 +26,7 @@ from .. import artefact
 from ..conversations import IMAGE, Message
 from ..errors import PartError, UsageError
 from ..model import Phi3WithProjector, load_model, save_model
+from ..model.arithmetic import choose
 from ..model.device import pick_device
 from ..model.folder import KIND
 from ..model.projectors import make_processor
@@ -88,11 +89,12 @@ def import_folder(
         save_model(built, aside)
         del built
         progress(STEPS[3], 3, len(STEPS))
-        written = load_model(aside, device, torch.float32)
+        written = load_model(aside, device, torch.float32, step="merge")
         seen = written.processor.image_processor(pictures, return_tensors="pt")["pixel_values"]
         measured = compare(reference, _logits(written.model, _rows(written.prompt, written.slots), seen, image_id))
         lossless = found.adapter is None or found.dtype is torch.float32
         report = {
+            "arithmetic": choose("merge", where).as_dict(),
             "text_part": found.config.text_config.model_type,
             "vision_part": found.config.vision_config.model_type,
             "adapter": found.adapter is not None,

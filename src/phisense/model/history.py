@@ -21,7 +21,7 @@ from ..recipe import Recipe
 TRAINING = "training.json"
 POINTS = 300  # of a curve
 _PACKAGE = Path(__file__).resolve().parents[1]
-_TOLD = ("calibration", "trainable", "trainable_expected", "projector_change")
+_TOLD = ("calibration", "trainable", "trainable_expected", "projector_change", "arithmetic", "four_bit_codes")
 
 
 def history(run: Path, recipe: Recipe) -> dict[str, Any]:

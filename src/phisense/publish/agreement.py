@@ -49,7 +49,7 @@ class Reference:
         from transformers import AutoConfig
 
         stored = getattr(torch, str(AutoConfig.from_pretrained(folder, trust_remote_code=False).dtype or "float32").removeprefix("torch."))
-        self.built: Phi3WithProjector = load_model(folder, "cpu", stored)
+        self.built: Phi3WithProjector = load_model(folder, "cpu", stored, step="export")
         whole = self.built.model
         language = whole.model.language_model
         for part in (whole.model.vision_tower, whole.model.multi_modal_projector, language.embed_tokens, language.norm, whole.lm_head):

@@ -24,6 +24,7 @@ from ..chat.llama_engine import KIND, PICTURE_PART
 from ..chat.machine import cores
 from ..conversations import Question
 from ..errors import UsageError
+from ..model.arithmetic import choose
 from . import agreement
 from .gguf import QUANTISATIONS, Progress, caution, quantise, write_projector, write_text_model
 from .vocabulary import Vocabulary, vocabulary
@@ -66,6 +67,7 @@ def export(
         why_not = write_projector(weights, config, processor.image_processor, folder / "mmproj-f16.gguf", progress)
         write_vision(weights, config, model, folder / PICTURE_PART)
         report: dict[str, Any] = {"quant": quant, "questions": len(questions), "mmproj": why_not is None, "mmproj_why_not": why_not}
+        report["arithmetic"] = choose("export", "cpu").as_dict()
         report["mmproj_caution"] = caution(config) if why_not is None else None
         report |= _measure(model, folder, quant, questions, pictures, progress)
         if quant != "f16":

@@ -41,7 +41,7 @@ Part = list[nn.Parameter]
 ROWS = 3  # of the stage's data, at most
 DIRECTIONS = 2  # random ones for each part
 LOOKED_THROUGH = 64  # rows, of which the shortest are taken
-CHANGE = 1e-4  # of the loss, by which a difference moves it: above float32's rounding, below where the loss curves
+CHANGE = 1e-4  # of the loss, or of 1 if that is more, by which a difference moves it: above float32's rounding, below its curvature
 STEPS = (1.0, 0.2, 5.0)  # times that; the others are tried where the first does not fit
 
 #: What must hold, by the format that training computes in: least cosine and largest deviation of the norm, trained beside twin.
@@ -236,7 +236,7 @@ def _differences(
     weights: Part, gradient: Gradient, loss: Callable[[], float], value: float, seed: int, factor: float
 ) -> tuple[float | None, float]:
     count, norm = sum(w.numel() for w in weights), _norm(gradient)
-    change = factor * CHANGE * max(abs(value), 1e-3)
+    change = factor * CHANGE * max(abs(value), 1.0)  # float32's rounding is that of the logits, however small the loss
     generator = torch.Generator(weights[0].device).manual_seed(seed)
     randoms = [_random_like(weights, generator) for _ in range(DIRECTIONS)]
     if norm == 0:  # then the loss must not depend on it

@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections.abc import Sequence
 from typing import TYPE_CHECKING, Any
 
-from .words import facts, text
+from .words import computed, facts, text
 
 if TYPE_CHECKING:
     from ..report import Report
@@ -25,6 +25,7 @@ def measured(reports: Sequence[Report]) -> str:
         pairs = [(word, _short(about.pop(key, None))) for key, word in _WORDS.items()]
         seconds, data, prompt, versions = (about.pop(key, None) for key in ("seconds", "data", "prompt", "versions"))
         pairs += [("questions", f"{report.scores['questions']:,}"), ("independent units", f"{report.scores.get('units', 0):,}")]
+        pairs += computed(about.pop("arithmetic", None))
         pairs += [("took", f"{float(seconds):,.0f} s")] if seconds else []
         pairs += [("data", f"{one['name']}, sha256 {str(one.get('sha256', 'not recorded'))[:12]}…") for one in data or ()]
         pairs += [(key.replace("_", " "), _short(value)) for key, value in about.items() if not isinstance(value, (dict, list))]

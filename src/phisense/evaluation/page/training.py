@@ -8,7 +8,7 @@ from typing import TYPE_CHECKING, Any
 import yaml
 
 from .plots import curve
-from .words import facts, number, signed, table, text
+from .words import computed, facts, number, signed, table, text
 
 if TYPE_CHECKING:
     from ..report import Report
@@ -44,7 +44,9 @@ def _model(about: dict[str, Any]) -> str:
         ("parameters trained", f"{about['trainable']:,}" if "trainable" in about else None),
         ("the projector moved by", f"{about['projector_change']:.2f} times its length" if "projector_change" in about else None),
     ]
-    return "".join([facts([*pairs, *parts]), _data(about), _stages(about), _curves(about), _merge(about.get("merge")), _recipe(about)])
+    pairs += computed(about.get("arithmetic"))
+    told = (_data(about), _stages(about), _gradients(about), _curves(about), _merge(about.get("merge")), _recipe(about))
+    return "".join([facts([*pairs, *parts]), *told])
 
 
 def hours_of(about: dict[str, Any]) -> str:
@@ -83,6 +85,23 @@ def _stages(about: dict[str, Any]) -> str:
             f"{stage.get('tokens', 0):,}", f"{stage.get('tokens_per_second', 0):,.0f}",
         ])  # fmt: skip
     return f"<h3>Stages</h3>{table(head, rows)}"
+
+
+def _gradients(about: dict[str, Any]) -> str:
+    """That what moved the weights was the derivative of the loss: training/gradient_check.py."""
+    rows = [
+        [
+            text(name), text(f"{one['when']} ({one['step']:,})"), text(part["part"]),
+            "–" if part["cosine"] is None else f"{part['cosine']:.4f}", "–" if part["norm_ratio"] is None else f"{part['norm_ratio']:.3f}",
+            f"{part['error']:.2%}",
+        ]
+        for name, stage in about["stages"].items() for one in stage.get("gradient_check", ()) for part in one["parts"]
+    ]  # fmt: skip
+    if not rows:
+        return ""
+    told = "Training's own gradient beside that of the same model in float32, and that one beside differences of the loss."
+    head = ["stage", "when (step)", "part", "cosine", "norm, times", "error by differences"]
+    return f"<h3>The gradient, checked</h3><p class='small'>{told}</p>{table(head, rows)}"
 
 
 def _curves(about: dict[str, Any]) -> str:

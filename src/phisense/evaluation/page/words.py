@@ -53,6 +53,20 @@ def table(head: Sequence[str], rows: Sequence[Sequence[str]], kind: str = "") ->
     return f"<div class='scroll' tabindex='0'><table class='{kind}'>{top}<tbody>{body}</tbody></table></div>"
 
 
+def computed(arithmetic: dict[str, Any] | None) -> list[tuple[str, object]]:
+    """What a step computed in, as model/arithmetic.py records it, in words."""
+    if not arithmetic:
+        return []
+    machine = arithmetic.get("gpu") or arithmetic.get("processor")
+    has = ", ".join(arithmetic.get("instructions", ()))
+    libraries = ", ".join(f"{name} {version}" for name, version in arithmetic.get("libraries", {}).items())
+    return [
+        ("computed in", f"{arithmetic['format']}, since {arithmetic['reason']}"),
+        ("machine", f"{machine}; {has}" if has else machine),
+        ("libraries", libraries),
+    ]
+
+
 def facts(pairs: Sequence[tuple[str, object]]) -> str:
     """Words with their values, as a list that wraps."""
     told = "".join(f"<div><dt>{text(word)}</dt><dd>{text(value)}</dd></div>" for word, value in pairs if value not in (None, "", [], {}))
