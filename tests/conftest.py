@@ -10,6 +10,8 @@ from typing import Any
 import pytest
 from filelock import FileLock
 
+from .leftovers import pytest_testnodedown, pytest_xdist_newgateway  # noqa: F401, pytest calls them
+
 if "PYTEST_XDIST_WORKER" in os.environ:  # each worker keeps to a core of its own: models this small gain little from a second one
     os.environ.setdefault("OMP_NUM_THREADS", "1")
 os.environ.setdefault("HF_HUB_OFFLINE", "1")
