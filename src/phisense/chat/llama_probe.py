@@ -109,7 +109,7 @@ def found() -> Found:
 @functools.cache
 def _found(key: str, cache: Path) -> Found:
     kept = cache / f"llama.cpp-{key}.json"
-    with suppress(ArtefactError, ValueError, TypeError, AttributeError):
+    with suppress(ArtefactError, OSError, ValueError, LookupError, TypeError, AttributeError):
         read = {kind: (str(ways[0]), str(ways[1])) for kind, ways in artefact.read_json(kept).items()}
         if read.keys() == set(TYPES):
             return read
@@ -117,7 +117,7 @@ def _found(key: str, cache: Path) -> Found:
     plain = _try([kind for kind in TYPES if repacked[kind] != OK], repack=False)
     made = {kind: (repacked[kind], plain.get(kind, OK)) for kind in TYPES}
     if all(said == OK or said in _FAULTS or said.startswith(WRONG) for ways in made.values() for said in ways):
-        with suppress(ArtefactError):  # a cache that cannot be written costs two seconds the next time
+        with suppress(ArtefactError, OSError):  # a cache that cannot be written costs two seconds the next time
             artefact.write_json(kept, made)
     return made
 
