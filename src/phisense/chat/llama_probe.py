@@ -36,7 +36,7 @@ TYPES = (
 OK = "ok"
 ALIKE = 0.3  # cosine with the float32 model's logits: Q2_K reaches 0.49 with these weights, other logits stay under 0.2
 MOST_WAIT = 60.0  # seconds for one child; it needs one or two
-#: How llama-cpp-python is compiled so that its kernels for AMX work: docs/llama.md says why.
+#: With which GCC before 12.4 compiles llama.cpp's kernels for AMX rightly: docs/llama.md says why. The Makefile has them, too.
 FLAGS = "-fno-tree-dse -fno-dse"
 #: What a kernel that does not suit the processor dies of; whatever else ended a child may not end the next one, and is not kept.
 _FAULTS = ("SIGILL", "SIGSEGV", "SIGBUS", "SIGFPE", "SIGABRT")
@@ -181,10 +181,9 @@ def _refuse(ways: Mapping[str, str]) -> None:
 
 def how_to_compile() -> str:
     """What a user types to compile llama-cpp-python again, for this machine."""
-    return (
-        f"Compile it on this machine: CXXFLAGS='{FLAGS}' pip install --force-reinstall --no-deps --no-cache-dir "
-        f"llama-cpp-python=={_version()} (docs/llama.md)"
-    )
+    flags = f"CXXFLAGS='{FLAGS}' " if platform.machine() in ("x86_64", "AMD64") else ""
+    again = f"pip install --force-reinstall --no-deps --no-cache-dir llama-cpp-python=={_version()}"
+    return f"Compile it on this machine: {flags}{again} (docs/llama.md)"
 
 
 def _version() -> str:
