@@ -4,7 +4,7 @@ PYTHON ?= python3
 VENV := .venv
 BIN := $(VENV)/bin
 PIP := $(BIN)/pip install --quiet --disable-pip-version-check --constraint constraints.txt
-# Without these GCC before 12.4 miscompiles llama.cpp's kernels for AMX (docs/llama.md); other compilers do not know them.
+# Without these GCC 12.2 miscompiles llama.cpp's kernels for AMX (docs/llama.md); other compilers do not know them.
 LLAMA_FLAGS := $(shell [ "$$(uname -m)" = x86_64 ] && $${CXX:-c++} --version 2>/dev/null | grep -q "Free Software" && echo "-fno-tree-dse -fno-dse")
 
 .PHONY: help demo test check docs bench soak format parts clean

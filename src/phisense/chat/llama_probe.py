@@ -36,7 +36,7 @@ TYPES = (
 OK = "ok"
 ALIKE = 0.3  # cosine with the float32 model's logits: Q2_K reaches 0.49 with these weights, other logits stay under 0.2
 MOST_WAIT = 60.0  # seconds for one child; it needs one or two
-#: With which GCC before 12.4 compiles llama.cpp's kernels for AMX rightly: docs/llama.md says why. The Makefile has them, too.
+#: With which GCC 12.2 compiles llama.cpp's kernels for AMX rightly: docs/llama.md says why. The Makefile has them, too.
 FLAGS = "-fno-tree-dse -fno-dse"
 #: What a kernel that does not suit the processor dies of; whatever else ended a child may not end the next one, and is not kept.
 _FAULTS = ("SIGILL", "SIGSEGV", "SIGBUS", "SIGFPE", "SIGABRT")
