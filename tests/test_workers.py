@@ -29,11 +29,11 @@ FORKED = 'multiprocessing.get_context("fork").Process(target=time.sleep, args=(3
 STARTED = 'subprocess.Popen(["sleep", "3600"])'
 
 
-def run(folder: Path, text: str) -> subprocess.CompletedProcess[str]:
+def run(folder: Path, text: str, *options: str) -> subprocess.CompletedProcess[str]:
     """The suite's own options and plugin on a folder of its own; ends when nobody holds its output any more."""
     (folder / "test_it.py").write_text(text)
     env = {key: value for key, value in os.environ.items() if not key.startswith("PYTEST_")}
-    words = ["-c", str(ROOT / "pyproject.toml"), "--rootdir", str(folder), "-p", "tests.leftovers", "-n", "2", str(folder)]
+    words = ["-c", str(ROOT / "pyproject.toml"), "--rootdir", str(folder), "-p", "tests.leftovers", "-n", "2", *options, str(folder)]
     command = [sys.executable, "-m", "pytest", *words]
     return subprocess.run(command, cwd=ROOT, env=env, capture_output=True, text=True, timeout=300, check=False)
 
@@ -53,8 +53,9 @@ def test_without_a_death_it_passes(tmp_path: Path) -> None:
     assert "21 passed" in done.stdout
 
 
-def test_a_test_that_never_ends_is_named() -> None:
-    """Its bound is in the suite's options: pytest's own, which ends the process and leaves its name."""
-    options = (ROOT / "pyproject.toml").read_text()
-    assert "faulthandler_timeout = " in options
-    assert "faulthandler_exit_on_timeout = true" in options
+def test_a_test_that_never_ends_is_named(tmp_path: Path) -> None:
+    """By pytest's own bound, here a shorter one; the suite's is in its options."""
+    done = run(tmp_path, DYING.format(before="time.sleep(3600)"), "-o", "faulthandler_timeout=5")
+    assert done.returncode == 1, done.stdout + done.stderr
+    assert "test_it.py::test_dies" in done.stdout
+    assert "faulthandler_timeout = " in (ROOT / "pyproject.toml").read_text()
