@@ -4,6 +4,8 @@ PYTHON ?= python3
 VENV := .venv
 BIN := $(VENV)/bin
 PIP := $(BIN)/pip install --quiet --disable-pip-version-check --constraint constraints.txt
+# Without these GCC 12.2 miscompiles llama.cpp's kernels for AMX (docs/llama.md); other compilers do not know them.
+LLAMA_FLAGS := $(shell [ "$$(uname -m)" = x86_64 ] && $${CXX:-c++} --version 2>/dev/null | grep -q "Free Software" && echo "-fno-tree-dse -fno-dse")
 
 .PHONY: help demo test check docs bench soak format parts clean
 
@@ -61,5 +63,5 @@ $(VENV)/.dev: pyproject.toml constraints.txt | $(BIN)/python
 	@echo "Installing phisense and its development tools into $(VENV) ..."
 	@$(PIP) --editable '.[dev]'
 	@echo "Compiling llama.cpp, some minutes ..."
-	@$(PIP) --editable '.[cpu]' || echo "llama.cpp was not compiled (it needs a C++ compiler): what needs it is skipped by the tests"
+	@CXXFLAGS="$$CXXFLAGS $(LLAMA_FLAGS)" $(PIP) --no-cache-dir --editable '.[cpu]' || echo "llama.cpp was not compiled (it needs a C++ compiler): what needs it is skipped by the tests"
 	@touch $@

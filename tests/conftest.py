@@ -10,6 +10,8 @@ from typing import Any
 import pytest
 from filelock import FileLock
 
+from .leftovers import pytest_testnodedown, pytest_xdist_newgateway  # noqa: F401, pytest calls them
+
 os.environ.setdefault("OMP_WAIT_POLICY", "PASSIVE")  # threads that spin while they wait take the cores of other workers
 os.environ.setdefault("GOMP_SPINCOUNT", "0")
 if "PYTEST_XDIST_WORKER" in os.environ:  # each worker keeps to a core of its own: models this small gain little from a second one

@@ -38,6 +38,7 @@ def install(monkeypatch: pytest.MonkeyPatch, *modules: str, binary: str | None =
     monkeypatch.setattr(servers, "find_spec", lambda name: object() if name in modules else None)
     monkeypatch.setattr(servers.shutil, "which", lambda name: binary)
     monkeypatch.setattr(servers, "_has_gpu", lambda: gpu)
+    monkeypatch.setattr(servers, "repacks_file", lambda path: True)
 
 
 SERVING = ("openai", "fastapi", "uvicorn")

@@ -17,7 +17,7 @@ from PIL import Image
 from safetensors.torch import load_file, save_file
 
 from phisense import artefact
-from phisense.chat import Sampling, Session
+from phisense.chat import Sampling, Session, llama_probe
 from phisense.chat.llama_engine import LlamaEngine
 from phisense.conversations import Message, Question, read_questions
 from phisense.errors import ArtefactError, ExportError, PartError, UsageError
@@ -96,6 +96,27 @@ def test_a_quantised_file_is_smaller_measured_and_answers(quant: str, model: Pat
     session = Session(LlamaEngine.open(tmp_path / "made"), Sampling(max_new_tokens=16))
     session.show(open_picture(images / str(question.image)))
     assert "".join(session.ask(question.text)).strip()
+
+
+@pytest.mark.parametrize("quant", ["q8_0", "q4_k_m"])
+def test_a_tiny_model_is_quantised_whatever_kernels_this_machine_has(quant: str, tiny: Path, asked: Any, tmp_path: Path) -> None:
+    made = export(tiny, tmp_path / "out", quant, *asked, quiet)
+    assert made["f16"]["kl"] <= 1e-4
+    assert made[quant]["kl"] < 0.5
+    session = Session(LlamaEngine.open(tmp_path / "out"), Sampling(max_new_tokens=4))
+    session.show(asked[1][0])
+    assert list(session.ask("What is it?"))
+
+
+def test_a_quantisation_that_this_machine_cannot_compute_is_refused_first(
+    tiny: Path, asked: Any, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    tried = {kind: ("SIGILL", "SIGILL") if kind == "Q6_K" else ("ok", "ok") for kind in llama_probe.TYPES}
+    monkeypatch.setattr(llama_probe, "found", lambda: tried)
+    with pytest.raises(PartError, match="llama.cpp does not compute on this machine; got SIGILL with Q6_K tensors"):
+        export(tiny, tmp_path / "out", "q4_k_m", *asked, quiet)
+    assert not list(tmp_path.iterdir())
+    assert export(tiny, tmp_path / "out", "f16", *asked, quiet)["quant"] == "f16"
 
 
 def test_an_export_that_says_something_else_is_refused(tiny: Path, asked: Any, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:

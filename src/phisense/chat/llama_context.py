@@ -19,7 +19,8 @@ from typing import Any
 
 import numpy as np
 
-from ..errors import ArtefactError, ChatError, PartError
+from ..errors import ArtefactError, ChatError
+from .llama_probe import repacks_file
 
 Vectors = np.ndarray[Any, np.dtype[np.float32]]
 Logits = np.ndarray[Any, np.dtype[np.float32]]
@@ -31,16 +32,6 @@ _ABORTED = 2  # what llama_decode then returns
 
 class Stopped(Exception):  # noqa: N818, no error: it was asked for
     """The computation was stopped before its end; the sequence holds what it held before."""
-
-
-def require_llama_cpp() -> None:
-    """Raises PartError, saying how to get it, where llama.cpp is not installed."""
-    try:
-        import gguf  # noqa: F401
-        import llama_cpp  # noqa: F401
-    except ImportError as error:
-        do = "pip install 'phisense[cpu]'"
-        raise PartError("llama.cpp is not installed", wanted="the packages llama-cpp-python and gguf", do=do) from error
 
 
 @dataclass
@@ -75,7 +66,8 @@ class LlamaContext:
     """`sequences` caches of `window` positions each, in float16. Not thread-safe: one computation at a time."""
 
     def __init__(self, path: Path, *, window: int, sequences: int, threads: int) -> None:
-        """Raises ArtefactError if llama.cpp cannot load the file, with what it said."""
+        """Raises ArtefactError if llama.cpp cannot load the file, with what it said, and PartError where it would die of it."""
+        repack = repacks_file(path)
         import llama_cpp
 
         self._llama: Any = llama_cpp
@@ -83,6 +75,7 @@ class LlamaContext:
         with listening() as heard:
             model_how = llama_cpp.llama_model_default_params()
             model_how.load_mode = llama_cpp.LLAMA_LOAD_MODE_MMAP
+            model_how.use_extra_bufts = repack
             model = llama_cpp.llama_model_load_from_file(str(path).encode(), model_how)
             if model is None:
                 raise ArtefactError(f"llama.cpp cannot load {path}", got=heard.last or "no reason", do="Run phisense export again")

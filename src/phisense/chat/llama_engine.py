@@ -25,7 +25,8 @@ from ..prompt import Prompt
 from .choose import GGUF
 from .engine import Sampling
 from .kept import Shelf, shared
-from .llama_context import LlamaContext, Logits, Stopped, Vectors, require_llama_cpp
+from .llama_context import LlamaContext, Logits, Stopped, Vectors
+from .llama_probe import require_llama_cpp
 from .machine import cores, free_memory
 from .turns import Turns
 from .words import Words

@@ -27,6 +27,7 @@ from types import FrameType
 from ..artefact import check_is_model, read_json
 from ..errors import ArtefactError, ChatError, PhisenseError, UsageError
 from .exchange import Address
+from .llama_probe import repacks_file
 from .remote_engine import list_models
 
 HOST = "127.0.0.1"
@@ -120,7 +121,7 @@ def run(server: Server, ready: Callable[[], None], waiting: Callable[[int], None
         for number, handler in before.items():
             signal.signal(number, handler)
     if not asked:
-        raise PhisenseError(f"{server.called} ended by itself", got=f"exit code {child.returncode}", do="See what it said above")
+        raise PhisenseError(f"{server.called} ended by itself", got=_ended(child.returncode), do="See what it said above")
     return 128 + asked[0]
 
 
@@ -146,6 +147,12 @@ def _end(child: subprocess.Popen[bytes]) -> None:
     except subprocess.TimeoutExpired:
         _signal(child, signal.SIGKILL)
         child.wait()
+
+
+def _ended(code: int) -> str:
+    if code >= 0:
+        return f"exit code {code}"
+    return f"{signal.Signals(-code).name}, a crash" if -code in signal.valid_signals() else f"signal {-code}"
 
 
 def _signal(child: subprocess.Popen[bytes], number: int) -> None:
@@ -212,5 +219,23 @@ def _llama(folder: Path, port: int, binary: str | None = None) -> Server:
         return Server("llama", "llama-server", words, port, seeing is not None)
     sees = ("--clip_model_path", str(seeing), "--chat_format", "mtmd") if seeing else ()
     taking_turns = ("--interrupt_requests", "false")  # or each question would end the answer to the one before
-    words = (sys.executable, "-m", "llama_cpp.server", "--model", str(text), "--model_alias", folder.name, *sees, *taking_turns)
+    called = ("-m", "llama_cpp.server") if repacks_file(text) else ("-c", _UNPACKED)
+    words = (sys.executable, *called, "--model", str(text), "--model_alias", folder.name, *sees, *taking_turns)
     return Server("llama", "llama-cpp-python's server", (*words, "--n_ctx", str(WINDOW), *at), port, seeing is not None)
+
+
+#: llama-cpp-python's server has no option for leaving weights as stored; it asks for the defaults under this name.
+_UNPACKED = """
+from llama_cpp import llama_cpp
+from llama_cpp.server.__main__ import main
+
+usual = llama_cpp.llama_model_default_params
+
+def unpacked():
+    how = usual()
+    how.use_extra_bufts = False
+    return how
+
+llama_cpp.llama_model_default_params = unpacked
+main()
+"""

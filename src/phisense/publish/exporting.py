@@ -19,14 +19,15 @@ import torch
 from PIL.Image import Image
 
 from .. import artefact
-from ..chat.llama_context import LlamaContext, require_llama_cpp
+from ..chat.llama_context import LlamaContext
 from ..chat.llama_engine import KIND, PICTURE_PART
+from ..chat.llama_probe import repacks, require_llama_cpp
 from ..chat.machine import cores
 from ..conversations import Question
 from ..errors import UsageError
 from ..model.arithmetic import choose
 from . import agreement
-from .gguf import QUANTISATIONS, Progress, caution, quantise, write_projector, write_text_model
+from .gguf import QUANTISATIONS, TENSOR_TYPES, Progress, caution, quantise, write_projector, write_text_model
 from .vocabulary import Vocabulary, vocabulary
 from .weights import Weights
 
@@ -44,6 +45,7 @@ def export(
         raise UsageError("unknown --quant", got=quant, wanted=" or ".join(QUANTISATIONS))
     artefact.check_is_model(model)
     require_llama_cpp()
+    repacks(TENSOR_TYPES[quant])  # raises, before anything is computed, where this machine cannot open the file
     if out.exists() and not _is_ours(out):
         raise UsageError(f"{out} would be overwritten", got="something that phisense export did not write", do="Choose another --out")
     config, processor, weights = (

@@ -27,6 +27,8 @@ Progress = Callable[[str, int, int], None]
 
 #: What can be asked for, as `llama_cpp` numbers it.
 QUANTISATIONS = {"f16": 1, "q8_0": 7, "q4_k_m": 15}
+#: The types its matrices get; those whose rows are no multiples of 256 get others instead of the k-quants.
+TENSOR_TYPES = {"f16": ("F16",), "q8_0": ("Q8_0",), "q4_k_m": ("Q4_K", "Q6_K", "Q5_0", "Q8_0")}
 
 _LAYER = {
     "input_layernorm": "attn_norm",

@@ -30,6 +30,8 @@ KIND = "space"
 MOST_ON_CPU = 3e9  # bytes of weights that two free cores and 16 GB should be asked to run in torch
 PYTHON = "3.12"
 _EXTRA = r"extra == ['\"](\w+)['\"]"
+#: A Space is built on one machine and runs on another: llama.cpp is compiled for AVX2, not for the processor it happens to be built on.
+_ANYWHERE = " --config-settings=cmake.define.GGML_NATIVE=OFF"
 _LEFT_OUT = shutil.ignore_patterns("__pycache__", "*.pyc", "parts", "pretrain")
 
 
@@ -191,10 +193,11 @@ def _requirements(made: Plan, speech: bool) -> list[str]:
         if name == "torch" and made.hardware.startswith("zero"):
             lines.append("torch>=2.9,<2.12")
             continue
+        options = _ANYWHERE if name == "llama-cpp-python" else ""
         try:
-            lines.append(f"{name}=={version(name).split('+')[0]}")
+            lines.append(f"{name}=={version(name).split('+')[0]}{options}")
         except PackageNotFoundError:  # not needed on this machine
-            lines.append(f"{name}{wanted.strip()}")
+            lines.append(f"{name}{wanted.strip()}{options}")
     return lines
 
 
