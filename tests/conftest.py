@@ -4,6 +4,8 @@ from __future__ import annotations
 
 import json
 import os
+import shutil
+from importlib.util import find_spec
 from pathlib import Path
 from typing import Any
 
@@ -30,6 +32,37 @@ def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
     items.sort(key=lambda item: "road" not in getattr(item, "fixturenames", ()))
 
 
+def pytest_terminal_summary(terminalreporter: Any) -> None:
+    """On which class of machine this ran, and what could not be covered on it."""
+    for line in machine_class():
+        terminalreporter.write_line(line)
+
+
+def machine_class() -> list[str]:
+    import torch
+
+    from phisense.model.arithmetic import choose
+    from phisense.model.device import machine
+
+    cpu = torch.device("cpu")
+    here, auto = machine(cpu), choose("train", cpu)
+    has = set(here["instructions"])
+    missing = {
+        "products in bfloat16 by instructions: they were emulated, or the instructions are hidden": auto.format == "bfloat16",
+        "training in float32 by default, as without such instructions: it was asked for in tests": auto.format == "float32",
+        "bitsandbytes' layout for inference: what it does to a gradient was put in by hand": "avx512_bf16" in has,
+        "llama.cpp's kernels for AMX": "amx_int8" in has and find_spec("llama_cpp") is not None,
+        "llama.cpp, which is not installed": find_spec("llama_cpp") is not None,
+        "a GPU's kernels": torch.cuda.is_available(),
+        "the page in a browser: there is no chromium": shutil.which("chromium") is not None,
+        f"real data: {FIXTURES} is not there": FIXTURES.is_dir(),
+    }
+    return [
+        f"machine: {here['processor']}; {', '.join(here['instructions']) or 'no instructions that matter'}; auto computes in {auto.format}",
+        *(f"not covered on it: {what}" for what, covered in missing.items() if not covered),
+    ]
+
+
 @pytest.fixture(autouse=True, scope="session")
 def own_cache(tmp_path_factory: pytest.TempPathFactory) -> None:
     """Tests leave the user's cache alone."""
@@ -42,6 +75,13 @@ def fixtures() -> Path:
     if not FIXTURES.is_dir():
         pytest.skip(f"no fixtures: {FIXTURES} does not exist (set PHISENSE_FIXTURES)")
     return FIXTURES
+
+
+@pytest.fixture(params=("float32", "bfloat16"))
+def compute(request: pytest.FixtureRequest, monkeypatch: pytest.MonkeyPatch) -> str:
+    """The number format that `auto` takes in this test, whatever the processor has; one without the instructions emulates it."""
+    monkeypatch.setattr("phisense.model.arithmetic.multiplies_in_bfloat16", lambda device: request.param == "bfloat16")
+    return str(request.param)
 
 
 @pytest.fixture(scope="session")

@@ -20,6 +20,7 @@ def compare(root: Path, verb: Any, *tries: str) -> list[dict[str, Any]]:
     return rows
 
 
+@pytest.mark.usefixtures("compute")
 def test_variants_beside_the_recipe(tmp_path: Path, verb: Any) -> None:
     make_root(tmp_path)
     rows = compare(tmp_path, verb, POOLED, NESTED)

@@ -25,6 +25,7 @@ def tune(root: Path, verb: Any, trials: int, *more: str) -> Any:
     return verb("tune", root / "tiny.yaml", *VARY, *QUICK, "--trials", trials, *more)
 
 
+@pytest.mark.usefixtures("compute")
 def test_a_study_and_its_continuation(tmp_path: Path, verb: Any) -> None:
     make_root(tmp_path)
     first = tune(tmp_path, verb, 2)

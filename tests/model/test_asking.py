@@ -11,10 +11,14 @@ from phisense.conversations import IMAGE, Message
 from phisense.model import asking
 from phisense.model.asking import Asked, ask
 
+#: How far the loss of a whole answer may be from that of the question asked by itself. In bfloat16 a question's neighbours change in which
+#: order a kernel sums what it rounds; with random weights the likeliest words lie that close, so answers are compared in float32 alone.
+BOUNDS = {torch.float32: 1e-4, torch.bfloat16: 0.3}
 
-@pytest.fixture
-def built(parts: tuple[str, str]) -> Phi3WithProjector:
-    return Phi3WithProjector.assemble(*parts, device="cpu", dtype=torch.float32)
+
+@pytest.fixture(params=BOUNDS, ids=str)
+def built(request: pytest.FixtureRequest, parts: tuple[str, str]) -> Phi3WithProjector:
+    return Phi3WithProjector.assemble(*parts, device="cpu", dtype=request.param)
 
 
 def slots_of(built: Phi3WithProjector, seed: int) -> torch.Tensor:
@@ -52,9 +56,11 @@ def test_together_as_alone(built: Phi3WithProjector) -> None:
     asked = some_questions(built)
     for one, answered in zip(asked, ask(built, asked, max_new_tokens=8), strict=True):
         ids, loss = by_itself(built, one)
-        assert list(answered.ids) == ids
-        assert answered.loss == pytest.approx(loss, abs=1e-4)
-        assert answered.text == built.prompt.decode(ids)
+        dtype = built.model.lm_head.weight.dtype
+        assert answered.loss == pytest.approx(loss, abs=BOUNDS[dtype])
+        if dtype is torch.float32:
+            assert list(answered.ids) == ids
+            assert answered.text == built.prompt.decode(ids)
 
 
 def test_a_picture_is_read_once(built: Phi3WithProjector, monkeypatch: pytest.MonkeyPatch) -> None:

@@ -9,7 +9,15 @@ import torch
 
 from phisense import Phi3WithProjector
 from phisense.model.calibrate import calibrate
+from phisense.model.trained import only_projector
 from phisense.recipe import Projector
+
+
+@pytest.fixture(params=[torch.float32, torch.bfloat16], ids=str)
+def dtype(request: pytest.FixtureRequest) -> torch.dtype:
+    """What the parts are held in; a projector that is trained is float32 in any case."""
+    found: torch.dtype = request.param
+    return found
 
 
 @pytest.fixture
@@ -22,21 +30,29 @@ def lopsided() -> torch.Tensor:
     return features
 
 
+def assembled(parts: tuple[str, str], dtype: torch.dtype, projector: Projector | None = None) -> Phi3WithProjector:
+    built = Phi3WithProjector.assemble(*parts, projector, dtype=dtype)
+    only_projector(built)
+    return built
+
+
 @pytest.mark.parametrize("projector", [Projector(), Projector(kind="linear"), Projector(pool=2)], ids=["mlp", "linear", "pooled"])
-def test_slots_become_as_large_as_embeddings(parts: tuple[str, str], lopsided: torch.Tensor, projector: Projector) -> None:
-    built = Phi3WithProjector.assemble(*parts, projector, dtype=torch.float32)
+def test_slots_become_as_large_as_embeddings(
+    parts: tuple[str, str], lopsided: torch.Tensor, projector: Projector, dtype: torch.dtype
+) -> None:
+    built = assembled(parts, dtype, projector)
     table = built.model.get_input_embeddings().weight
     found = calibrate(built.projector, lopsided, table)
     with torch.inference_mode():
         slots = built.projector(lopsided)
-    assert found["before"] > 3 * float(table.detach().std()), "the control: a fresh projector misses the scale"
-    assert float(slots.std()) == pytest.approx(float(table.detach().std()), rel=1e-3)
+    assert found["before"] > 3 * float(table.detach().float().std()), "the control: a fresh projector misses the scale"
+    assert float(slots.std()) == pytest.approx(float(table.detach().float().std()), rel=1e-3)
     assert found["after"] == pytest.approx(found["embeddings"], rel=1e-3)
 
 
-def test_every_channel_counts_alike(parts: tuple[str, str], lopsided: torch.Tensor) -> None:
+def test_every_channel_counts_alike(parts: tuple[str, str], lopsided: torch.Tensor, dtype: torch.dtype) -> None:
     """The slots move as far with a small channel as with a large one; before, the large ones decided alone."""
-    built = Phi3WithProjector.assemble(*parts, dtype=torch.float32)
+    built = assembled(parts, dtype)
 
     def moved_by(channel: int) -> float:
         changed = lopsided.clone()
@@ -50,11 +66,11 @@ def test_every_channel_counts_alike(parts: tuple[str, str], lopsided: torch.Tens
     assert 0.5 < moved_by(large) / moved_by(small) < 2
 
 
-def test_slots_vary_as_words_do(parts: tuple[str, str], lopsided: torch.Tensor) -> None:
+def test_slots_vary_as_words_do(parts: tuple[str, str], lopsided: torch.Tensor, dtype: torch.dtype) -> None:
     """The last layer's columns span what the embeddings span, and as far; a fresh projector's are unlike them."""
-    built = Phi3WithProjector.assemble(*parts, dtype=torch.float32)
+    built = assembled(parts, dtype)
     table = built.model.get_input_embeddings().weight.detach()
-    words = torch.cov(table[table.norm(dim=1) > 0].T)
+    words = torch.cov(table.float()[table.norm(dim=1) > 0].T)
 
     def likeness() -> float:
         weight = built.projector.linear_2.weight.detach()
@@ -66,9 +82,9 @@ def test_slots_vary_as_words_do(parts: tuple[str, str], lopsided: torch.Tensor) 
     assert likeness() > 0.999
 
 
-def test_the_same_pictures_calibrate_the_same(parts: tuple[str, str], lopsided: torch.Tensor) -> None:
+def test_the_same_pictures_calibrate_the_same(parts: tuple[str, str], lopsided: torch.Tensor, dtype: torch.dtype) -> None:
     def weights() -> dict[str, Any]:
-        built = Phi3WithProjector.assemble(*parts, dtype=torch.float32)
+        built = assembled(parts, dtype)
         calibrate(built.projector, lopsided, built.model.get_input_embeddings().weight)
         return dict(built.projector.state_dict())
 

@@ -11,6 +11,7 @@ import torch
 from PIL import Image
 from safetensors.torch import load_file
 
+from phisense import merging
 from phisense.conversations import IMAGE, Message
 from phisense.errors import MergeError, RecipeError, TerminatedError
 from phisense.model import load_model
@@ -44,6 +45,7 @@ def opens_natively(root: Path, model: Path) -> None:
         torch.testing.assert_close(ours.model(**mine).logits, native(**batch).logits, rtol=1e-4, atol=1e-4)
 
 
+@pytest.mark.usefixtures("compute")
 def test_full_fine_tuning(tmp_path: Path, verb: Any) -> None:
     make_root(tmp_path)
     file = tmp_path / "tiny.yaml"
@@ -74,6 +76,7 @@ def test_full_fine_tuning(tmp_path: Path, verb: Any) -> None:
     opens_natively(tmp_path, model)
 
 
+@pytest.mark.usefixtures("compute")
 def test_full_fine_tuning_goes_on_where_it_was(tmp_path: Path, verb: Any, monkeypatch: pytest.MonkeyPatch) -> None:
     """Stopped after its 20 steps' checkpoint and resumed, it ends with the same weights."""
     make_root(tmp_path)
@@ -107,19 +110,28 @@ def test_full_fine_tuning_goes_on_where_it_was(tmp_path: Path, verb: Any, monkey
     assert 21 in steps
 
 
-def test_a_wrong_merge_of_full_weights_is_refused(tmp_path: Path, verb: Any) -> None:
-    """The control of the gate: weights that are not the trained ones, and a gate that nothing passes."""
+def test_a_wrong_merge_of_full_weights_is_refused(tmp_path: Path, verb: Any, compute: str, monkeypatch: pytest.MonkeyPatch) -> None:
+    """The control of the gate: what is written is not what was trained, but noise in its head."""
     make_root(tmp_path)
     file = tmp_path / "tiny.yaml"
     verb("features", file)
-    run = verb("train", file, *FULL, "--set", "merge.most_delta_loss=0.0", "--set", "merge.dtype=bfloat16", "--set", "merge.samples=12")[
-        "run"
-    ]
+    run = verb("train", file, *FULL, "--set", "merge.samples=12")["run"]
+    cast = merging._merge_lora
+
+    def spoilt(*args: Any) -> Any:
+        made = cast(*args)
+        torch.manual_seed(0)
+        weight = made.model.lm_head.weight
+        weight.data += 0.1 * torch.randn_like(weight)
+        return made
+
+    monkeypatch.setattr(merging, "_merge_lora", spoilt)
     with pytest.raises(MergeError, match="the merged model is not what was trained"):
         verb("merge", run)
     assert not (tmp_path / "models").exists()
 
 
+@pytest.mark.usefixtures("compute")
 @pytest.mark.parametrize("encoder", ["clip", "siglip", "dinov2"])
 def test_lora_in_the_vision_tower(tmp_path: Path, verb: Any, encoder: str) -> None:
     make_root(tmp_path, encoder=encoder)

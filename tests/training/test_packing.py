@@ -1,4 +1,8 @@
-"""Conversations that share a picture learn what they would learn apart: same loss, same gradients, to 1e-5 in float32."""
+"""Conversations that share a picture learn what they would learn apart: same loss, same gradients, to 1e-5 in float32.
+
+In bfloat16 each product rounds to 8 bits, and other rows beside a row change in which order a kernel sums. There the loss holds to 0.001,
+which a conversation that sees its neighbour exceeds, and each gradient to a tenth of its largest number.
+"""
 
 from __future__ import annotations
 
@@ -43,9 +47,13 @@ class Store:
         return torch.stack([self.kept[name] for name in names])
 
 
-@pytest.fixture
-def built(parts: tuple[str, str]) -> Phi3WithProjector:
-    made = Phi3WithProjector.assemble(*parts, stored_features=True, device="cpu", dtype=torch.float32)
+#: How far the loss, and each gradient over its largest number, may be from those of conversations apart.
+BOUNDS = {torch.float32: (1e-5, 1e-4), torch.bfloat16: (1e-3, 0.1)}
+
+
+@pytest.fixture(params=BOUNDS, ids=str)
+def built(request: pytest.FixtureRequest, parts: tuple[str, str]) -> Phi3WithProjector:
+    made = Phi3WithProjector.assemble(*parts, stored_features=True, device="cpu", dtype=request.param)
     made.model.requires_grad_(True)
     return made
 
@@ -77,9 +85,11 @@ def test_the_same_loss_and_gradients_as_apart(
     assert [len(row.ends) for row in rows] == [1, 3, 1, 1]  # without a picture; three about a.jpg; its picture last; b.jpg
     apart, by_itself = learnt(built, [alone(sample) for sample in samples], "sdpa")
     packed, shared = learnt(built, rows, attention)
-    assert packed == pytest.approx(apart, abs=1e-5)
+    of_loss, of_gradient = BOUNDS[built.model.lm_head.weight.dtype]
+    assert packed == pytest.approx(apart, abs=of_loss)
     assert by_itself.keys() == shared.keys()
-    assert max(float((by_itself[name] - shared[name]).abs().max()) for name in shared) < 1e-5
+    largest = max(float(gradient.abs().max()) for gradient in by_itself.values())
+    assert max(float((by_itself[name] - shared[name]).abs().max()) for name in shared) < of_gradient * largest
 
 
 def test_a_conversation_that_sees_its_neighbour_is_noticed(built: Phi3WithProjector, monkeypatch: pytest.MonkeyPatch) -> None:
@@ -94,7 +104,7 @@ def test_a_conversation_that_sees_its_neighbour_is_noticed(built: Phi3WithProjec
 
     monkeypatch.setattr("phisense.training.data.padded", leaky)
     together, _ = learnt(built, pack(samples, built.prompt.image_id, 512), "sdpa")
-    assert abs(together - apart) > 1e-4
+    assert abs(together - apart) > BOUNDS[built.model.lm_head.weight.dtype][0]
 
 
 def test_a_conversation_that_does_not_see_its_picture_is_noticed(built: Phi3WithProjector, monkeypatch: pytest.MonkeyPatch) -> None:
@@ -109,7 +119,7 @@ def test_a_conversation_that_does_not_see_its_picture_is_noticed(built: Phi3With
 
     monkeypatch.setattr("phisense.training.data.end_to_end", blind)
     together, _ = learnt(built, pack(samples, built.prompt.image_id, 512), "spans")
-    assert abs(together - apart) > 1e-4
+    assert abs(together - apart) > BOUNDS[built.model.lm_head.weight.dtype][0]
 
 
 def test_every_token_is_there_once_and_rows_are_not_overfull(built: Phi3WithProjector) -> None:
@@ -140,4 +150,6 @@ def test_logits_of_supervised_positions_give_the_models_own_loss(built: Phi3With
     whole = built.model(**batch)
     supervised = torch.nn.functional.pad(labels[:, 1:] != IGNORED, (0, 1))
     whole.logits = whole.logits[supervised]
-    assert float(supervised_loss(whole, labels, int(supervised.sum()))) == pytest.approx(float(whole.loss), abs=1e-6)
+    assert float(supervised_loss(whole, labels, int(supervised.sum()))) == pytest.approx(
+        float(whole.loss), rel=1e-6 if whole.logits.dtype is torch.float32 else 1e-2
+    )

@@ -104,6 +104,7 @@ def test_other_pictures_give_another_loss(trained: dict[str, Any], world: Path) 
     assert loss(shown_pictures(questions, "shuffled", 0)) > own * 1.2
 
 
+@pytest.mark.usefixtures("compute")
 def test_resuming_ends_where_an_uninterrupted_run_ends(root: Path, verb: Any, monkeypatch: pytest.MonkeyPatch) -> None:
     from phisense.training import trainer
 

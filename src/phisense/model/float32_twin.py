@@ -39,6 +39,7 @@ def _float32_weight(layer: Any) -> torch.Tensor:
 
 
 def _multiply(layer: Any, x: torch.Tensor) -> torch.Tensor:
+    assert not torch.is_autocast_enabled(x.device.type), "somebody turned autocast on inside the twin"
     product: torch.Tensor = _Product.apply(x.float(), layer)  # type: ignore[no-untyped-call]
     return product
 
@@ -51,14 +52,16 @@ def computed_in_float32(model: Any) -> Iterator[None]:
     """
     with ExitStack() as put_back:
         plain = {id(layer): layer for _, layer in four_bit_layers(model)}
-        plain |= {id(m): m for m in model.modules() if isinstance(m, nn.Linear) and _is_narrow(m.weight)}
+        # Only a Linear itself: what is derived from it, as in nn.MultiheadAttention, may be read past its forward pass.
+        plain |= {id(m): m for m in model.modules() if type(m) is nn.Linear and _is_narrow(m.weight)}
         for layer in plain.values():
             _replace(put_back, layer, "forward", functools.partial(_multiply, layer))
         for module in model.modules():
             if id(module) not in plain:
                 _widen(put_back, module)
-        if hasattr(model, "_original_forward"):
-            _replace(put_back, model, "forward", model._original_forward)
+        for module in model.modules():  # a model of an earlier stage lies in that of the next, each with an autocast of its own
+            if "_original_forward" in module.__dict__:
+                _replace(put_back, module, "forward", module.__dict__["_original_forward"])
         precision = torch.get_float32_matmul_precision()
         torch.set_float32_matmul_precision("highest")
         put_back.callback(torch.set_float32_matmul_precision, precision)
