@@ -71,7 +71,7 @@ def sentence(found: Mapping[str, Any]) -> str:
     )
     if found["verdict"] == "looks":
         return f"{said}."
-    return f"{said}. Both 95 % intervals in brackets must lie above zero: what it has learned does not come from the pictures."
+    return f"{said}. Both 95 % intervals, in brackets, must lie above zero, or chance explains its answers as well as its pictures do."
 
 
 def _points(difference: Mapping[str, float]) -> str:
