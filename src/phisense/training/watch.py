@@ -50,24 +50,23 @@ class Watch(TrainerCallback):
         self.facts: dict[str, Any] = {"held_out": None, "blind": None, **({"looks": Looks().as_dict()} if self.last_stage else {})}
 
     def on_step_end(self, args: TrainingArguments, state: TrainerState, control: TrainerControl, **kwargs: Any) -> None:
-        if state.global_step in self._when(state.max_steps):
-            self.look(kwargs["model"], state.global_step, state.max_steps)
+        if state.global_step in self._when(state.max_steps) and (row := self.look(kwargs["model"], state.global_step, state.max_steps)):
+            self.report(row)
 
     def _when(self, steps: int) -> set[int]:
         return {round(steps * number / self.times) for number in range(1, self.times + 1)}
 
     def finish(self, model: Any, steps: int) -> None:
-        """Asks once more where a resumed stage had no step left, and so no look: the row of that look is there already."""
+        """Asks once more where a resumed stage had no step left, and so no look. Its row was reported before, and is not again."""
         if self.facts["held_out"] is None:
-            report, self.report = self.report, lambda row: None
             self.look(model, steps, steps)
-            self.report = report
 
-    def look(self, model: Any, step: int, steps: int) -> None:
+    def look(self, model: Any, step: int, steps: int) -> dict[str, Any]:
+        """Asks, sets the facts, and returns the row to report: none if there is nobody to judge or nothing to ask."""
         last = self.last_stage and step == steps
         asked = self.all if last else self.questions
         if self.judge is None or not asked:
-            return
+            return {}
         seeing = [i for i, q in enumerate(asked) if q.image is not None]
         puts: list[Put] = [(q, q.image) for q in asked]
         if seeing:
@@ -82,10 +81,10 @@ class Watch(TrainerCallback):
             of_pictures = ([some[i] for i in seeing] if some else [] for some in (real, blind, shuffled))
             self.facts["looks"] = looks([str(asked[i].image) for i in seeing], *of_pictures).as_dict()
         shown = range(0, len(asked), -(-len(asked) // SHOWN))
-        self.report({
+        return {
             "step": step, "steps": steps, "held_out": self.facts["held_out"], "blind": self.facts["blind"], "questions": len(asked),
             "answers": [{"question": asked[i].text, "right": asked[i].answers[0], "said": said[i]} for i in shown],
-        })  # fmt: skip
+        }  # fmt: skip
 
     @torch.inference_mode()
     def _answers(self, model: Any, puts: Sequence[Put]) -> list[str]:
