@@ -13,8 +13,10 @@ from typing import Any
 
 import orjson
 from rich.console import Console
+from rich.panel import Panel
 from rich.progress import BarColumn, MofNCompleteColumn, Progress, TaskID, TextColumn, TimeElapsedColumn, TimeRemainingColumn
 from rich.table import Table
+from rich.text import Text
 
 out = Console(highlight=False)
 #: Progress and errors; what a program reads goes to the standard output.
@@ -71,6 +73,11 @@ def bars() -> Iterator[Bars]:
     )
     with Progress(*columns, console=err, transient=False, redirect_stdout=False, redirect_stderr=False) as progress:
         yield Bars(progress)
+
+
+def warn(title: str, words: str, *, style: str = "red") -> None:
+    """A box on the standard error, for what must not be missed though nothing failed."""
+    err.print(Panel(Text(words), title=title, title_align="left", style=style, border_style=f"bold {style}"))
 
 
 def table(title: str, head: list[str], rows: list[list[str]]) -> None:

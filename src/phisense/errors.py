@@ -12,6 +12,7 @@
     ├── TrainingError             a training run that must not start or go on (wrong LoRA match, loss not finite)
     │   └── TerminatedError       exit code 143: SIGTERM came, a checkpoint was written
     ├── MergeError                a merge that lost what was learned
+    ├── DemoError                 a demo whose figures are not what it promises
     ├── ExportError               an export that does not say what its model says
     └── ChatError                 an empty question, a conversation longer than the model's window
 
@@ -79,6 +80,10 @@ class TerminatedError(TrainingError):
 
 
 class MergeError(PhisenseError):
+    pass
+
+
+class DemoError(PhisenseError):
     pass
 
 

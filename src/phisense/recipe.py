@@ -124,8 +124,11 @@ class Stage(_Section):
 
 
 class Watch(_Section):
-    questions: int = Field(32, ge=0, description="held-out questions asked while it trains, evenly spaced; 0: none")
+    questions: int = Field(32, ge=0, description="held-out questions asked while it trains, spread evenly; 0: none are, nor at the end")
     times: int = Field(4, ge=1, description="in a stage, the last at its end")
+    final_questions: int = Field(
+        128, ge=0, description="so many, if they are more, at the end of the last stage: the verdict whether it looks is about them"
+    )
 
 
 class Further(Stage):

@@ -22,6 +22,7 @@ from phisense.evaluation.report import Report, gazes, read, render
 from phisense.evaluation.shown import gallery
 from phisense.model.history import POINTS, _seconds, history, thinned, without_places
 from phisense.recipe import load_recipe
+from phisense.training.verdict import Looks
 
 from .made import FACTS, questions, report
 
@@ -98,6 +99,7 @@ def test_the_page_says_what_there_is_to_say(good: Report) -> None:
     ):
         assert told in html
     assert html.count("<svg") == 3  # conditions, kinds, the curve
+    assert "<td>0.250</td><td>0.125</td>" in html, "held out, and without the picture"
     assert html.count("data:image/jpeg;base64,") > 30
 
 
@@ -110,6 +112,30 @@ def test_a_blind_model_is_called_blind(pictures: Path, tmp_path: Path) -> None:
     html = page(report(tmp_path / "r", pictures, "blind", 0.3, blind=0.3))
     assert "The model is blind" in html
     assert "looks at the picture." not in html
+
+
+def test_the_trainings_own_verdict_is_told(good: Report) -> None:
+    """That of the evaluation is another: it asks more, and the merged model."""
+    looked = (
+        "<p class='verdict looks'><b>When it was trained it looked at its pictures.</b> 128 held-out questions about 99 pictures were asked"
+    )
+    html = page(good)
+    assert looked in html
+    assert "with the picture 0.250, without 0.125 (difference +0.125, interval +0.062 to +0.190), with another&#x27;s 0.140" in html
+
+    def told(looks: dict[str, Any] | None) -> str:
+        facts = {**good.facts, "looks": looks}
+        return render("told", [Report(good.title, good.scores, good.predictions, facts, {}, good.folder, good.told)])
+
+    blind = told({**FACTS["looks"], "verdict": "blind", "difference_shuffled": {"value": 0.01, "low": -0.03, "high": 0.05}})
+    assert "<p class='verdict blind'><b>When it was trained it did not look at its pictures.</b>" in blind
+    assert "interval −0.030 to +0.050)" in blind
+    few = told(Looks(questions=12, pictures=4, real=0.5).as_dict())
+    assert "<p class='verdict too-few'><b>When it was trained too few questions were asked" in few
+    assert "12 held-out questions about 4 pictures were asked at its end.</p>" in few
+    assert "When it was trained" not in told(None), "an older phisense did not say"
+    for one in (html, blind, few):
+        check_whole(one)
 
 
 def test_one_condition_gives_no_verdict(pictures: Path, tmp_path: Path) -> None:
@@ -368,9 +394,9 @@ def test_what_travels_with_a_model_names_no_place(tmp_path: Path) -> None:
     run = tmp_path / "run"
     run.mkdir()
     stage = {"samples": 7, "steps": 40, "data": [{"name": "align.json", "rows": 7, "weight": 1.0}]}
-    artefact.write_json(run / "train.json", {"stages": {"align": stage}, "trainable": 5, "modules": ["a", "b"]})
+    artefact.write_json(run / "train.json", {"stages": {"align": stage}, "trainable": 5, "modules": ["a", "b"], "looks": FACTS["looks"]})
     rows = [{"stage": "align", "step": i, "loss": 1 / (i + 1), "learning_rate": 0.1, "seconds": i % 500 + 1} for i in range(1000)]
-    rows.append({"stage": "align", "step": 1000, "held_out": 0.5, "seconds": 501})
+    rows.append({"stage": "align", "step": 1000, "held_out": 0.5, "blind": 0.25, "seconds": 501})
     (run / "metrics.jsonl").write_text("".join(json.dumps(row) + "\n" for row in rows))
     found = history(run, recipe)
     assert str(tmp_path) not in json.dumps(found)
@@ -379,7 +405,8 @@ def test_what_travels_with_a_model_names_no_place(tmp_path: Path) -> None:
     assert found["data"] == [{"stage": "align", "name": "align.json", "rows": 7, "weight": 1.0}]
     assert found["seconds"] == 1001.0  # 500 before it was resumed, 501 after
     assert len(found["curves"]["align"]["step"]) == POINTS
-    assert found["curves"]["align"]["held_out"] == {"step": [1000], "accuracy": [0.5]}
+    assert found["curves"]["align"]["held_out"] == {"step": [1000], "accuracy": [0.5], "blind": [0.25]}
+    assert found["looks"] == FACTS["looks"]
     assert (found["trainable"], found["modules"]) == (5, 2)
 
 

@@ -12,10 +12,10 @@ import pytest
 
 from phisense.conversations import Question
 from phisense.errors import UsageError
-from phisense.evaluation.intervals import above, drawn_together, interval, wilson
-from phisense.evaluation.scores import ENOUGH, score
+from phisense.evaluation.scores import score
 from phisense.evaluation.task import some_of
 from phisense.evaluation.tasks import TASKS, find_task
+from phisense.intervals import ENOUGH, above, drawn_together, interval, wilson
 
 OWN = TASKS["own"]
 

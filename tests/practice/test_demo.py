@@ -6,6 +6,12 @@ import json
 from pathlib import Path
 from typing import Any
 
+import pytest
+
+from phisense.errors import DemoError
+from phisense.practice import demo
+from phisense.practice.floors import FLOORS, SCENES
+
 
 def test_the_summary_has_every_figure(road: tuple[Path, dict[str, Any]]) -> None:
     root, summary = road
@@ -24,6 +30,50 @@ def test_fewer_scenes_already_teach_it_to_look(road: tuple[Path, dict[str, Any]]
     assert accuracy["unseen_combinations"] >= 0.55
     assert max(accuracy["blind"], accuracy["shuffled"]) <= 0.5
     assert summary["looks"] == "looks"
+    assert summary["train"]["looks"] == "looks"
+
+
+def test_fewer_scenes_are_held_to_fewer_promises(road: tuple[Path, dict[str, Any]]) -> None:
+    _, summary = road
+    assert summary["floors"].keys() == {floor.figure for floor in FLOORS}
+    assert {figure for figure, floor in summary["floors"].items() if floor["met"] is None} == {
+        f"accuracy.{name}" for name in ("real", "unseen_combinations", "digits", "blind")
+    }
+    assert all(floor["met"] is not False for floor in summary["floors"].values())
+    assert summary["floors"]["accuracy.real"]["got"] == summary["accuracy"]["real"]
+
+
+@pytest.mark.parametrize("digits", [0.83, 0.829], ids=["met", "missed"])
+def test_what_is_missed_is_said_before_the_page_is_opened(digits: float, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """With verbs that only say what they found: a summary is written in any case, the page opened only if all is well."""
+    called: list[str] = []
+
+    def verb(name: str, *words: object) -> Any:
+        called.append(name)
+        shares = {"real": digits if any("digits" in str(word) for word in words) else 0.95, "blind": 0.3, "shuffled": 0.3}
+        return {
+            "train": {"projector_change": 1.0, "trainable": 1, "trainable_expected": 1, "looks": {"verdict": "looks"}},
+            "merge": {"merged": {"delta_loss": 0.0, "same_answers": 1.0}, "projector_change": 0.0},
+            "evaluate": {
+                **{name: {"figures": {"accuracy": {"value": value}}} for name, value in shares.items()},
+                "questions": 5,
+                "looks": {"verdict": "looks"},
+            },
+        }.get(name)
+
+    monkeypatch.setattr(demo, "write_world", lambda *_, **__: None)
+    monkeypatch.setattr(demo, "_listen", lambda *_: {"wer": 0.0, "answer_accuracy": 1.0})
+    if digits >= 0.83:
+        demo.walk(tmp_path, seed=0, scenes=SCENES, app_port=0, verb=verb)
+    else:
+        with pytest.raises(
+            DemoError, match=r"unseen handwriting \(accuracy.digits\); got 0.829; wanted at least 0.83. Look at reports/digits"
+        ):
+            demo.walk(tmp_path, seed=0, scenes=SCENES, app_port=0, verb=verb)
+    assert ("app" in called) == (digits >= 0.83)
+    floors = json.loads((tmp_path / "summary.json").read_text())["floors"]
+    assert floors["accuracy.digits"] == {"got": digits, "wanted": "≥ 0.83", "met": digits >= 0.83}
+    assert all(floor["met"] for figure, floor in floors.items() if figure != "accuracy.digits")
 
 
 def test_nothing_is_lost_and_nothing_is_invented(road: tuple[Path, dict[str, Any]]) -> None:

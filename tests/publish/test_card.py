@@ -105,6 +105,7 @@ def test_the_text_says_what_the_reports_say(written: Path, reports: list[Report]
         "17.2 hours",
         "25,165,824",
         "| align | 558,128 | 2,180 | 2.100 | 0.250 |",
+        "* at its end it looked at its pictures: better with a question's picture than without and than with another's",
         "this model",
     ):
         assert said in text

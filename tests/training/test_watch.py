@@ -1,8 +1,9 @@
-"""What a run says of held-out questions while it trains, and that asking them changes nothing."""
+"""What a run says of held-out questions while it trains, that asking them changes nothing, and the verdict it ends with."""
 
 from __future__ import annotations
 
 import json
+from collections.abc import Callable, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -10,8 +11,12 @@ import pytest
 import torch
 from safetensors.torch import load_file
 
+from phisense import artefact
+from phisense.conversations import Question
+from phisense.model.asking import Answered, Asked
 from phisense.recipe import load_recipe
-from phisense.training import Training
+from phisense.training import Training, watch
+from phisense.training.watch import exchanged, spread, watched_questions
 
 from ..tiny import make_root
 
@@ -22,45 +27,59 @@ CHANGES = (
     "train.lora.dropout=0.1",
     "features.folder=features/tiny",
 )
+SHORT = ("train.align=null", "train.instruct.max_steps=2", "train.watch.times=1", "data.held_out=[many.jsonl]")
+COLOURS = ("red", "green", "blue", "white")
 
 
 @pytest.fixture
 def root(tmp_path: Path, verb: Any) -> Path:
     make_root(tmp_path)
     verb("features", tmp_path / "tiny.yaml")
+    rows = [{"image": f"{COLOURS[i % 4]}.png", "text": f"What colour is it, number {i}?", "answer": COLOURS[i % 4]} for i in range(24)]
+    rows += [{"text": f"Which colour is the sky, number {i}?", "answer": "blue"} for i in range(6)]
+    (tmp_path / "many.jsonl").write_text("".join(json.dumps({"question_id": i, **row}) + "\n" for i, row in enumerate(rows)))
     return tmp_path
 
 
-def train(root: Path, name: str, *changes: str, **options: Any) -> tuple[list[dict[str, Any]], dict[str, torch.Tensor]]:
-    """The rows that were reported of held-out questions, and the weights."""
+def run(root: Path, name: str, *changes: str, **options: Any) -> tuple[list[dict[str, Any]], dict[str, Any]]:
+    """The rows that were reported of held-out questions, and what train.json says."""
     told: list[dict[str, Any]] = []
     Training(load_recipe(root / "tiny.yaml", (*CHANGES, f"name={name}", *changes)), told.append, device="cpu", **options)()
-    return [row for row in told if "held_out" in row], load_file(root / "runs" / name / "adapter" / "adapter_model.safetensors")
+    return [row for row in told if "held_out" in row], json.loads((root / "runs" / name / "train.json").read_text())
+
+
+def weights(root: Path, name: str) -> dict[str, torch.Tensor]:
+    return load_file(root / "runs" / name / "adapter" / "adapter_model.safetensors")
 
 
 def test_it_asks_and_changes_nothing(root: Path) -> None:
-    asked, watched = train(root, "watched", judge=lambda said, right: True)
-    silent, alone = train(root, "alone")
+    asked, _ = run(root, "watched", judge=lambda said, right: True)
+    silent, unasked = run(root, "alone")
     assert [(row["stage"], row["step"]) for row in asked] == [
         *(("align", step) for step in (1, 2, 3, 4)),
         *(("instruct", step) for step in (2, 5, 8, 10)),
     ]
-    assert all(row["held_out"] == 1.0 and row["questions"] == 12 and len(row["answers"]) == 3 for row in asked)
+    assert all(row["held_out"] == row["blind"] == 1.0 and row["questions"] == 12 and len(row["answers"]) == 3 for row in asked)
     assert {one["right"] for row in asked for one in row["answers"]} <= {"Red.", "Green.", "Blue.", "White."}
     assert silent == []
+    assert (unasked["looks"]["verdict"], unasked["looks"]["questions"]) == ("too few", 0)
+    watched, alone = weights(root, "watched"), weights(root, "alone")
     assert all(torch.equal(watched[name], alone[name]) for name in watched), "also the dropout's random numbers are the same"
     written = [json.loads(line) for line in (root / "runs" / "watched" / "metrics.jsonl").read_text().splitlines()]
     assert [row["step"] for row in written if "held_out" in row] == [1, 2, 3, 4, 2, 5, 8, 10]
+    assert all(row["blind"] == 1.0 for row in written if "held_out" in row)
     assert all(row["memory"] > 1e8 for row in written)
 
 
 def test_the_judge_decides(root: Path) -> None:
-    (row,), _ = train(
-        root, "judged", "train.align=null", "train.watch.times=1", "train.watch.questions=4", judge=lambda said, right: "Red." in right
-    )
-    assert (row["held_out"], row["questions"]) == (0.25, 4)
-    facts = json.loads((root / "runs" / "judged" / "train.json").read_text())
-    assert facts["stages"]["instruct"]["held_out"] == 0.25
+    changes = ("train.align=null", "train.watch.times=2", "train.watch.questions=4", "train.watch.final_questions=8")
+    (first, last), facts = run(root, "judged", *changes, judge=lambda said, right: "Red." in right)
+    assert (first["held_out"], first["blind"], first["questions"]) == (0.25, 0.25, 4)
+    assert last["questions"] == 8, "more at the end of the last stage"
+    assert facts["stages"]["instruct"]["held_out"] == last["held_out"]
+    assert facts["stages"]["instruct"]["blind"] == last["blind"]
+    assert "looks" not in facts["stages"]["instruct"], "the run has it"
+    assert facts["looks"]["verdict"] == "too few"
 
 
 def test_what_cannot_be_asked_is_not(root: Path) -> None:
@@ -75,4 +94,163 @@ def test_what_cannot_be_asked_is_not(root: Path) -> None:
         ("data.held_out=[held-out.json]",),
         ("data.held_out=[none.json]",),
     ):
-        assert train(root, "unasked", *changes, judge=lambda said, right: True)[0] == []
+        asked, facts = run(root, "unasked", *changes, judge=lambda said, right: True)
+        assert asked == []
+        assert facts["looks"]["verdict"] == "too few"
+        assert facts["stages"]["instruct"]["held_out"] is None
+
+
+def says(answer: Callable[[Asked], str]) -> Callable[..., list[Answered]]:
+    """A model that answers so, in the place of the real one."""
+    return lambda built, asked, **_: [Answered(answer(one), (), 0.0, 0) for one in asked]
+
+
+def right_answer(one: Asked) -> str:
+    return one.right.text
+
+
+class Pictures:
+    """Which picture the slots are of: the first that asked with its own picture is told by its right answer."""
+
+    def __init__(self) -> None:
+        self.known: list[tuple[torch.Tensor, str]] = []
+
+    def __call__(self, one: Asked) -> str:
+        if not one.slots:
+            return "none"
+        same = [colour for slots, colour in self.known if torch.equal(slots, one.slots[0])]
+        if not same:  # a question is first asked with its own picture
+            self.known.append((one.slots[0], one.right.text))
+        return same[0] if same else one.right.text
+
+
+@pytest.mark.parametrize(
+    ("model", "verdict", "real", "blind", "shuffled"),
+    [
+        (Pictures(), "looks", 1.0, 0.0, 0.0),
+        (says(lambda one: one.right.text if one.slots else "none"), "blind", 1.0, 0.0, 1.0),
+        (says(right_answer), "blind", 1.0, 1.0, 1.0),
+        (says(lambda one: "none"), "blind", 0.0, 0.0, 0.0),
+        (says(lambda one: one.right.text if one.right.text in ("red", "blue") else "none"), "blind", 0.5, 0.5, 0.5),
+    ],
+    ids=["sees", "any picture will do", "knows without", "knows nothing", "half without"],
+)
+def test_the_verdict(
+    root: Path, monkeypatch: pytest.MonkeyPatch, model: Any, verdict: str, real: float, blind: float, shuffled: float
+) -> None:
+    monkeypatch.setattr(watch, "ask", says(model) if isinstance(model, Pictures) else model)
+    (row,), facts = run(root, "verdict", *SHORT, judge=lambda said, right: said in right)
+    looks = facts["looks"]
+    assert (looks["verdict"], looks["real"], looks["blind"], looks["shuffled"]) == (verdict, real, blind, shuffled)
+    assert (looks["questions"], looks["pictures"]) == (24, 4), "those about the sky have no picture and say nothing"
+    assert looks["difference"]["value"] == real - blind
+    assert looks["difference_shuffled"]["value"] == real - shuffled
+    assert row["questions"] == 30
+    sky = 6 if blind else 0  # who knows without a picture knows that, too
+    assert row["blind"] == pytest.approx((24 * blind + sky) / 30)
+    assert row["held_out"] == pytest.approx((24 * real + sky) / 30)
+
+
+def test_the_same_is_asked_once(root: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """The twelve questions are three texts about each of four pictures: blind they are three, with another's picture none is new."""
+    asked: list[Asked] = []
+
+    def ask(built: Any, some: Sequence[Asked], *, max_new_tokens: int, losses: bool) -> list[Answered]:
+        asked.extend(some)
+        assert not losses
+        return [Answered("Red.", (), 0.0, 0) for _ in some]
+
+    monkeypatch.setattr(watch, "ask", ask)
+    run(root, "once", *SHORT[:-1], judge=lambda said, right: said in right)
+    assert len([one for one in asked if not one.slots]) == 3
+    assert len([one for one in asked if one.slots]) == 12
+
+
+def test_a_finished_stage_keeps_its_verdict(root: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(watch, "ask", says(Pictures()))
+    _, facts = run(root, "kept", *SHORT, judge=lambda said, right: said in right)
+    assert facts["looks"]["verdict"] == "looks"
+    (root / "runs" / "kept" / "manifest.json").unlink()
+    (root / "runs" / "kept" / "train.json").unlink()
+    monkeypatch.setattr(watch, "ask", None)
+    rows, again = run(root, "kept", *SHORT, judge=lambda said, right: said in right, resume=True)
+    assert rows == [], "nothing is asked again"
+    assert again["looks"] == facts["looks"]
+    assert again["stages"]["instruct"]["held_out"] == facts["stages"]["instruct"]["held_out"]
+
+
+def test_a_stage_killed_behind_its_last_checkpoint_asks_again(root: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Its steps are all taken, so no step will end: the questions are asked once more, and their row is there already."""
+    monkeypatch.setattr(watch, "ask", says(Pictures()))
+    judge: Any = lambda said, right: said in right  # noqa: E731
+    staged = artefact.staged
+
+    def killed(folder: Path, **about: Any) -> Any:
+        if about["kind"] == "stage":
+            raise KeyboardInterrupt
+        return staged(folder, **about)
+
+    monkeypatch.setattr(artefact, "staged", killed)
+    with pytest.raises(KeyboardInterrupt):
+        run(root, "killed", *SHORT, judge=judge)
+    monkeypatch.setattr(artefact, "staged", staged)
+    rows, facts = run(root, "killed", *SHORT, judge=judge, resume=True)
+    assert rows == []
+    assert (facts["looks"]["verdict"], facts["stages"]["instruct"]["blind"]) == ("looks", 0.0)
+    written = [json.loads(line) for line in (root / "runs" / "killed" / "metrics.jsonl").read_text().splitlines()]
+    assert len([row for row in written if "held_out" in row]) == 1
+
+
+def test_the_command_line_warns_of_a_model_that_does_not_look(root: Path, verb: Any, capsys: pytest.CaptureFixture[str]) -> None:
+    """The weights are random, so it cannot look; with the twelve questions of the root nothing could be said."""
+    sets = [word for change in (*CHANGES, *SHORT, "data.held_out=[many.jsonl]") for word in ("--set", change)]
+    assert verb("train", root / "tiny.yaml", *sets)["looks"]["verdict"] == "blind"
+    told, warned = (" ".join(text.replace("│", " ").split()) for text in capsys.readouterr())
+    assert "IT DOES NOT LOOK" in warned
+    assert "It does not look at its pictures: of 24 held-out questions it answered 0.0% right with the picture" in warned
+    assert "held-out questions right, 0% without the picture" in warned
+    assert "look" not in told
+    few = [word for change in (*CHANGES, *SHORT[:-1]) for word in ("--set", change)]
+    assert verb("train", root / "tiny.yaml", *few, "--json")["looks"]["verdict"] == "too few"
+    out, err = capsys.readouterr()
+    assert "NOBODY KNOWS WHETHER IT LOOKS" in err
+    assert json.loads(out)["looks"]["questions"] == 12
+
+
+def test_the_command_line_says_that_it_looks(
+    root: Path, verb: Any, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    monkeypatch.setattr(watch, "ask", says(Pictures()))
+    verb("train", root / "tiny.yaml", *(word for change in (*CHANGES, *SHORT) for word in ("--set", change)))
+    told, warned = capsys.readouterr()
+    assert "It looks at its pictures: of 24 held-out questions it answered 100.0% right with the picture, 0.0% without it" in " ".join(
+        told.split()
+    )
+    assert "IT DOES NOT LOOK" not in warned
+
+
+def test_questions_are_spread_evenly_and_not_by_turns() -> None:
+    """Of POPE's answers every second one is yes: so must be half of those that are asked, not all or none."""
+    pope = [Question(str(i), "a.png", "Is it?", (("yes", "no")[i % 2],), "other") for i in range(3000)]
+    some = spread(pope, 125)
+    assert len(some) == 125
+    assert [int(q.id) // 24 for q in some] == list(range(125)), "one of each stretch"
+    assert 0.35 < sum(q.answers == ("yes",) for q in some) / 125 < 0.65
+    assert some == spread(pope, 125)
+    assert spread(pope[:3], 5) == pope[:3]
+    assert spread(pope, 0) == spread([], 5) == []
+
+
+def test_as_many_as_the_last_look_wants(root: Path) -> None:
+    for wanted, found in ((("questions=4", "final_questions=20"), 20), (("questions=30", "final_questions=20"), 30), (("questions=0",), 0)):
+        changes = ("data.held_out=[many.jsonl]", *(f"train.watch.{one}" for one in wanted))
+        assert len(watched_questions(load_recipe(root / "tiny.yaml", changes))) == found
+
+
+def test_nobody_keeps_its_picture() -> None:
+    names = ["a", "b", None, "c", "a", "d", "e"]
+    other = exchanged(names)
+    assert [one is None for one in other] == [name is None for name in names]
+    assert all(one != name for one, name in zip(other, names, strict=True) if name is not None)
+    assert other[0] == other[4]
+    assert sorted(map(str, {*other} - {None})) == ["a", "b", "c", "d", "e"]

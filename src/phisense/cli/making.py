@@ -20,7 +20,8 @@ def train(
     device: Device = "auto",
     json: Json = False,
 ) -> dict[str, Any]:
-    """Train in stages: align (projector), instruct (projector and LoRA, or the whole language part), further ones. Writes a run folder.
+    """Train in stages: align (projector), instruct (projector and LoRA, or the whole language part), further ones. Writes a run folder,
+    and says whether the model looks at its pictures.
 
     Under `accelerate launch` or `torchrun` the processes share each batch, and the losses are those of one process.
     """
@@ -42,6 +43,7 @@ def train(
     if not training.processes.first:
         return facts
     result = {"run": str(r.run), **facts}
+    _tell_whether_it_looks(facts["looks"], quiet=json)
     if json:
         console.print_json(result)
     else:
@@ -52,6 +54,20 @@ def train(
     return result
 
 
+def _tell_whether_it_looks(looks: dict[str, Any], *, quiet: bool) -> None:
+    """The verdict, among the results if it is good and unless `quiet`, else as a warning that cannot be missed."""
+    from .. import console
+    from ..training.verdict import sentence
+
+    if looks["verdict"] == "looks":
+        if not quiet:
+            console.out.print(sentence(looks), style="green")
+    elif looks["verdict"] == "blind":
+        console.warn("IT DOES NOT LOOK", sentence(looks))
+    else:
+        console.warn("NOBODY KNOWS WHETHER IT LOOKS", sentence(looks), style="yellow")
+
+
 def _show(row: dict[str, Any], bar: Bars) -> None:
     """One line of training: progress, or what is worth a line of its own."""
     from .. import console
@@ -59,7 +75,8 @@ def _show(row: dict[str, Any], bar: Bars) -> None:
     if "skipped" in row:
         console.err.print(f"{row['stage']} {row['step']}: {row['why']}; metrics.jsonl names the conversations", style="yellow")
     elif "answers" in row:
-        console.err.print(f"{row['stage']} {row['step']}: {row['held_out']:.0%} of {row['questions']} held-out questions right")
+        without = "" if row["blind"] is None else f", {row['blind']:.0%} without the picture"
+        console.err.print(f"{row['stage']} {row['step']}: {row['held_out']:.0%} of {row['questions']} held-out questions right{without}")
         for one in row["answers"]:
             console.err.print(f"  {one['question']} -> {one['said']} (right: {one['right']})", markup=False, soft_wrap=True)
     else:

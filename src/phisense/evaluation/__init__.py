@@ -5,6 +5,6 @@ reading.py      their official files                   given.py      answers tha
 answers.py      when an answer is right                yes_no.py     yes and no in words
 texts.py        how near a text is to others           anchors.py    what others have published
 answerers.py    who answers: batches, or any engine    journal.py    answers kept, so that a run goes on
-run.py          asks and writes                        scores.py, intervals.py    figures, and how sure they are
+run.py          asks and writes                        scores.py    figures; ../intervals.py says how sure they are
 report.py       the page
 """

@@ -1,6 +1,6 @@
 """Several reports beside each other: which were about the same questions, and by how much one model is better than another.
 
-A difference is that of a figure over the same units, drawn anew together (intervals.py), so what is hard for both models falls out.
+A difference is that of a figure over the same units, drawn anew together (../intervals.py), so what is hard for both models falls out.
 """
 
 from __future__ import annotations
@@ -10,7 +10,7 @@ from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any
 
 from ..conversations import CAPTION_KINDS, Question
-from .intervals import above, drawn_together
+from ..intervals import above, drawn_together
 from .scores import CONDITIONS, Prediction
 from .task import Marked
 

@@ -13,11 +13,10 @@ from dataclasses import asdict, dataclass
 from typing import Any
 
 from ..conversations import CAPTION_KINDS, Question
-from .intervals import above, drawn_together, wilson, with_intervals
+from ..intervals import ENOUGH, above, drawn_together, wilson, with_intervals
 from .task import Marked, Task
 
 CONDITIONS = ("real", "blind", "shuffled")
-ENOUGH = 20  # units; of fewer no interval can be trusted
 
 
 @dataclass(frozen=True, slots=True)

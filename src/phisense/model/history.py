@@ -2,7 +2,8 @@
 
 {"name", "recipe": {...},
  "data": [{"stage", "name", "rows", "weight"}], "held_out": [names], "seconds", "hours", "stages": {stage: as in train.json},
- "curves": {stage: {"step", "loss", "learning_rate", "held_out": {"step", "accuracy"}}}, "trainable", "modules", "projector_change"}
+ "curves": {stage: {"step", "loss", "learning_rate", "held_out": {"step", "accuracy", "blind"}}},
+ "trainable", "modules", "projector_change", "looks": as in train.json}
 
 The folder is given to others, so nothing in it says where anything lay on the machine that trained it.
 """
@@ -21,7 +22,7 @@ from ..recipe import Recipe
 TRAINING = "training.json"
 POINTS = 300  # of a curve
 _PACKAGE = Path(__file__).resolve().parents[1]
-_TOLD = ("calibration", "trainable", "trainable_expected", "projector_change", "arithmetic", "four_bit_codes")
+_TOLD = ("calibration", "trainable", "trainable_expected", "projector_change", "looks", "arithmetic", "four_bit_codes")
 
 
 def history(run: Path, recipe: Recipe) -> dict[str, Any]:
@@ -86,6 +87,8 @@ def _curve(rows: Sequence[dict[str, Any]]) -> dict[str, Any]:
     }
     if asked:
         curve["held_out"] = {"step": [row["step"] for row in asked], "accuracy": [row["held_out"] for row in asked]}
+        if all(row.get("blind") is not None for row in asked):
+            curve["held_out"]["blind"] = [row["blind"] for row in asked]
     return curve
 
 

@@ -1,7 +1,7 @@
 """`phisense demo`: the whole road on the embedded default, by the same verbs a user types. Writes `summary.json`.
 
 data/ features/ runs/ models/ reports/    what each verb wrote
-summary.json                              the figures, with the seconds each verb took
+summary.json                              the figures, what was promised of them, the seconds each verb took
 """
 
 from __future__ import annotations
@@ -18,6 +18,7 @@ from .. import artefact, console
 from ..errors import PartError
 from ..recipe import load_recipe
 from .dataset import Sizes, write_world
+from .floors import SCENES, hold, judged
 from .spoken import spoken_questions, word_error_rate
 
 RECIPE = "practice"
@@ -25,7 +26,10 @@ Verb = Callable[..., Any]
 
 
 def walk(out: Path, *, seed: int, scenes: int, app_port: int | None, verb: Verb) -> dict[str, Any]:
-    """Runs every verb in order and returns the summary; with `app_port`, ends by serving the page there."""
+    """Runs every verb in order and returns the summary; with `app_port`, ends by serving the page there.
+
+    Raises DemoError, once `summary.json` is written, if a figure is not what the demo promises (floors.py).
+    """
     out.mkdir(parents=True, exist_ok=True)
     clock = _Clock()
     root = f"root={orjson.dumps(str(out)).decode()}"
@@ -54,9 +58,11 @@ def walk(out: Path, *, seed: int, scenes: int, app_port: int | None, verb: Verb)
     clock.begin("speech", "speech: questions by voices it never heard")
     speech = _listen(recipe.model, data, images)
     clock.end()
-    summary = _summary(clock.seconds, seed, trained, merged, scores, speech)
+    summary = _summary(clock.seconds, seed, scenes, trained, merged, scores, speech)
+    summary["floors"] = judged(summary)
     artefact.write_json(out / "summary.json", summary)
     _tell(summary, out)
+    hold(summary["floors"], out, scenes)
     if app_port is not None:
         verb("app", recipe.model, "--examples", data / "heldout.jsonl", "--images", images, "--port", app_port)
     return summary
@@ -100,12 +106,15 @@ def _listen(model: Path, data: Path, images: Path) -> dict[str, Any]:
     }
 
 
-def _summary(seconds: dict[str, float], seed: int, trained: Any, merged: Any, scores: dict[str, Any], speech: Any) -> dict[str, Any]:
+def _summary(
+    seconds: dict[str, float], seed: int, scenes: int, trained: Any, merged: Any, scores: dict[str, Any], speech: Any
+) -> dict[str, Any]:
     real = {name: scores[name]["real"]["figures"]["accuracy"] for name in scores}
     held_out = scores["heldout"]
     return {
         "seconds": {**{name: round(value, 1) for name, value in seconds.items()}, "total": round(sum(seconds.values()), 1)},
         "seed": seed,
+        "scenes": scenes,
         "cores": len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count(),
         "accuracy": {
             "real": real["heldout"]["value"],
@@ -121,7 +130,10 @@ def _summary(seconds: dict[str, float], seed: int, trained: Any, merged: Any, sc
             "same_answers": merged["merged"]["same_answers"],
             "projector_change": merged["projector_change"],
         },
-        "train": {key: trained[key] for key in ("projector_change", "trainable", "trainable_expected")},
+        "train": {
+            **{key: trained[key] for key in ("projector_change", "trainable", "trainable_expected")},
+            "looks": trained["looks"]["verdict"],
+        },
         "speech": speech,
     }
 
@@ -129,19 +141,30 @@ def _summary(seconds: dict[str, float], seed: int, trained: Any, merged: Any, sc
 def _tell(summary: dict[str, Any], out: Path) -> None:
     accuracy, merge, speech = summary["accuracy"], summary["merge"], summary["speech"]
     rows = [
-        ["held-out scenes", f"{accuracy['real']:.3f}"],
-        ["  without the picture", f"{accuracy['blind']:.3f}"],
-        ["  with another picture", f"{accuracy['shuffled']:.3f}"],
-        ["unseen colour-shape pairs", f"{accuracy['unseen_combinations']:.3f}"],
-        ["unseen handwriting", f"{accuracy['digits']:.3f}"],
-        ["loss lost in the merge", f"{merge['delta_loss']:+.5f}"],
-        ["same answers after the merge", f"{merge['same_answers']:.1%}"],
-        ["word error rate, new voices", f"{speech['wer']:.3f}"],
-        ["spoken questions answered right", f"{speech['answer_accuracy']:.3f}"],
-        ["seconds in all", f"{summary['seconds']['total']:.0f}"],
+        ["held-out scenes", f"{accuracy['real']:.3f}", _promise(summary, "accuracy.real")],
+        ["  without the picture", f"{accuracy['blind']:.3f}", _promise(summary, "accuracy.blind")],
+        ["  with another picture", f"{accuracy['shuffled']:.3f}", ""],
+        ["unseen colour-shape pairs", f"{accuracy['unseen_combinations']:.3f}", _promise(summary, "accuracy.unseen_combinations")],
+        ["unseen handwriting", f"{accuracy['digits']:.3f}", _promise(summary, "accuracy.digits")],
+        ["verdict of the training", summary["train"]["looks"], _promise(summary, "train.looks")],
+        ["verdict of the evaluation", summary["looks"], _promise(summary, "looks")],
+        ["loss lost in the merge", f"{merge['delta_loss']:+.5f}", _promise(summary, "merge.delta_loss")],
+        ["same answers after the merge", f"{merge['same_answers']:.1%}", _promise(summary, "merge.same_answers")],
+        ["projector's change in the merge", f"{merge['projector_change']}", _promise(summary, "merge.projector_change")],
+        ["word error rate, new voices", f"{speech['wer']:.3f}", ""],
+        ["spoken questions answered right", f"{speech['answer_accuracy']:.3f}", ""],
+        ["seconds in all", f"{summary['seconds']['total']:.0f}", ""],
     ]
-    console.table("The road, walked", ["figure", "value"], rows)
+    console.table("The road, walked", ["figure", "value", "promised"], rows)
+    if any(floor["met"] is None for floor in summary["floors"].values()):
+        console.out.print(f"{summary['scenes']:,} scenes: the accuracies are promised for {SCENES:,} or more, so they were not judged")
     console.out.print(f"summary -> {out / 'summary.json'}; pictures and answers -> {out / 'reports' / 'heldout' / 'report.html'}")
+
+
+def _promise(summary: dict[str, Any], figure: str) -> str:
+    """The floor of a figure, and whether it is met; in words where it was not judged."""
+    floor = summary["floors"][figure]
+    return {True: f"{floor['wanted']} ✓", False: f"{floor['wanted']} ✗", None: "not judged"}[floor["met"]]
 
 
 class _Clock:

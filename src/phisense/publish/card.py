@@ -146,12 +146,20 @@ def _training(facts: dict[str, Any]) -> list[str]:
     for one in facts.get("data", ()):
         count = f", {one['rows']:,} conversations" if "rows" in one else ""
         rows.append(f"* data of stage {one['stage']}: {_plain(one['name'])}{count}")
+    rows += [f"* {_LOOKED[facts['looks']['verdict']]}"] if "looks" in facts else []
     head = ["| stage | conversations | steps | last loss | held-out accuracy |", "|---|---|---|---|---|"]
     stages = [
         f"| {name} | {stage['samples']:,} | {stage['steps']:,} | {_or_dash(stage.get('last_loss'))} | {_or_dash(stage.get('held_out'))} |"
         for name, stage in facts["stages"].items()
     ]
     return ["## Training", "\n".join(rows), "\n".join([*head, *stages])]
+
+
+_LOOKED = {
+    "looks": "at its end it looked at its pictures: better with a question's picture than without and than with another's",
+    "blind": "at its end it could **not** be shown to look at its pictures",
+    "too few": "whether it looked at its pictures at its end cannot be told: too few held-out questions were asked",
+}
 
 
 def _or_dash(value: float | None) -> str:

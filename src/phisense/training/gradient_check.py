@@ -77,7 +77,7 @@ class PartChecked:
 class GradientCheck(TrainerCallback):
     """Checks before a stage's first step, after a resume, and after the stage's first look at held-out questions.
 
-    `loss_of(batch)` is training's own loss of one batch; `looks()` how often held-out questions were asked so far. `results` holds what
+    `loss_of(batch)` is training's own loss of one batch; `looked()` whether held-out questions were asked already. `results` holds what
     was found, for train.json. Raises TrainingError if a gradient is wrong, in every process if in one.
     """
 
@@ -88,20 +88,20 @@ class GradientCheck(TrainerCallback):
         loss_of: Callable[[dict[str, Any]], torch.Tensor],
         dtype: torch.dtype,
         processes: Processes,
-        looks: Callable[[], int],
+        looked: Callable[[], bool],
         seed: int,
     ) -> None:
-        self.samples, self.collate, self.loss_of, self.dtype, self.looks = samples, collate, loss_of, dtype, looks
+        self.samples, self.collate, self.loss_of, self.dtype, self.looked = samples, collate, loss_of, dtype, looked
         self.processes, self.seed = processes, seed
         self.results: list[dict[str, Any]] = []
-        self._looked = False
+        self._after_look = False
 
     def on_train_begin(self, args: TrainingArguments, state: TrainerState, control: TrainerControl, **kwargs: Any) -> None:
         self._check("after a resume" if state.global_step else "before the first step", state.global_step, kwargs["model"])
 
     def on_step_end(self, args: TrainingArguments, state: TrainerState, control: TrainerControl, **kwargs: Any) -> None:
-        if not self._looked and self.looks():
-            self._looked = True
+        if not self._after_look and self.looked():
+            self._after_look = True
             self._check("after the first look", state.global_step, kwargs["model"])
 
     def _check(self, when: str, step: int, model: Any) -> None:

@@ -12,7 +12,8 @@ from .. import artefact
 
 
 def plot_losses(metrics: Path, out: Path) -> None:
-    """One panel a stage: the logged losses, their running mean, and the accuracy on held-out questions if some were asked."""
+    """One panel a stage: the logged losses, their running mean, and the accuracy on held-out questions, with and without their pictures, if
+    some were asked."""
     from matplotlib.figure import Figure  # a second to import, and only needed here
 
     rows = [orjson.loads(line) for line in metrics.read_bytes().splitlines()]
@@ -32,8 +33,13 @@ def plot_losses(metrics: Path, out: Path) -> None:
         if asked:
             right = axes.twinx()
             right.plot(asked, accuracy, color="#c8553d", marker="o", linewidth=1.5)
+            blind = [(step, share) for step, share in zip(*_series(rows, stage, "blind"), strict=True) if share is not None]
             right.set(ylabel="held-out accuracy", ylim=(0, 1))
             axes.plot([], [], color="#c8553d", marker="o", linewidth=1.5, label="held-out accuracy")
+            if blind:
+                dashed = {"color": "#7a4a3d", "marker": "s", "linewidth": 1, "linestyle": "--"}
+                right.plot(*zip(*blind, strict=True), **dashed)
+                axes.plot([], [], label="without the picture", **dashed)
         axes.legend(frameon=False)
     data = io.BytesIO()
     figure.savefig(data, format="png", dpi=130)

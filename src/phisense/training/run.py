@@ -3,7 +3,7 @@
 runs/<name>/recipe.yaml          the resolved recipe
             metrics.jsonl        one line for each log step
             loss.png             the loss curves
-            train.json           what was trainable, how far the projector moved, tokens and seconds
+            train.json           what was trainable, how far the projector moved, whether the model looks, tokens and seconds
             adapter/             LoRA and projector, in PEFT's format; after full fine-tuning weights/
             stages/              each finished stage's weights; its checkpoints while it runs
             manifest.json        written last: a run without it never finished
@@ -44,6 +44,7 @@ from .plot import plot_losses
 from .runs import KIND, held
 from .stopping import Termination
 from .trainer import Reporter, StageTrainer, arguments
+from .verdict import Looks
 from .watch import Judge, Watch, watched_questions
 
 PICTURES_TO_CALIBRATE = 64
@@ -53,7 +54,8 @@ Report = Callable[[dict[str, Any]], None]
 @dataclass
 class Training:
     """One run of `train`. `report` gets every log line: stage, step, steps, loss, tokens_per_second, memory, seconds; or of a step that
-    was not taken `skipped` and `why`; or of held-out questions `held_out`, the share that `judge` calls right, and `answers`."""
+    was not taken `skipped` and `why`; or of held-out questions `held_out` and `blind`, the shares that `judge` calls right with and
+    without the picture, and `answers`."""
 
     recipe: Recipe
     report: Report
@@ -98,6 +100,7 @@ class Training:
         self.facts |= trained.count(model, recipe)
         for name in (name for name in recipe.train.stages if name != "align"):
             self._stage(name, recipe.train.stages[name], built, model, store)
+        self.facts["looks"] = self.facts["stages"][list(recipe.train.stages)[-1]].pop("looks", Looks().as_dict())
         self.facts["projector_change"] = trained.change(before, trained.projector_of(model))
         if not self.facts["projector_change"] > 0:
             raise TrainingError(
@@ -238,7 +241,7 @@ class Training:
         if self.processes.first:
             log.keep(done)
         termination = Termination(self.processes)
-        watch = Watch(built, store, recipe, self.judge, log)
+        watch = Watch(built, store, recipe, self.judge, log, stage=name)
         guard = Guard(recipe.train, self.processes, log)
         trainer = StageTrainer(
             model=model,
@@ -252,7 +255,13 @@ class Training:
             processes=self.processes,
         )
         check = GradientCheck(
-            samples, collate, trainer.loss_of, self.arithmetic.dtype, self.processes, lambda: int(watch.accuracy is not None), recipe.seed
+            samples,
+            collate,
+            trainer.loss_of,
+            self.arithmetic.dtype,
+            self.processes,
+            lambda: watch.facts["held_out"] is not None,
+            recipe.seed,
         )
         trainer.add_callback(check)  # behind the look
         trainer.remove_callback(PrinterCallback)  # lines go through `report`
@@ -260,6 +269,7 @@ class Training:
         started = time.monotonic()
         with termination:
             result = trainer.train(resume_from_checkpoint=str(last) if last else None)
+        watch.finish(model, result.global_step)
         if last and done == result.global_step:  # nothing was left to do, so Trainer did not look at them
             trainer._load_rng_state(str(last))
         seconds = time.monotonic() - started
@@ -272,7 +282,7 @@ class Training:
             "steps": result.global_step,
             "loss": result.training_loss,
             "last_loss": log.last_loss,
-            "held_out": watch.accuracy,
+            **watch.facts,
             "gradient_check": check.results,
             "tokens": tokens,
             "tokens_per_second": tokens / seconds,

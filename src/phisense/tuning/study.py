@@ -109,14 +109,14 @@ class Tuning:
             raise UsageError("all trials read the same features", got=f"--vary {seen[0]}", do="phisense compare walks such variants")
         folder = recipe.root / "studies" / recipe.name
         folder.mkdir(parents=True, exist_ok=True)
-        self.verb("features", self.source, *_sets((*self.changes, *_shared(recipe), self._asked)), "--device", self.device)
+        self.verb("features", self.source, *_sets((*self.changes, *_shared(recipe), *self._asked)), "--device", self.device)
         study = self._study(recipe, folder)
         self._run(study, recipe, folder)
         return self._report(study, recipe, folder)
 
     @property
-    def _asked(self) -> str:
-        return f"train.watch.questions={self.questions}"
+    def _asked(self) -> tuple[str, str]:
+        return f"train.watch.questions={self.questions}", f"train.watch.final_questions={self.questions}"
 
     def _study(self, recipe: Recipe, folder: Path) -> Any:
         optuna = _optuna()
@@ -160,7 +160,7 @@ class Tuning:
         name = f"{recipe.name}-tune-{trial.number}"
         console.out.rule(f"trial {trial.number}", align="left")
         console.out.print(" ".join(its), markup=False, soft_wrap=True)
-        wanted = (f"name={name}", *_shared(recipe), self._asked)
+        wanted = (f"name={name}", *_shared(recipe), *self._asked)
         changed: Recipe | None = None
         try:
             changed = load_recipe(self.source, (*self.changes, *its, *wanted))

@@ -130,6 +130,9 @@ def curve(stage: dict[str, Any], title: str) -> str:
             right = axes.twinx()
             right.spines.right.set_visible(True)
             right.plot(asked["step"], asked["accuracy"], color=_colour(1), marker="o", linestyle="--", linewidth=1.5)
+            if asked.get("blind"):
+                right.plot(asked["step"], asked["blind"], color=_colour(3), marker="s", linestyle=":", linewidth=1.5)
+                axes.plot([], [], color=_colour(3), marker="s", linestyle=":", linewidth=1.5, label="without the picture")
             right.set(ylabel="held-out accuracy", ylim=(0, 1))
             right.yaxis.set_tick_params(labelcolor=_FAINT)
             axes.plot([], [], color=_colour(1), marker="o", linestyle="--", linewidth=1.5, label="held-out accuracy")

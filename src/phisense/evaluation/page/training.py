@@ -45,8 +45,31 @@ def _model(about: dict[str, Any]) -> str:
         ("the projector moved by", f"{about['projector_change']:.2f} times its length" if "projector_change" in about else None),
     ]
     pairs += computed(about.get("arithmetic"))
-    told = (_data(about), _stages(about), _gradients(about), _curves(about), _merge(about.get("merge")), _recipe(about))
-    return "".join([facts([*pairs, *parts]), *told])
+    told = (_looks(about.get("looks")), _data(about), _stages(about), _gradients(about), _curves(about), _merge(about.get("merge")))
+    return "".join([facts([*pairs, *parts]), *told, _recipe(about)])
+
+
+def _looks(looks: dict[str, Any] | None) -> str:
+    """The training's own verdict, of its last look at held-out questions."""
+    if not looks:
+        return ""
+    words = {
+        "looks": "When it was trained it looked at its pictures.",
+        "blind": "When it was trained it did not look at its pictures.",
+        "too few": "When it was trained too few questions were asked to say whether it looks at its pictures.",
+    }[looks["verdict"]]
+    told = f"{looks['questions']} held-out questions about {looks['pictures']} pictures were asked at its end"
+    if looks["difference"] is not None:
+        told += f": right with the picture {number(looks['real'])}, {_less(looks, 'without', 'blind', 'difference')}, "
+        told += _less(looks, "with another's", "shuffled", "difference_shuffled")
+    return f"<p class='verdict {looks['verdict'].replace(' ', '-')}'><b>{words}</b> {text(told)}.</p>"
+
+
+def _less(looks: dict[str, Any], words: str, condition: str, difference: str) -> str:
+    over = looks[difference]
+    return (
+        f"{words} {number(looks[condition])} (difference {signed(over['value'])}, interval {signed(over['low'])} to {signed(over['high'])})"
+    )
 
 
 def hours_of(about: dict[str, Any]) -> str:
@@ -75,13 +98,12 @@ def _data(about: dict[str, Any]) -> str:
 
 
 def _stages(about: dict[str, Any]) -> str:
-    head = ["stage", "conversations", "steps", "last loss", "held-out accuracy", "tokens", "tokens a second"]
+    head = ["stage", "conversations", "steps", "last loss", "held-out accuracy", "without picture", "tokens", "tokens a second"]
     rows = []
     for name, stage in about["stages"].items():
-        held_out = stage.get("held_out")
         rows.append([
             text(name), f"{stage['samples']:,}", f"{stage['steps']:,}",
-            "–" if stage.get("last_loss") is None else number(stage["last_loss"]), "–" if held_out is None else number(held_out),
+            *(number(stage.get(key)) for key in ("last_loss", "held_out", "blind")),
             f"{stage.get('tokens', 0):,}", f"{stage.get('tokens_per_second', 0):,.0f}",
         ])  # fmt: skip
     return f"<h3>Stages</h3>{table(head, rows)}"

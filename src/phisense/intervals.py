@@ -1,4 +1,7 @@
-"""95 % intervals of figures, by the bootstrap (Efron, 1979): units drawn anew with replacement, percentiles of what comes of it."""
+"""95 % intervals of figures, by the bootstrap (Efron, 1979): units drawn anew with replacement, percentiles of what comes of it.
+
+It stands below training and evaluation, so that both mean the same by an interval and by enough questions for one.
+"""
 
 from __future__ import annotations
 
@@ -7,10 +10,12 @@ from collections.abc import Sequence
 from typing import Any
 
 import numpy as np
+from numpy.typing import NDArray
 
-from .task import Array
+Array = NDArray[np.float64]
 
 DRAWS = 2000
+ENOUGH = 20  # units; of fewer no interval can be trusted
 _AT_ONCE = 10_000_000  # numbers in memory
 
 
