@@ -34,6 +34,8 @@ def attend_in_spans(
     **_: Any,
 ) -> tuple[torch.Tensor, None]:
     """`query` `(1, heads, T, d)`, `key` and `value` `(1, key heads, T, d)` -> `(1, T, heads, d)`. The mask is in `spans` and `added`."""
+    given = query.dtype
+    query, key, value = query.float(), key.float(), value.float()
     counts, behind = spans[:, 0].tolist(), spans[:, 1].tolist()
     group = query.shape[1] // key.shape[1]
     if group > 1:
@@ -42,14 +44,15 @@ def attend_in_spans(
     widths = [count + (counts[first] if first >= 0 else 0) for count, first in zip(counts, behind, strict=True)]
     masks = added.to(query.dtype).split([count * width for count, width in zip(counts, widths, strict=True)])
     out = []
-    for i, first in enumerate(behind):
-        seen, told = keys[i], values[i]
-        if first >= 0:
-            seen, told = torch.cat([keys[first], seen], 2), torch.cat([values[first], told], 2)
-        mask = masks[i].view(counts[i], widths[i])
-        rate = dropout if module.training else 0.0
-        out.append(nn.functional.scaled_dot_product_attention(queries[i], seen, told, attn_mask=mask, dropout_p=rate, scale=scaling))
-    return torch.cat(out, 2).transpose(1, 2).contiguous(), None
+    rate = dropout if module.training else 0.0
+    with torch.autocast(query.device.type, enabled=False):
+        for i, first in enumerate(behind):
+            seen, told = keys[i], values[i]
+            if first >= 0:
+                seen, told = torch.cat([keys[first], seen], 2), torch.cat([values[first], told], 2)
+            mask = masks[i].view(counts[i], widths[i])
+            out.append(nn.functional.scaled_dot_product_attention(queries[i], seen, told, attn_mask=mask, dropout_p=rate, scale=scaling))
+    return torch.cat(out, 2).transpose(1, 2).to(given).contiguous(), None
 
 
 AttentionInterface.register(SPANS, attend_in_spans)

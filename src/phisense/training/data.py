@@ -18,7 +18,7 @@ from ..model import pad_rows
 from ..model.projectors import average_patches
 from ..model.spans import SPANS
 from ..prompt import Prompt
-from .packing import Packed, Sample, alone, end_to_end, pack, padded
+from .packing import Packed, Sample, alone, end_to_end, filled, pack, padded
 
 
 class Samples(Dataset[Packed]):
@@ -118,14 +118,17 @@ class Collator:
     `(B, T)`, or booleans `(B, 1, T, T)` if a row holds several conversations.
     """
 
-    def __init__(self, look: Callable[[list[str]], torch.Tensor], pad: int, *, attention: str) -> None:
+    def __init__(self, look: Callable[[list[str]], torch.Tensor], pad: int, *, attention: str, multiple: int = 1) -> None:
+        """Rows that lie end to end are filled up to a `multiple` of tokens: see packing.filled."""
         self.look = look
         self.pad = pad
         self.attention = attention
+        self.multiple = multiple
         self.tokens = 0  # handed out so far: each conversation's own, padding not counted
 
     def __call__(self, rows: list[Packed]) -> dict[str, Any]:
-        batch: dict[str, Any] = end_to_end(rows) if self.attention == SPANS else self._padded(rows)
+        spans = self.attention == SPANS
+        batch: dict[str, Any] = end_to_end(filled(rows, self.pad, self.multiple)) if spans else self._padded(rows)
         batch["ids"] = tuple(one for row in rows for one in row.ids)  # for the guard; the model does not get them
         self.tokens += sum(row.tokens for row in rows)
         names = [name for row in rows for name in row.images]

@@ -39,8 +39,8 @@ from .data import Collator, Samples
 Gradient = list[torch.Tensor]
 Part = list[nn.Parameter]
 ROWS = 3  # of the stage's data, at most
-DIRECTIONS = 2  # random ones for each part
-LOOKED_THROUGH = 64  # rows, of which the shortest are taken
+DIRECTIONS = 2  # random ones for each part; one where there are more parts than two, of which a fault reaches several
+LOOKED_THROUGH = 1024  # rows, of which the shortest are taken
 CHANGE = 1e-4  # of the loss, or of 1 if that is more, by which a difference moves it: above float32's rounding, below its curvature
 STEPS = (1.0, 0.2, 5.0)  # times that; the others are tried where the first does not fit
 
@@ -164,96 +164,99 @@ def check_gradient(model: Any, loss_of: Callable[[], torch.Tensor], dtype: torch
     Raises TrainingError for the first part whose gradient is wrong, with the figures and the likeliest causes.
     """
     parts = parts_of(model)
-    with _undisturbed(model, seed) as loss:
+    checked = []
+    with _undisturbed(model, seed) as drawn_alike:
+
+        def loss() -> torch.Tensor:
+            return drawn_alike(loss_of)
+
         with _without_dropout(model):
-            trained = _gradients(parts, lambda: loss(loss_of))
+            trained = _gradients(parts, loss)
             with computed_in_float32(model):
-                twin = _gradients(parts, lambda: loss(loss_of))
-        checked = []
+                twin = _gradients(parts, loss)
         with computed_in_float32(model):
-            wet = _gradients(parts, lambda: loss(loss_of)) if _has_dropout(model) else twin
-            with torch.no_grad():
-                value = float(loss(loss_of))
+            as_drawn = _gradients(parts, loss) if _dropouts(model) else twin
+            differences = _Differences(loss, DIRECTIONS if len(parts) <= 2 else 1)
             for number, (name, weights) in enumerate(parts.items()):
-                checked.append(
-                    _compare(name, weights, trained[name], twin[name], wet[name], lambda: float(loss(loss_of)), value, dtype, seed + number)
-                )
+                cosine, ratio = _beside_twin(name, trained[name], twin[name], dtype)
+                along, error = _beside_differences(name, differences.best(weights, as_drawn[name], seed + number))
+                checked.append(PartChecked(name, sum(w.numel() for w in weights), _norm(twin[name]), cosine, ratio, along, error))
     return checked
 
 
-def _compare(
-    name: str,
-    weights: Part,
-    trained: Gradient,
-    twin: Gradient,
-    wet: Gradient,
-    loss: Callable[[], float],
-    value: float,
-    dtype: torch.dtype,
-    seed: int,
-) -> PartChecked:
-    """`trained` and `twin` are without dropout, `wet` is the twin's with it, as `loss` is, which is `value` at the weights."""
-    least, most = LIMITS.get(dtype, LIMITS[torch.bfloat16])
+def _beside_twin(name: str, trained: Gradient, twin: Gradient, dtype: torch.dtype) -> tuple[float | None, float | None]:
+    """Cosine and ratio of the norms of a part's two gradients, None if both are zero. Raises TrainingError unless they are alike."""
+    least, most = LIMITS[dtype]
     ours, theirs = _norm(trained), _norm(twin)
-    cosine = ratio = None
-    if ours > 0 or theirs > 0:
-        cosine = _dot(trained, twin) / (ours * theirs) if ours > 0 and theirs > 0 else 0.0
-        ratio = ours / theirs if theirs > 0 else math.inf
-        if not (cosine >= least and abs(ratio - 1) <= most):
-            raise TrainingError(
-                f"the gradient of {name} is not what the same model gives in float32",
-                got=f"cosine {cosine:.3f} and {ratio:.3f} times the norm",
-                wanted=f"a cosine of at least {least} and a norm within {most:.0%}",
-                do=_WRONG_KERNEL,
-            )
-    along, error = _best(weights, wet, loss, value, seed)
-    if not (error <= MISSING and (along is None or abs(along - 1) <= NUMERIC)):
-        got = f"an error of {error:.1%} of its norm" + ("" if along is None else f", and {along:.3f} times it by differences along it")
+    if ours == 0 and theirs == 0:
+        return None, None
+    cosine = _dot(trained, twin) / (ours * theirs) if ours > 0 and theirs > 0 else 0.0
+    ratio = ours / theirs if theirs > 0 else math.inf
+    if not (cosine >= least and abs(ratio - 1) <= most):
         raise TrainingError(
-            f"the gradient of {name} is not the derivative of the loss",
-            got=got if math.isfinite(error) else "no gradient, though the loss depends on it",
-            wanted=f"an error of at most {MISSING:.0%}, and within {NUMERIC:.0%} along it",
-            do=_WRONG_GRAPH,
+            f"the gradient of {name} is not what the same model gives in float32",
+            got=f"cosine {cosine:.3f} and {ratio:.3f} times the norm",
+            wanted=f"a cosine of at least {least} and a norm within {most:.0%}",
+            do=_WRONG_KERNEL,
         )
-    return PartChecked(name, sum(w.numel() for w in weights), theirs, cosine, ratio, along, error)
+    return cosine, ratio
 
 
-def _best(weights: Part, gradient: Gradient, loss: Callable[[], float], value: float, seed: int) -> tuple[float | None, float]:
-    """By differences: the ratio along the gradient, and the estimated error over its norm; of the step that fits best.
+def _beside_differences(name: str, found: tuple[float | None, float]) -> tuple[float | None, float]:
+    """What `_Differences.best` found of a part. Raises TrainingError unless the gradient is the loss's derivative."""
+    if _fits(found):
+        return found
+    along, error = found
+    got = f"an error of {error:.1%} of its norm" + ("" if along is None else f", and {along:.3f} times it by differences along it")
+    raise TrainingError(
+        f"the gradient of {name} is not the derivative of the loss",
+        got=got if math.isfinite(error) else "no gradient, though the loss depends on it",
+        wanted=f"an error of at most {MISSING:.0%}, and within {NUMERIC:.0%} along it",
+        do=_WRONG_GRAPH,
+    )
 
-    A wrong gradient is wrong at every step, while a step may be too long for a sharp bend or too short for the rounding.
-    """
-    found: list[tuple[float | None, float]] = []
-    for factor in STEPS:
-        found.append(_differences(weights, gradient, loss, value, seed, factor))
-        along, error = found[-1]
-        if error <= MISSING and (along is None or abs(along - 1) <= NUMERIC):
-            return found[-1]
-    return min(found, key=lambda one: one[1] + abs((one[0] or 1.0) - 1))
+
+def _fits(found: tuple[float | None, float]) -> bool:
+    along, error = found
+    return error <= MISSING and (along is None or abs(along - 1) <= NUMERIC)
 
 
-def _differences(
-    weights: Part, gradient: Gradient, loss: Callable[[], float], value: float, seed: int, factor: float
-) -> tuple[float | None, float]:
-    count, norm = sum(w.numel() for w in weights), _norm(gradient)
-    change = factor * CHANGE * max(abs(value), 1.0)  # float32's rounding is that of the logits, however small the loss
-    generator = torch.Generator(weights[0].device).manual_seed(seed)
-    randoms = [_random_like(weights, generator) for _ in range(DIRECTIONS)]
-    if norm == 0:  # then the loss must not depend on it
-        length = 0.01 * max(_norm(weights), count**0.5 * 1e-3)
-        moved = [2 * length * abs(_numeric(weights, u, length, loss)) for u in randoms]
-        return None, 0.0 if max(moved) <= UNMOVED * max(abs(value), 1.0) else math.inf
-    unit = [g / norm for g in gradient]
-    along = _numeric(weights, unit, change / (2 * norm), loss) / norm
-    squares = []
-    for u in randoms:
-        difference = _numeric(weights, u, change * count**0.5 / (2 * norm), loss) - _dot(gradient, u)
-        squares.append(count * difference**2)
-    return along, math.sqrt(sum(squares) / len(squares)) / norm
+class _Differences:
+    """A gradient of float32 beside differences of the loss: the derivative along it over its norm, None if it is zero; and its estimated
+    error over its norm, by `directions` random ones."""
+
+    def __init__(self, loss: Callable[[], torch.Tensor], directions: int) -> None:
+        self.loss, self.directions = loss, directions
+        with torch.no_grad():
+            self.scale = max(abs(float(loss())), 1.0)  # float32 rounds the logits, however small the loss is
+
+    def best(self, weights: Part, gradient: Gradient, seed: int) -> tuple[float | None, float]:
+        """Of the step that fits best: a wrong gradient is wrong at every one, while a step may be too long for a sharp bend or too short
+        for the rounding."""
+        found: list[tuple[float | None, float]] = []
+        for factor in STEPS:
+            found.append(self._at(weights, gradient, seed, factor * CHANGE * self.scale))
+            if _fits(found[-1]):
+                return found[-1]
+        return min(found, key=lambda one: one[1] + abs((one[0] or 1.0) - 1))
+
+    def _at(self, weights: Part, gradient: Gradient, seed: int, change: float) -> tuple[float | None, float]:
+        """With steps that move the loss by about `change`."""
+        count, norm = sum(w.numel() for w in weights), _norm(gradient)
+        generator = torch.Generator(weights[0].device).manual_seed(seed)
+        randoms = [_random_like(weights, generator) for _ in range(self.directions)]
+        if norm == 0:  # then the loss must not depend on these weights
+            length = 0.01 * max(_norm(weights), count**0.5 * 1e-3)
+            moved = max(2 * length * abs(_numeric(weights, u, length, self.loss)) for u in randoms)
+            return None, 0.0 if moved <= UNMOVED * self.scale else math.inf
+        unit = [g / norm for g in gradient]
+        along = _numeric(weights, unit, change / (2 * norm), self.loss) / norm
+        wrong = [_numeric(weights, u, change * count**0.5 / (2 * norm), self.loss) - _dot(gradient, u) for u in randoms]
+        return along, math.sqrt(count * sum(one**2 for one in wrong) / len(wrong)) / norm
 
 
 @torch.no_grad()
-def _numeric(weights: Part, direction: Sequence[torch.Tensor], length: float, loss: Callable[[], float]) -> float:
+def _numeric(weights: Part, direction: Sequence[torch.Tensor], length: float, loss: Callable[[], torch.Tensor]) -> float:
     """The derivative of the loss along a unit direction, by a central difference; the weights are put back as they were."""
     before = [w.detach().clone() for w in weights]
     sides = []
@@ -261,7 +264,7 @@ def _numeric(weights: Part, direction: Sequence[torch.Tensor], length: float, lo
         for sign in (1.0, -1.0):
             for w, old, d in zip(weights, before, direction, strict=True):
                 w.copy_(old + sign * length * d)
-            sides.append(loss())
+            sides.append(float(loss()))
     finally:
         for w, old in zip(weights, before, strict=True):
             w.copy_(old)
@@ -305,10 +308,6 @@ def _undisturbed(model: Any, seed: int) -> Iterator[Callable[[Callable[[], torch
 
 def _dropouts(model: Any) -> list[nn.Dropout]:
     return [module for module in model.modules() if isinstance(module, nn.Dropout) and module.p > 0]
-
-
-def _has_dropout(model: Any) -> bool:
-    return bool(_dropouts(model))
 
 
 @contextmanager

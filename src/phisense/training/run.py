@@ -48,6 +48,7 @@ from .verdict import Looks
 from .watch import Judge, Watch, watched_questions
 
 PICTURES_TO_CALIBRATE = 64
+FILLED = 64  # tokens: in bfloat16 on a CPU a batch has a multiple of so many
 Report = Callable[[dict[str, Any]], None]
 
 
@@ -218,6 +219,7 @@ class Training:
             store.pixels if recipe.tunes_vision else store.batch,
             built.prompt.end_of_text_id,
             attention=self.arithmetic.attention,
+            multiple=FILLED if cpu and self.arithmetic.dtype is torch.bfloat16 else 1,
         )
         steps = stage.max_steps if stage.max_steps > 0 else round(stage.epochs * samples.conversations / stage.batch)
         rows = samples.rows_at_once(stage.batch, stage.micro_batch, self.processes.count)
