@@ -62,7 +62,7 @@ def test_what_a_step_computes_in(step: Any, has: bool, monkeypatch: pytest.Monke
     assert arithmetic.choose(step, "cpu", stored=torch.float32).format == (
         "float32" if step in ("evaluate", "chat") else found["auto"].format
     )
-    assert (found["auto"].layout == "inference") == (step in ("evaluate", "chat"))
+    assert (found["auto"].layout == "inference") == (step == "chat")
 
 
 def test_hidden_instructions_are_not_used() -> None:

@@ -6,12 +6,13 @@ step       `auto` means                                                         
 features   bfloat16 on GPUs that have it; float32 on CPUs, so that a store does not depend on them    sdpa            –
 train      bfloat16 where the device multiplies in it, else float32                               spans (CPU)     kept readable
 merge      float32, whatever is asked: what is measured is the merge, not the format              sdpa            kept readable
-evaluate   float32 for a model stored in it; else as in training                                  sdpa            laid out for inference
+evaluate   float32 for a model stored in it; else as in training                                  sdpa            kept readable
 chat       as evaluate                                                                            sdpa            laid out for inference
 export     float32: the reference that llama.cpp's files are held to                              sdpa            –
 
-float16 ends at 65,504, which Phi-3's activations pass, so no step that trains computes in it. `doctor` shows every choice with its
-reason; runs, reports and model folders record it together with the machine (`Arithmetic.as_dict`).
+The layout for inference is faster for a few tokens at once, as a chat has them, and slower for the many of an evaluation
+(docs/benchmarks.md). float16 ends at 65,504, which Phi-3's activations pass, so no step that trains computes in it. `doctor` shows every
+choice with its reason; runs, reports and model folders record it together with the machine (`Arithmetic.as_dict`).
 """
 
 from __future__ import annotations
@@ -66,7 +67,7 @@ def choose(step: Step, device: torch.device | str = "auto", *, asked: str = "aut
     where = pick_device(device) if isinstance(device, str) else device
     dtype, reason = _format(step, where, asked, stored)
     attention = training_attention(where) if step == "train" else "sdpa"
-    layout = INFERENCE if step in ("evaluate", "chat") else READABLE
+    layout = INFERENCE if step == "chat" else READABLE
     return Arithmetic(step, where, dtype, reason, attention, layout)
 
 
