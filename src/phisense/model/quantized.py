@@ -84,7 +84,7 @@ def require_readable(model: nn.Module, doing: str, *, may_repack: bool = False) 
         name, state = next(iter(found.items()))
         raise PhisenseError(
             f"{doing} needs 4-bit layers as they were quantised",
-            got=f"{len(found)} laid out for inference, the first {name}, which is {state}",
+            got=f"{len(found)} laid out for inference, the first {name or 'itself'}, which is {state}",
             wanted="none: a repacked layer has no gradient and rounded scales",
             do="This is a fault of phisense, or of a bitsandbytes that it does not know; please report it",
         )

@@ -31,7 +31,7 @@ import torch
 from torch import nn
 from transformers import TrainerCallback, TrainerControl, TrainerState, TrainingArguments
 
-from ..errors import TrainingError
+from ..errors import PhisenseError, TrainingError
 from ..model.float32_twin import computed_in_float32
 from ..processes import Processes
 from .data import Collator, Samples
@@ -40,6 +40,7 @@ Gradient = list[torch.Tensor]
 Part = list[nn.Parameter]
 ROWS = 3  # of the stage's data, at most
 DIRECTIONS = 2  # random ones for each part; one where there are more parts than two, of which a fault reaches several
+MOST = 120_000_000  # weights of a part: a whole layer of Phi-3.5-mini
 LOOKED_THROUGH = 1024  # rows, of which the shortest are taken
 CHANGE = 1e-4  # of the loss, or of 1 if that is more, by which a difference moves it: above float32's rounding, below its curvature
 STEPS = (1.0, 0.2, 5.0)  # times that; the others are tried where the first does not fit
@@ -114,7 +115,7 @@ class GradientCheck(TrainerCallback):
         checked, failure = [], None
         try:
             checked = check_gradient(model, lambda: self.loss_of(batch), self.dtype, seed=self.seed)
-        except TrainingError as error:
+        except PhisenseError as error:  # of any kind: the other processes wait for this one's word
             failure = error
         if self.processes.total(float(failure is not None)):
             raise failure or TrainingError("another process found its gradient wrong", do="See its message")
@@ -136,7 +137,8 @@ def some_rows(samples: Samples, seed: int) -> list[int]:
 
 def parts_of(model: Any) -> dict[str, Part]:
     """What is trained, in parts: the projector; the first, middle and last layer of the language part; of the vision tower the first;
-    and all the rest together, so that no weight is left out."""
+    and all the rest together, so that no adapter is left out. Of a larger part than `MOST` weights, as the rest is in full fine-tuning,
+    those are taken that fit: their gradients are held twice."""
     named = [(name, p) for name, p in model.named_parameters() if p.requires_grad]
     language = sorted({int(found[1]) for name, _ in named if (found := re.search(r"language_model\.layers\.(\d+)\.", name))})
     tower = sorted({int(found[1]) for name, _ in named if (found := re.search(r"vision_tower\..*?layers?\.(\d+)\.", name))})
@@ -154,7 +156,9 @@ def parts_of(model: Any) -> dict[str, Part]:
             part = f"{kind} vision layer {seen[1]}"
         else:
             part = "all other trained weights"
-        parts.setdefault(part, []).append(weight)
+        held = parts.setdefault(part, [])
+        if not held or sum(w.numel() for w in held) + weight.numel() <= MOST:
+            held.append(weight)
     return parts
 
 
@@ -170,12 +174,16 @@ def check_gradient(model: Any, loss_of: Callable[[], torch.Tensor], dtype: torch
         def loss() -> torch.Tensor:
             return drawn_alike(loss_of)
 
+        def forget() -> None:
+            model.zero_grad(set_to_none=True)
+
+        forget()
         with _without_dropout(model):
-            trained = _gradients(parts, loss)
+            trained = _gradients(parts, loss, forget)
             with computed_in_float32(model):
-                twin = _gradients(parts, loss)
+                twin = _gradients(parts, loss, forget)
         with computed_in_float32(model):
-            as_drawn = _gradients(parts, loss) if _dropouts(model) else twin
+            as_drawn = _gradients(parts, loss, forget) if _dropouts(model) else twin
             differences = _Differences(loss, DIRECTIONS if len(parts) <= 2 else 1)
             for number, (name, weights) in enumerate(parts.items()):
                 cosine, ratio = _beside_twin(name, trained[name], twin[name], dtype)
@@ -271,15 +279,11 @@ def _numeric(weights: Part, direction: Sequence[torch.Tensor], length: float, lo
     return (sides[0] - sides[1]) / (2 * length)
 
 
-def _gradients(parts: Mapping[str, Part], loss: Callable[[], torch.Tensor]) -> dict[str, Gradient]:
+def _gradients(parts: Mapping[str, Part], loss: Callable[[], torch.Tensor], forget: Callable[[], None]) -> dict[str, Gradient]:
     """The backward pass as training does it, into `.grad`; zeros where nothing came."""
-    weights = [w for part in parts.values() for w in part]
-    for w in weights:
-        w.grad = None
     loss().backward()
     found = {name: [torch.zeros_like(w) if w.grad is None else w.grad.detach().float() for w in part] for name, part in parts.items()}
-    for w in weights:
-        w.grad = None
+    forget()
     return found
 
 
