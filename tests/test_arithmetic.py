@@ -62,7 +62,7 @@ def test_what_a_step_computes_in(step: Any, has: bool, monkeypatch: pytest.Monke
     assert arithmetic.choose(step, "cpu", stored=torch.float32).format == (
         "float32" if step in ("evaluate", "chat") else found["auto"].format
     )
-    assert (found["auto"].layout == "inference") == (step == "chat")
+    assert (found["auto"].layout == "inference") == (step == "chat" and has)
 
 
 def test_hidden_instructions_are_not_used() -> None:
@@ -131,9 +131,9 @@ def test_the_codes_stay(root: Path, compute: str, verb: Any) -> None:
         changed = bytearray(held)
         changed[-4096:] = changed[-8192:-4096]
         weights.write_bytes(bytes(changed))
-        with pytest.raises(MergeError, match="the base is not the one that the adapter was trained on; got 4-bit codes"):
+        with pytest.raises(MergeError, match="the base is not the one that was trained on; got language fingerprint"):
             verb("merge", facts["run"])
-        with pytest.raises(ArtefactError, match="four_bit_codes was"):
+        with pytest.raises(ArtefactError, match="language.fingerprint was"):
             verb("train", root / "tiny.yaml", *changes, "--resume")
     finally:
         weights.write_bytes(held)
@@ -202,7 +202,7 @@ def test_the_layout_for_inference_is_chosen_on_purpose() -> None:
         assert quantized.codes_digest(model) == before
         pytest.skip("this processor has no AVX512-BF16, so bitsandbytes repacks nothing here")
     assert float(nn.functional.cosine_similarity(found.float().flatten(), wanted.float().flatten(), 0)) > 0.999
-    with pytest.raises(PhisenseError, match="a merge needs 4-bit layers as they were quantised; got 2 laid .* first, which is repacked"):
+    with pytest.raises(PhisenseError, match="a merge needs 4-bit layers as .* got 2 that are or may be laid .* first, which is repacked"):
         quantized.require_readable(model, "a merge")
     with pytest.raises(PhisenseError, match="a digest of the codes needs"):
         quantized.codes_digest(model)
@@ -217,10 +217,10 @@ def test_a_folder_in_4_bits_answers_alike_in_either_layout(root: Path, verb: Any
     model = Path(verb("merge", run)["model"])
     ids = torch.tensor([[5, 17, 40, 9]])
     with torch.inference_mode():
-        fast = load_model(model, "cpu", quantise=True).model(input_ids=ids).logits.float()
+        fast = load_model(model, "cpu", quantise=True, step="chat").model(input_ids=ids).logits.float()
         monkeypatch.setattr(opening, "allow_inference_layout", lambda model: 0)
-        slow = load_model(model, "cpu", quantise=True).model(input_ids=ids).logits.float()
-        still = load_model(model, "cpu", quantise=True, step="export")
+        slow = load_model(model, "cpu", quantise=True, step="chat").model(input_ids=ids).logits.float()
+        still = load_model(model, "cpu", quantise=True)
     assert float(nn.functional.cosine_similarity(fast.flatten(), slow.flatten(), 0)) > 0.999
     quantized.require_readable(still.model, "a test")
 

@@ -37,6 +37,7 @@ from .model.folder import KIND
 from .model.history import TRAINING, history
 from .model.quantized import codes_digest, dequantize, keep_readable, linear, nf4
 from .model.trained import ADAPTER, WEIGHTS, load_trainable, only_projector, projector_of, snapshot, with_language
+from .parts import fingerprint, resolve_part
 from .recipe import Recipe, load_recipe
 from .vision.encoders import Encoder
 from .vision.pictures import open_picture
@@ -177,8 +178,7 @@ def _with_adapter(recipe: Recipe, run: Path, device: str, *, quantise: bool, shu
         load_trainable(with_language(built, recipe), run / WEIGHTS, rename)
         built.model.requires_grad_(False)
         return built
-    if quantise:
-        _check_codes(built, run)
+    _check_base(built, recipe, run)
     dequantize(built.model)
     config = LoraConfig.from_pretrained(str(run / ADAPTER))
     config.inference_mode = True
@@ -194,17 +194,19 @@ def _with_adapter(recipe: Recipe, run: Path, device: str, *, quantise: bool, shu
     return built
 
 
-def _check_codes(built: Phi3WithProjector, run: Path) -> None:
-    """Raises MergeError unless the base's 4-bit codes are those that the adapter was trained on, as the run recorded them."""
-    wanted = artefact.read_json(run / "train.json").get("four_bit_codes")  # a run of an earlier version recorded none
-    found = codes_digest(built.model)
-    if wanted is not None and found != wanted:
-        raise MergeError(
-            "the base is not the one that the adapter was trained on",
-            got=f"4-bit codes {str(found)[:12]}",
-            wanted=str(wanted)[:12],
-            do="Name the language part of the run as it was then, or train again",
-        )
+def _check_base(built: Phi3WithProjector, recipe: Recipe, run: Path) -> None:
+    """Raises MergeError unless the base is the one that was trained on: the weights' files, and the 4-bit codes that were made of them."""
+    facts = artefact.read_json(run / "train.json")
+    found = {"language_fingerprint": fingerprint(resolve_part(recipe.language.part)), "four_bit_codes": codes_digest(built.model)}
+    for name, value in found.items():
+        wanted = facts.get(name)  # a run of an earlier version recorded none
+        if value is not None and wanted is not None and value != wanted:
+            raise MergeError(
+                "the base is not the one that was trained on",
+                got=f"{name.replace('_', ' ')} {value[:12]}",
+                wanted=wanted[:12],
+                do="Name the language part of the run as it was then, or train again",
+            )
 
 
 def _other_end(name: str, layers: int) -> str:

@@ -14,7 +14,8 @@ from safetensors.torch import load_file, save_file
 
 from phisense import artefact, merging
 from phisense.errors import ArtefactError, MergeError
-from phisense.merging import Measured, check_gate, dequantise
+from phisense.merging import Measured, check_gate
+from phisense.model.quantized import dequantize
 from phisense.recipe import load_recipe
 
 
@@ -131,6 +132,6 @@ def test_dequantised_is_what_the_4_bit_layer_multiplies_by() -> None:
     model = torch.nn.Sequential(layer.to("cpu")).train()
     inputs = torch.randn(5, 64)
     expected = model(inputs)
-    dequantise(model)
+    dequantize(model)
     assert type(model[0]) is torch.nn.Linear
     torch.testing.assert_close(model(inputs), expected, rtol=1e-5, atol=1e-5)

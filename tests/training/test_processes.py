@@ -128,6 +128,28 @@ def test_two_machines(root: Path, verb: Any, compute: str) -> None:
     assert weights <= BOUNDS[compute][1]
 
 
+@pytest.mark.parametrize(
+    "changes",
+    [
+        ("train.lora=null",),
+        ("train.further={more: {data: [rows.json], batch: 8, micro_batch: 4, max_steps: 2}}",),
+    ],
+    ids=["full", "three stages"],
+)
+def test_the_gradient_is_checked_in_every_stage(root: Path, changes: tuple[str, ...]) -> None:
+    """In bfloat16, where Accelerate wraps the same model anew for each stage: the float32 twin must be found under all of it."""
+    name = "checked-" + str(len(changes[0]))
+    words = ["-m", "phisense", "train", str(root / "tiny.yaml"), *micro(4, name, "bfloat16"), "--json"]
+    words += [word for change in changes for word in ("--set", change)]
+    torchrun = [sys.executable, "-m", "torch.distributed.run", "--standalone", "--nproc-per-node", "2", *words]
+    env = {**os.environ, "OMP_NUM_THREADS": "1"}
+    ran = subprocess.run(torchrun, capture_output=True, text=True, timeout=300, check=False, env=env)
+    assert ran.returncode == 0, ran.stderr
+    for stage in json.loads(ran.stdout)["stages"].values():
+        for one in stage["gradient_check"]:
+            assert all(part["error"] < 0.02 and part["cosine"] > 0.98 for part in one["parts"])
+
+
 @pytest.mark.parametrize("flag", ["ACCELERATE_USE_FSDP", "ACCELERATE_USE_DEEPSPEED"])
 def test_a_launcher_that_cuts_the_model_up_is_refused(root: Path, flag: str, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setenv(flag, "true")

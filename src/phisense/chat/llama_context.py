@@ -2,6 +2,9 @@
 
     decode(sequence, at, ids (T,) or vectors (T, H)) --> logits (V,) of the last position, or (T, V)
 
+llama.cpp computes in a thread of its own. Its kernels for AMX configure the processor's tiles once for each thread and rely on that, while
+PyTorch's products in bfloat16 take the configuration away behind them: in one thread the next tile instruction ends the process (SIGILL).
+
 Each sequence has cells of its own (`kv_unified` off), so what one holds can neither be read nor slowed by another. It also keeps
 long-rope right: llama.cpp takes its long factors as soon as all cells of a sequence are more than the original context.
 """
@@ -12,6 +15,7 @@ import ctypes
 import threading
 import weakref
 from collections.abc import Iterator, Sequence
+from concurrent.futures import ThreadPoolExecutor, wait
 from contextlib import contextmanager
 from dataclasses import dataclass, field
 from pathlib import Path
@@ -92,6 +96,7 @@ class LlamaContext:
                 raise ArtefactError(
                     f"llama.cpp has no room for {path.name}", got=heard.last or f"{sequences} x {window} positions", do="Free some memory"
                 )
+        self._computing = ThreadPoolExecutor(1, thread_name_prefix="llama.cpp")
         self.batch = int(how.n_batch)
         self.rows = int(llama_cpp.llama_vocab_n_tokens(llama_cpp.llama_model_get_vocab(model)))
         self.width = int(llama_cpp.llama_model_n_embd(model))
@@ -99,7 +104,7 @@ class LlamaContext:
         self._tokens = llama_cpp.llama_batch_init(self.batch, 0, 1)
         self._vectors = llama_cpp.llama_batch_init(self.batch, self.width, 1)
         #: Gives the memory back; also done when nobody has the context any more.
-        self.close = weakref.finalize(self, _free, llama_cpp, model, self._context, (self._tokens, self._vectors))
+        self.close = weakref.finalize(self, _free, llama_cpp, model, self._context, (self._tokens, self._vectors), self._computing)
         # llama.cpp asks between any two operations whether to go on, from its own threads: a Python function there would wait for the
         # interpreter's lock each time. The C library's strlen of a text that is empty until somebody wants an end does not.
         self._ending = ctypes.create_string_buffer(2)
@@ -119,7 +124,7 @@ class LlamaContext:
                 part = new[begin : begin + self.batch]
                 last = begin + len(part) == len(new)
                 batch = self._filled(sequence, at + begin, part, every, last)
-                code = self._llama.llama_decode(self._context, batch)
+                code = self._compute(batch)
                 if code != 0:
                     self.forget(sequence, at)
                     if code == _ABORTED:
@@ -128,6 +133,16 @@ class LlamaContext:
                 if every or last:
                     found.append(self._logits(len(part) if every else 1))
         return np.concatenate(found) if every else found[-1][0]
+
+    def _compute(self, batch: Any) -> int:
+        """llama.cpp's own code: 0, or why it stopped. Whatever interrupts the waiting, Ctrl-C above all, ends the computation first."""
+        running = self._computing.submit(self._llama.llama_decode, self._context, batch)
+        try:
+            return int(running.result())
+        except BaseException:
+            self._ending[0] = b"x"
+            wait([running])
+            raise
 
     def forget(self, sequence: int, begin: int = 0) -> None:
         """Frees the sequence's cells from position `begin` on."""
@@ -187,7 +202,8 @@ class LlamaContext:
             self._ending[0] = b"\0"
 
 
-def _free(llama_cpp: Any, model: Any, context: Any, batches: tuple[Any, ...]) -> None:
+def _free(llama_cpp: Any, model: Any, context: Any, batches: tuple[Any, ...], computing: ThreadPoolExecutor) -> None:
+    computing.shutdown(wait=False)  # nobody computes any more, and this may run in that very thread
     for batch in batches:
         llama_cpp.llama_batch_free(batch)
     llama_cpp.llama_free(context)

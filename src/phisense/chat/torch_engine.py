@@ -47,7 +47,7 @@ class TorchEngine:
 
     @classmethod
     def open(cls, folder: Path, device: str = "auto", picture_tokens: int | None = None, *, quantise: bool = False) -> TorchEngine:
-        return cls(load_model(folder, device, picture_tokens=picture_tokens, quantise=quantise), folder.name)
+        return cls(load_model(folder, device, picture_tokens=picture_tokens, quantise=quantise, step="chat"), folder.name)
 
     @property
     def window(self) -> int:

@@ -222,7 +222,7 @@ def features(
     with console.bars() as bar:
         facts = encode_pictures(
             r.store, encoder, names, pictures, dtype=r.features.dtype, batch=r.features.batch, shard=r.features.shard, progress=bar,
-            processes=processes,
+            processes=processes, computed_in=arithmetic.format,
         )  # fmt: skip
     if not processes.first:
         return facts

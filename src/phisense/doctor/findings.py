@@ -15,7 +15,7 @@ import torch
 
 from ..errors import PhisenseError
 from ..model.arithmetic import STEPS, Arithmetic, choose
-from ..model.device import machine, pick_device
+from ..model.device import DTYPES, machine, pick_device
 from ..parts import resolve_part
 from ..recipe import Recipe
 
@@ -75,9 +75,10 @@ def _machine() -> list[Finding]:
 def _arithmetic(recipe: Recipe | None) -> list[Finding]:
     """What each step computes in, steps of one format and reason on one line."""
     asked = recipe.compute_dtype if recipe is not None else "auto"
+    stored = DTYPES[recipe.merge.dtype] if recipe is not None else None
     together: dict[tuple[str, str], list[str]] = {}
     for step in STEPS:
-        one = choose(step, asked=asked)
+        one = choose(step, asked=asked, stored=stored)
         together.setdefault((one.format, one.reason), []).append(step)
     return [Finding("computes in", f"{name} ({', '.join(steps)}): {why}") for (name, why), steps in together.items()]
 

@@ -67,7 +67,7 @@ def choose(step: Step, device: torch.device | str = "auto", *, asked: str = "aut
     where = pick_device(device) if isinstance(device, str) else device
     dtype, reason = _format(step, where, asked, stored)
     attention = training_attention(where) if step == "train" else "sdpa"
-    layout = INFERENCE if step == "chat" else READABLE
+    layout = INFERENCE if step == "chat" and dtype is torch.bfloat16 else READABLE  # its kernels compute in bfloat16
     return Arithmetic(step, where, dtype, reason, attention, layout)
 
 

@@ -9,6 +9,7 @@ from __future__ import annotations
 import functools
 from collections.abc import Iterator
 from contextlib import ExitStack, contextmanager
+from types import MethodType
 from typing import Any
 
 import torch
@@ -39,9 +40,12 @@ def _float32_weight(layer: Any) -> torch.Tensor:
 
 
 def _multiply(layer: Any, x: torch.Tensor) -> torch.Tensor:
-    assert not torch.is_autocast_enabled(x.device.type), "somebody turned autocast on inside the twin"
     product: torch.Tensor = _Product.apply(x.float(), layer)  # type: ignore[no-untyped-call]
     return product
+
+
+def _require_no_autocast(_: nn.Module, given: tuple[torch.Tensor, ...]) -> None:
+    assert not torch.is_autocast_enabled(given[0].device.type), "somebody turned autocast on inside the twin"
 
 
 @contextmanager
@@ -59,9 +63,11 @@ def computed_in_float32(model: Any) -> Iterator[None]:
         for module in model.modules():
             if id(module) not in plain:
                 _widen(put_back, module)
-        for module in model.modules():  # a model of an earlier stage lies in that of the next, each with an autocast of its own
+        for module in model.modules():  # a model of an earlier stage lies in that of the next, each with autocasts around its forward
             if "_original_forward" in module.__dict__:
-                _replace(put_back, module, "forward", module.__dict__["_original_forward"])
+                _replace(put_back, module, "forward", MethodType(type(module).forward, module))
+        hook = model.get_output_embeddings().register_forward_pre_hook(_require_no_autocast)
+        put_back.callback(hook.remove)
         precision = torch.get_float32_matmul_precision()
         torch.set_float32_matmul_precision("highest")
         put_back.callback(torch.set_float32_matmul_precision, precision)

@@ -22,6 +22,7 @@ from ..errors import ArtefactError
 from ..prompt import Prompt
 from .arithmetic import INFERENCE, Step, choose
 from .assembly import Phi3WithProjector, _window
+from .device import format_name
 from .projectors import nested_pool
 from .quantized import allow_inference_layout, compute_in, keep_readable, nf4
 
@@ -36,7 +37,7 @@ def load_model(
     *,
     picture_tokens: int | None = None,
     quantise: bool = False,
-    step: Step = "chat",
+    step: Step = "evaluate",
 ) -> Phi3WithProjector:
     """Opens a model folder for inference. What it computes in is `dtype`, or what arithmetic.py chooses for `step`.
 
@@ -54,7 +55,7 @@ def load_model(
         stored = getattr(torch, str(config.dtype).removeprefix("torch.")) if config.dtype else torch.float32
         arithmetic = choose(step, device, asked=_asked(folder), stored=stored)
         if dtype is not None:
-            arithmetic = replace(arithmetic, dtype=dtype, reason="it was asked for")
+            arithmetic = replace(choose(step, device, asked=format_name(dtype)), dtype=dtype, reason="it was asked for")
         dtype, where = arithmetic.dtype, arithmetic.device
         how: dict[str, Any] = {"quantization_config": nf4(dtype, WHOLE)} if quantise else {}
         model: Any = AutoModelForImageTextToText.from_pretrained(
@@ -66,7 +67,7 @@ def load_model(
     if quantise:
         compute_in(model, dtype)
     keep_readable(model)
-    if dtype is torch.bfloat16 and arithmetic.layout == INFERENCE:  # the repacked kernels compute in bfloat16, whatever is asked
+    if arithmetic.layout == INFERENCE:
         allow_inference_layout(model)
     return Phi3WithProjector(model.eval(), processor, Prompt(processor.tokenizer), window(config), pool, arithmetic)
 
@@ -74,7 +75,8 @@ def load_model(
 def _asked(folder: Path) -> str:
     """The number format that the recipe of the model asked for."""
     manifest = folder / MANIFEST
-    return str(read_json(manifest)["about"].get("compute_dtype", "auto")) if manifest.is_file() else "auto"
+    found = read_json(manifest) if manifest.is_file() else {}
+    return str(found["about"].get("compute_dtype", "auto")) if found.get("kind") == KIND else "auto"
 
 
 def window(config: Any) -> int:

@@ -22,7 +22,16 @@ from ..recipe import Recipe
 TRAINING = "training.json"
 POINTS = 300  # of a curve
 _PACKAGE = Path(__file__).resolve().parents[1]
-_TOLD = ("calibration", "trainable", "trainable_expected", "projector_change", "looks", "arithmetic", "four_bit_codes")
+_TOLD = (
+    "calibration",
+    "trainable",
+    "trainable_expected",
+    "projector_change",
+    "looks",
+    "arithmetic",
+    "four_bit_codes",
+    "language_fingerprint",
+)
 
 
 def history(run: Path, recipe: Recipe) -> dict[str, Any]:

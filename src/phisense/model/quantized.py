@@ -84,7 +84,7 @@ def require_readable(model: nn.Module, doing: str, *, may_repack: bool = False) 
         name, state = next(iter(found.items()))
         raise PhisenseError(
             f"{doing} needs 4-bit layers as they were quantised",
-            got=f"{len(found)} laid out for inference, the first {name or 'itself'}, which is {state}",
+            got=f"{len(found)} that are or may be laid out for inference, the first {name or 'itself'}, which is {state}",
             wanted="none: a repacked layer has no gradient and rounded scales",
             do="This is a fault of phisense, or of a bitsandbytes that it does not know; please report it",
         )
@@ -94,11 +94,12 @@ def is_repacked(layer: Any) -> bool:
     return bool(getattr(layer.weight.quant_state, _PACKED, False))
 
 
-def codes_digest(model: nn.Module) -> str | None:
-    """SHA-256 over the codes and scales of every 4-bit layer, in the order of their names; None if there is no such layer.
+def codes_digest(model: nn.Module, *, scales: bool = False) -> str | None:
+    """SHA-256 over the codes of every 4-bit layer, in the order of their names; None if there is no such layer.
 
-    The names are those of the layers without an adapter, so that LoRA beside them changes nothing. Raises PhisenseError for a layer that
-    was repacked: its codes are no longer those that were quantised.
+    The names are those of the layers without an adapter, so that LoRA beside them changes nothing. `scales` are taken along only to compare
+    within a process: they are quantised less their mean, and its last digits depend on the processor and the number of threads. Raises
+    PhisenseError for a layer that was repacked: its codes are no longer those that were quantised.
     """
     layers = {name.removesuffix(".base_layer"): layer for name, layer in four_bit_layers(model)}
     if not layers:
@@ -108,7 +109,7 @@ def codes_digest(model: nn.Module) -> str | None:
     for name in sorted(layers):
         state = layers[name].weight.quant_state
         digest.update(f"{name} {tuple(state.shape)} {state.quant_type} {state.blocksize}".encode())
-        for tensor in (layers[name].weight.data, *_scales(state)):
+        for tensor in (layers[name].weight.data, *(_scales(state) if scales else ())):
             digest.update(tensor.detach().cpu().contiguous().view(-1).view(torch.uint8).numpy().data)
     return digest.hexdigest()
 
@@ -127,7 +128,7 @@ def weight_of(layer: Any) -> torch.Tensor:
 
 
 def dequantize(model: nn.Module) -> None:
-    """Puts a plain float32 Linear in the place of every 4-bit one: the weights that training multiplied by, exactly."""
+    """Puts a plain float32 Linear in the place of every 4-bit one: what training multiplied by, before its format rounded it."""
     for name, layer in list(four_bit_layers(model)):
         model.set_submodule(name, linear(weight_of(layer), layer.bias))
 

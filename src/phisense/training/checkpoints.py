@@ -21,6 +21,8 @@ from ..model.trained import load_trainable, save_trainable
 KIND = "checkpoint"
 RANDOM = "random.safetensors"
 KEPT = 2
+#: What runs of earlier versions did not record: not known is not changed.
+_LATER = ("computes_in", "language.", "recipe.train.watch.final_questions")
 
 
 def save_stage(model: Any, folder: Path) -> None:
@@ -51,6 +53,7 @@ def newest_verified(folder: Path, *, about: dict[str, Any] | None) -> Path | Non
 def refuse_changes(path: Path, made: dict[str, Any], about: dict[str, Any]) -> None:
     """Raises ArtefactError, with every difference, unless what the run is made of is what it was."""
     old, new = _leaves(made), _leaves(orjson.loads(orjson.dumps(about)))
+    new = {key: value for key, value in new.items() if key in old or not key.startswith(_LATER)}
     changed = [f"{key} was {old.get(key)}, is {new.get(key)}" for key in sorted(old.keys() | new.keys()) if old.get(key) != new.get(key)]
     if changed:
         raise ArtefactError(

@@ -31,6 +31,7 @@ from ..model.arithmetic import Arithmetic, choose
 from ..model.calibrate import calibrate
 from ..model.lora import check_targets
 from ..model.quantized import codes_digest, require_readable
+from ..parts import fingerprint, resolve_part
 from ..processes import Processes, this_process
 from ..recipe import Recipe, Stage
 from ..vision.encoders import Encoder, encoder_facts
@@ -67,6 +68,7 @@ class Training:
     processes: Processes = field(default_factory=this_process)
     facts: dict[str, Any] = field(default_factory=dict)
     arithmetic: Arithmetic = field(init=False)
+    _codes: str | None = field(init=False, default=None)
 
     def __call__(self) -> dict[str, Any]:
         """Trains, writes the run folder, returns the content of `train.json`.
@@ -127,6 +129,8 @@ class Training:
         built.model.set_attn_implementation({"text_config": how.attention})
         require_readable(built.model, "training")
         self.facts["four_bit_codes"] = codes_digest(built.model)
+        self.facts["language_fingerprint"] = fingerprint(resolve_part(recipe.language.part))
+        self._codes = codes_digest(built.model, scales=True)
         if recipe.train.lora is not None:
             check_targets(built.model, recipe.train.lora.targets)
         if recipe.tunes_vision:
@@ -181,12 +185,12 @@ class Training:
                 do="Run phisense features again",
             )
         about = {
-            "recipe": self.recipe.model_dump(mode="json", exclude={"root"}),
+            "recipe": self.recipe.model_dump(mode="json", exclude={"root", "compute_dtype"}),  # which `computes_in` tells
             "stage": name,
             "data": {"conversations": samples.conversations, "sha256": samples.digest},
             "features": {"encoder": store.encoder, "sha256": store.digest},
             "computes_in": self.arithmetic.format,
-            "four_bit_codes": self.facts["four_bit_codes"],
+            "language": {"fingerprint": self.facts["language_fingerprint"], "four_bit_codes": self.facts["four_bit_codes"]},
         }
         if self.resume and (folder / artefact.MANIFEST).is_file():
             made = artefact.read_manifest(folder, kind="stage")
@@ -274,7 +278,7 @@ class Training:
         watch.finish(model, result.global_step)
         if last and done == result.global_step:  # nothing was left to do, so Trainer did not look at them
             trainer._load_rng_state(str(last))
-        seconds = time.monotonic() - started
+        seconds = time.monotonic() - started - sum(one["seconds"] for one in check.results)
         tokens = int(self.processes.total(collate.tokens))
         return {
             "samples": samples.conversations,
@@ -293,7 +297,7 @@ class Training:
 
     def _check_codes(self, stage: str, built: Phi3WithProjector) -> None:
         """Raises TrainingError if the frozen 4-bit weights are not those that the run began with."""
-        found, wanted = codes_digest(built.model), self.facts["four_bit_codes"]
+        found, wanted = codes_digest(built.model, scales=True), self._codes
         if found != wanted:
             raise TrainingError(
                 f"the frozen 4-bit weights changed in stage {stage}",

@@ -115,7 +115,7 @@ def _gradients(about: dict[str, Any]) -> str:
         [
             text(name), text(f"{one['when']} ({one['step']:,})"), text(part["part"]),
             "–" if part["cosine"] is None else f"{part['cosine']:.4f}", "–" if part["norm_ratio"] is None else f"{part['norm_ratio']:.3f}",
-            f"{part['error']:.2%}",
+            "–" if part["error"] is None else f"{part['error']:.2%}",
         ]
         for name, stage in about["stages"].items() for one in stage.get("gradient_check", ()) for part in one["parts"]
     ]  # fmt: skip

@@ -39,7 +39,7 @@ class Shard:
 
 def encode_pictures(
     folder: Path, encoder: Encoder, names: Sequence[str], images: Pictures, *, dtype: Format, batch: int, shard: int, progress: Progress,
-    processes: Processes | None = None,
+    processes: Processes | None = None, computed_in: str = "float32",
 ) -> dict[str, Any]:  # fmt: skip
     """Writes the store of `names` (found in `images`), keeping the shards a former run finished; returns its facts.
 
@@ -70,7 +70,7 @@ def encode_pictures(
     processes.wait()
     about = {
         "encoder": encoder.fingerprint, "facts": encoder.facts, "pictures": len(digests), "distinct": len(firsts),
-        "tokens": encoder.patches, "width": encoder.width, "dtype": dtype,
+        "tokens": encoder.patches, "width": encoder.width, "dtype": dtype, "computed_in": computed_in,
     }  # fmt: skip
     if processes.first:
         _write_index(folder, digests)
