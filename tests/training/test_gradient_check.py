@@ -202,8 +202,8 @@ def test_layers_that_may_repack_themselves_are_refused(root: Path, monkeypatch: 
 
 def test_rows_that_are_learned_already_do_not_trip_it(root: Path) -> None:
     """The loss ends near zero, where it bends on the scale of any step: it may be too flat to be measured, which is no fault."""
-    rates = ("train.instruct.learning_rate=0.02", "train.instruct.max_steps=150", "train.instruct.warm_up=0", "train.log_every=10")
-    facts = train(root, "learned", "compute_dtype=float32", "train.align=null", "train.watch.times=1", *rates, judge=lambda *_: True)
+    rates = ("train.instruct.learning_rate=0.01", "train.instruct.max_steps=120", "train.log_every=10", "train.spike=null")
+    facts = train(root, "learned", "compute_dtype=float32", "train.align=null", "train.watch.times=1", *FULL, *rates, judge=lambda *_: True)
     assert facts["stages"]["instruct"]["last_loss"] < 0.01
     assert checks(facts)[-1]["when"] == "after the first look"
 

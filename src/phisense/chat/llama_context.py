@@ -24,7 +24,7 @@ from typing import Any
 import numpy as np
 
 from ..errors import ArtefactError, ChatError
-from .llama_probe import repacks_file
+from .llama_probe import TRIED_WIDTH, repacks_file
 
 Vectors = np.ndarray[Any, np.dtype[np.float32]]
 Logits = np.ndarray[Any, np.dtype[np.float32]]
@@ -81,6 +81,10 @@ class LlamaContext:
             model_how.load_mode = llama_cpp.LLAMA_LOAD_MODE_MMAP
             model_how.use_extra_bufts = repack
             model = llama_cpp.llama_model_load_from_file(str(path).encode(), model_how)
+            if model is not None and repack and llama_cpp.llama_model_n_embd(model) < TRIED_WIDTH:
+                llama_cpp.llama_model_free(model)
+                model_how.use_extra_bufts = False
+                model = llama_cpp.llama_model_load_from_file(str(path).encode(), model_how)
             if model is None:
                 raise ArtefactError(f"llama.cpp cannot load {path}", got=heard.last or "no reason", do="Run phisense export again")
             how = llama_cpp.llama_context_default_params()

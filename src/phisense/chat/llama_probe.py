@@ -33,6 +33,8 @@ from ..parts import cache_folder
 TYPES = (
     "F16", "BF16", "Q4_0", "Q4_1", "Q5_0", "Q5_1", "Q8_0", "Q2_K", "Q3_K", "Q4_K", "Q5_K", "Q6_K", "IQ4_NL", "IQ4_XS",
 )  # fmt: skip
+#: The rows of the model that is tried. Narrower ones stay as stored: with rows of 32 numbers the kernels for AMX of 0.3.36 gave NaN.
+TRIED_WIDTH = 256
 OK = "ok"
 ALIKE = 0.3  # cosine with the float32 model's logits: Q2_K reaches 0.49 with these weights, other logits stay under 0.2
 MOST_WAIT = 60.0  # seconds for one child; it needs one or two

@@ -125,6 +125,16 @@ def check(measured: dict[str, Any]) -> None:
         )
 
 
+def check_finite(measured: dict[str, Any], quant: str) -> None:
+    """Raises ExportError if a quantised file answers with numbers that are none: a kernel that is wrong, not weights that are coarse."""
+    if not np.isfinite(measured["kl"]):
+        raise ExportError(
+            f"llama.cpp computes no numbers with {quant} on this machine",
+            got=f"KL {measured['kl']} to what the model says",
+            do="Nothing was written; export f16, or compile llama-cpp-python as docs/llama.md says",
+        )
+
+
 def drawn() -> tuple[list[Question], list[Image.Image]]:
     """Twenty-four questions about eight pictures that are drawn here, for a model whose own held-out questions are not at hand."""
     texts = ("What is in the picture?", "What colour is the largest thing?", "How many things are there?")

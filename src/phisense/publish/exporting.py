@@ -120,7 +120,9 @@ def _measure(
         said.append(agreement.logits(small, one))
     progress(f"comparing {quant}", len(read), len(read))
     small.close()
-    return {**found, quant: agreement.agreement(right, said, read)}
+    found[quant] = agreement.agreement(right, said, read)
+    agreement.check_finite(found[quant], quant)
+    return found
 
 
 def _opened(path: Path, window: int) -> LlamaContext:

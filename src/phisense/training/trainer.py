@@ -104,7 +104,7 @@ class StageTrainer(Trainer):
             return super().compute_loss(model, inputs, *args, **kwargs)
 
     def loss_of(self, batch: dict[str, Any]) -> torch.Tensor:
-        """The loss of one batch as a training step computes it, per supervised token (times the number of processes); nothing is learned."""
+        """The loss of one batch as a training step computes it, per supervised token (times the processes); nothing is learned."""
         supervised = int((batch["labels"][:, 1:] != IGNORED).sum())
         model = self.accelerator.unwrap_model(self.model)
         with self.compute_loss_context_manager():
