@@ -105,13 +105,17 @@ def test_an_example_and_its_ready_question(sync: Any, url: str) -> None:
 def test_a_spoken_question_through_a_fake_microphone(sync: Any, url: str, world: Path, model: Path, verb: Any, tmp_path: Path) -> None:
     """A held-out voice, a held-out scene it can be asked about, and the right answer."""
     question, recording = spoken_pair(world, model, verb)
-    browser, page = open_page(sync, url, flags=microphone(recording.path, tmp_path / "question.wav"))
-    picture = world / "data" / "images" / str(question.image)
-    upload(page, picture)
-    page.get_by_role("tab", name="Voice").click()
-    record(page)
-    page.wait_for_function("document.querySelector('#heard textarea').value.length > 0")
-    assert page.locator("#heard textarea").input_value().lower().rstrip("?. ") == recording.text.lower().rstrip("?. ")
+    flags = microphone(recording.path, tmp_path / "question.wav")
+    browser, page = open_page(sync, url, flags=flags)
+    for _ in range(3):  # Chromium plays the file when its microphone opens, and a busy machine may begin to record after that
+        upload(page, world / "data" / "images" / str(question.image))
+        page.get_by_role("tab", name="Voice").click()
+        heard = record(page)
+        if bare(heard) == bare(recording.text):
+            break
+        browser.close()
+        browser, page = open_page(sync, url, flags=flags)
+    assert bare(heard) == bare(recording.text)
     assert wait_for_answer(page) == question.answers[0]
     shot(page, "voice")
     browser.close()
@@ -123,10 +127,17 @@ def microphone(recording: Path, wav: Path) -> tuple[str, ...]:
     return ("--use-fake-ui-for-media-stream", "--use-fake-device-for-media-stream", f"--use-file-for-fake-audio-capture={wav}%noloop")
 
 
-def record(page: Any) -> None:
+def bare(text: str) -> str:
+    return text.lower().rstrip("?. ")
+
+
+def record(page: Any) -> str:
+    """What the page heard of five seconds; a sentence of its own if that was nothing."""
     page.locator("#sound button.record, #sound .record-button").first.click()
     page.wait_for_timeout(5000)
     page.locator("#sound button.stop-button, #sound .stop-button").first.click()
+    page.wait_for_function("document.querySelector('#heard textarea').value.length > 0")
+    return str(page.locator("#heard textarea").input_value())
 
 
 def spoken_pair(world: Path, model: Path, verb: Any) -> tuple[Any, Any]:
@@ -239,7 +250,6 @@ def test_what_was_heard_can_be_changed_before_it_is_sent(sync: Any, url: str, tm
     page.get_by_role("tab", name="Voice").click()
     page.locator("#at-once input").uncheck()
     record(page)
-    page.wait_for_function("document.querySelector('#heard textarea').value.length > 0")
     page.get_by_text("Heard English").wait_for()
     assert page.locator("#conversation [data-testid=bot]").count() == 0
     page.locator("#heard textarea").fill("What comes after 3?")
