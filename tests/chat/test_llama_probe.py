@@ -208,3 +208,8 @@ def test_no_gguf_file_has_no_types(tmp_path: Path) -> None:
     for content in (b"", b"x", b"GGUF", b"GGUF" + bytes(40), b"GGUF\x03\0\0\0" + b"\xff" * 40):
         (tmp_path / "it.gguf").write_bytes(content)
         assert llama_probe.tensor_types(tmp_path / "it.gguf") == set()
+
+
+def test_the_makefile_compiles_as_the_sentence_says() -> None:
+    assert llama_probe.FLAGS in (Path(__file__).parents[2] / "Makefile").read_text()
+    assert llama_probe.FLAGS in (Path(__file__).parents[2] / "docs" / "llama.md").read_text()
