@@ -49,6 +49,11 @@ class Arithmetic:
     def format(self) -> str:
         return format_name(self.dtype)
 
+    @property
+    def token_multiple(self) -> int:
+        """To a multiple of how many tokens a batch of training is filled up: oneDNN compiles a kernel for each new shape in bfloat16."""
+        return 64 if self.device.type == "cpu" and self.dtype is torch.bfloat16 else 1
+
     def as_dict(self) -> dict[str, Any]:
         """What is recorded with whatever the step makes."""
         return {

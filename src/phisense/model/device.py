@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import functools
+import os
 import platform
 import sys
 from importlib.metadata import PackageNotFoundError, version
@@ -12,6 +13,11 @@ from typing import Any
 import torch
 
 from ..errors import UsageError
+
+# What hides instructions from PyTorch hides them from oneDNN, too: else attention in bfloat16 packs for the one's kernels, runs the other's,
+# and fails ("pack_vnni2"). oneDNN reads this when it first computes.
+if (_hidden := {"avx2": "AVX2", "default": "SSE41"}.get(os.environ.get("ATEN_CPU_CAPABILITY", ""))) is not None:
+    os.environ.setdefault("ONEDNN_MAX_CPU_ISA", _hidden)
 
 DTYPES = {"float32": torch.float32, "bfloat16": torch.bfloat16, "float16": torch.float16}
 #: Instructions that change which kernels run, as Linux names them.

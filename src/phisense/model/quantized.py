@@ -9,7 +9,7 @@ through or read back asks `require_readable` first, and a stage of training comp
 from __future__ import annotations
 
 import hashlib
-from collections.abc import Iterator, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from typing import Any
 
 import torch
@@ -94,13 +94,22 @@ def is_repacked(layer: Any) -> bool:
     return bool(getattr(layer.weight.quant_state, _PACKED, False))
 
 
-def codes_digest(model: nn.Module, *, scales: bool = False) -> str | None:
+def codes_digest(model: nn.Module) -> str | None:
     """SHA-256 over the codes of every 4-bit layer, in the order of their names; None if there is no such layer.
 
-    The names are those of the layers without an adapter, so that LoRA beside them changes nothing. `scales` are taken along only to compare
-    within a process: they are quantised less their mean, and its last digits depend on the processor and the number of threads. Raises
-    PhisenseError for a layer that was repacked: its codes are no longer those that were quantised.
+    The names are those of the layers without an adapter, so that LoRA beside them changes nothing. Raises PhisenseError for a layer that
+    was repacked: its codes are no longer those that were quantised.
     """
+    return _digest(model, lambda layer: (layer.weight.data,))
+
+
+def scales_digest(model: nn.Module) -> str | None:
+    """As `codes_digest`, over what the codes are multiplied by. To compare within a process only: the scales are quantised less their mean,
+    whose last digits depend on the processor and the number of threads."""
+    return _digest(model, lambda layer: _scales(layer.weight.quant_state))
+
+
+def _digest(model: nn.Module, tensors: Callable[[Any], tuple[torch.Tensor, ...]]) -> str | None:
     layers = {name.removesuffix(".base_layer"): layer for name, layer in four_bit_layers(model)}
     if not layers:
         return None
@@ -109,7 +118,7 @@ def codes_digest(model: nn.Module, *, scales: bool = False) -> str | None:
     for name in sorted(layers):
         state = layers[name].weight.quant_state
         digest.update(f"{name} {tuple(state.shape)} {state.quant_type} {state.blocksize}".encode())
-        for tensor in (layers[name].weight.data, *(_scales(state) if scales else ())):
+        for tensor in tensors(layers[name]):
             digest.update(tensor.detach().cpu().contiguous().view(-1).view(torch.uint8).numpy().data)
     return digest.hexdigest()
 

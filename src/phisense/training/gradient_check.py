@@ -54,6 +54,7 @@ NUMERIC = 0.02  # largest deviation along the gradient itself, twin beside numer
 MISSING = 0.05  # largest error of the twin's gradient, over its norm
 UNMOVED = 1e-5  # of the loss: what has no gradient must not move it by more
 
+_LANGUAGE, _TOWER = re.compile(r"language_model\.layers\.(\d+)\."), re.compile(r"vision_tower\..*?layers?\.(\d+)\.")
 _WRONG_KERNEL = (
     "Likeliest: 4-bit layers laid out for inference, through which no gradient passes; a kernel that is wrong in this number format; or a "
     "library of a version that phisense does not know. Try --set compute_dtype=float32, and see phisense doctor"
@@ -145,14 +146,13 @@ def parts_of(model: Any) -> dict[str, Part]:
     and all the rest together. Of a larger part than `MOST` weights, as the rest is in full fine-tuning, those
     are taken that fit, since their gradients are held two or three times."""
     named = [(name, p) for name, p in model.named_parameters() if p.requires_grad]
-    language = sorted({int(found[1]) for name, _ in named if (found := re.search(r"language_model\.layers\.(\d+)\.", name))})
-    tower = sorted({int(found[1]) for name, _ in named if (found := re.search(r"vision_tower\..*?layers?\.(\d+)\.", name))})
+    language = sorted({int(found[1]) for name, _ in named if (found := _LANGUAGE.search(name))})
+    tower = sorted({int(found[1]) for name, _ in named if (found := _TOWER.search(name))})
     chosen = {language[i] for i in (0, len(language) // 2, -1)} if language else set()
     parts: dict[str, Part] = {}
     for name, weight in named:
         kind = "LoRA of" if ".lora_" in name else "weights of"
-        layer = re.search(r"language_model\.layers\.(\d+)\.", name)
-        seen = re.search(r"vision_tower\..*?layers?\.(\d+)\.", name)
+        layer, seen = _LANGUAGE.search(name), _TOWER.search(name)
         if "multi_modal_projector" in name:
             part = "the projector"
         elif layer and int(layer[1]) in chosen:
@@ -179,16 +179,12 @@ def check_gradient(model: Any, loss_of: Callable[[], torch.Tensor], dtype: torch
         def loss() -> torch.Tensor:
             return drawn_alike(loss_of)
 
-        def forget() -> None:
-            model.zero_grad(set_to_none=True)
-
-        forget()
         with _without_dropout(model):
-            trained = _gradients(parts, loss, forget)
+            trained = _gradients(model, parts, loss)
             with computed_in_float32(model):
-                twin = _gradients(parts, loss, forget)
+                twin = _gradients(model, parts, loss)
         with computed_in_float32(model):
-            as_drawn = _gradients(parts, loss, forget) if _dropouts(model) else twin
+            as_drawn = _gradients(model, parts, loss) if _dropouts(model) else twin
             differences = _Differences(loss, DIRECTIONS if len(parts) <= 2 else 1)
             for number, (name, weights) in enumerate(parts.items()):
                 cosine, ratio = _beside_twin(name, trained[name], twin[name], dtype)
@@ -299,11 +295,12 @@ def _numeric(weights: Part, direction: Sequence[torch.Tensor], length: float, lo
     return (sides[0] - sides[1]) / (2 * length)
 
 
-def _gradients(parts: Mapping[str, Part], loss: Callable[[], torch.Tensor], forget: Callable[[], None]) -> dict[str, Gradient]:
-    """The backward pass as training does it, into `.grad`; zeros where nothing came."""
+def _gradients(model: Any, parts: Mapping[str, Part], loss: Callable[[], torch.Tensor]) -> dict[str, Gradient]:
+    """The backward pass as training does it, into `.grad`, which is empty before and after; zeros where nothing came."""
+    model.zero_grad(set_to_none=True)
     loss().backward()
     found = {name: [torch.zeros_like(w) if w.grad is None else w.grad.detach().float() for w in part] for name, part in parts.items()}
-    forget()
+    model.zero_grad(set_to_none=True)
     return found
 
 

@@ -30,7 +30,7 @@ from ..model import Phi3WithProjector, picture_slots, trained
 from ..model.arithmetic import Arithmetic, choose
 from ..model.calibrate import calibrate
 from ..model.lora import check_targets
-from ..model.quantized import codes_digest, require_readable
+from ..model.quantized import codes_digest, require_readable, scales_digest
 from ..parts import fingerprint, resolve_part
 from ..processes import Processes, this_process
 from ..recipe import Recipe, Stage
@@ -49,7 +49,6 @@ from .verdict import Looks
 from .watch import Judge, Watch, watched_questions
 
 PICTURES_TO_CALIBRATE = 64
-FILLED = 64  # tokens: in bfloat16 on a CPU a batch has a multiple of so many
 Report = Callable[[dict[str, Any]], None]
 
 
@@ -68,7 +67,7 @@ class Training:
     processes: Processes = field(default_factory=this_process)
     facts: dict[str, Any] = field(default_factory=dict)
     arithmetic: Arithmetic = field(init=False)
-    _codes: str | None = field(init=False, default=None)
+    _scales: str | None = field(init=False, default=None)
 
     def __call__(self) -> dict[str, Any]:
         """Trains, writes the run folder, returns the content of `train.json`.
@@ -130,7 +129,7 @@ class Training:
         require_readable(built.model, "training")
         self.facts["four_bit_codes"] = codes_digest(built.model)
         self.facts["language_fingerprint"] = fingerprint(resolve_part(recipe.language.part))
-        self._codes = codes_digest(built.model, scales=True)
+        self._scales = scales_digest(built.model)
         if recipe.train.lora is not None:
             check_targets(built.model, recipe.train.lora.targets)
         if recipe.tunes_vision:
@@ -223,7 +222,7 @@ class Training:
             store.pixels if recipe.tunes_vision else store.batch,
             built.prompt.end_of_text_id,
             attention=self.arithmetic.attention,
-            multiple=FILLED if cpu and self.arithmetic.dtype is torch.bfloat16 else 1,
+            multiple=self.arithmetic.token_multiple,
         )
         steps = stage.max_steps if stage.max_steps > 0 else round(stage.epochs * samples.conversations / stage.batch)
         rows = samples.rows_at_once(stage.batch, stage.micro_batch, self.processes.count)
@@ -297,12 +296,12 @@ class Training:
 
     def _check_codes(self, stage: str, built: Phi3WithProjector) -> None:
         """Raises TrainingError if the frozen 4-bit weights are not those that the run began with."""
-        found, wanted = codes_digest(built.model, scales=True), self._codes
+        found, wanted = (codes_digest(built.model), scales_digest(built.model)), (self.facts["four_bit_codes"], self._scales)
         if found != wanted:
             raise TrainingError(
                 f"the frozen 4-bit weights changed in stage {stage}",
-                got=f"codes {str(found)[:12]}",
-                wanted=f"{str(wanted)[:12]}",
+                got=f"codes {str(found[0])[:12]}, scales {str(found[1])[:12]}",
+                wanted=f"{str(wanted[0])[:12]}, {str(wanted[1])[:12]}",
                 do="Something trained or repacked what must stay as it is; please report it with phisense doctor's output",
             )
 
