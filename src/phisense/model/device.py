@@ -14,7 +14,7 @@ import torch
 
 from ..errors import UsageError
 
-# What hides instructions from PyTorch hides them from oneDNN, too: else attention in bfloat16 packs for the one's kernels, runs the other's,
+# What hides instructions from PyTorch hides them from oneDNN, too: else attention in bfloat16 packs for the one's kernels, runs the other's
 # and fails ("pack_vnni2"). oneDNN reads this when it first computes.
 if (_hidden := {"avx2": "AVX2", "default": "SSE41"}.get(os.environ.get("ATEN_CPU_CAPABILITY", ""))) is not None:
     os.environ.setdefault("ONEDNN_MAX_CPU_ISA", _hidden)
