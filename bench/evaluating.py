@@ -2,10 +2,12 @@
 
     python bench/evaluating.py DEMO [--questions 1000]
 
-DEMO is what `phisense demo --out DEMO` left. Both answer the same held-out questions of the same model folder, in float32, greedily, with
-as many threads. One by one is what the model card says: the processor, `generate`, decode, for each question; its answers are normalised
-and compared as ours are. Ours is the verb's function whole, from reading pictures to the written report, but for opening the model. They
-take turns over shares of the questions; given are the ratio over all, the median of the shares and their spread, and how many agree.
+DEMO is what `phisense demo --out DEMO` left. Both answer the same held-out questions of the same
+model folder, in float32, greedily, with as many threads. One by one is what the model card says:
+the processor, `generate`, decode, for each question; its answers are normalised and compared as
+ours are. Ours is the verb's function whole, from reading pictures to the written report, but for
+opening the model. They take turns over shares of the questions; given are the ratio over all, the
+median of the shares and their spread, and how many agree.
 """
 
 from __future__ import annotations
@@ -22,9 +24,9 @@ import torch
 from PIL import Image
 from transformers import AutoModelForImageTextToText, AutoProcessor
 
-from phisense.conversations import Pictures, Question, read_questions
-from phisense.evaluation.answerers import InBatches
-from phisense.evaluation.answers import is_right
+from phisense.conversations import ImageFinder, Question, read_questions
+from phisense.evaluation.answer_metrics import is_correct
+from phisense.evaluation.predictors import BatchPredictor
 from phisense.evaluation.run import evaluate
 from phisense.evaluation.tasks import TASKS
 from phisense.model import load_model
@@ -39,24 +41,44 @@ class OneByOne:
     @torch.inference_mode()
     def __call__(self, question: Question) -> str:
         content = [{"type": "image"}, {"type": "text", "text": question.text}]
-        prompt = self.processor.apply_chat_template([{"role": "user", "content": content}], add_generation_prompt=True)
+        prompt = self.processor.apply_chat_template(
+            [{"role": "user", "content": content}], add_generation_prompt=True
+        )
         picture = Image.open(self.images / str(question.image))
-        inputs = self.processor(text=prompt, images=picture, add_special_tokens=False, return_tensors="pt")
-        made = self.model.generate(**inputs, max_new_tokens=TASKS["own"].max_new_tokens, do_sample=False)
-        answer: str = self.processor.decode(made[0, inputs["input_ids"].shape[1] :], skip_special_tokens=True)
-        is_right(answer, question.answers)
+        inputs = self.processor(
+            text=prompt, images=picture, add_special_tokens=False, return_tensors="pt"
+        )
+        made = self.model.generate(
+            **inputs, max_new_tokens=TASKS["own"].max_new_tokens, do_sample=False
+        )
+        answer: str = self.processor.decode(
+            made[0, inputs["input_ids"].shape[1] :], skip_special_tokens=True
+        )
+        is_correct(answer, question.answers)
         return answer.strip()
 
 
-def ours(model: InBatches, questions: list[Question], images: Path) -> list[str]:
+def ours(model: BatchPredictor, questions: list[Question], images: Path) -> list[str]:
     with tempfile.TemporaryDirectory() as folder:
-        evaluate(TASKS["own"], questions, Pictures([images]), model, out=Path(folder) / "report", title="bench", conditions=("real",))
-        lines = map(json.loads, (Path(folder) / "report" / "predictions.jsonl").read_text().splitlines())
+        evaluate(
+            TASKS["own"],
+            questions,
+            ImageFinder([images]),
+            model,
+            out=Path(folder) / "report",
+            title="bench",
+            conditions=("real",),
+        )
+        lines = map(
+            json.loads, (Path(folder) / "report" / "predictions.jsonl").read_text().splitlines()
+        )
         return [line["answer"] for line in lines]
 
 
 def main() -> None:
-    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser = argparse.ArgumentParser(
+        description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter
+    )
     parser.add_argument("demo", type=Path, help="the folder of a demo that has run")
     parser.add_argument("--questions", type=int, default=1000)
     parser.add_argument("--shares", type=int, default=4)
@@ -64,7 +86,10 @@ def main() -> None:
     asked = parser.parse_args()
     folder, images = asked.demo / "models" / "practice", asked.demo / "data" / "images"
     questions = read_questions(asked.demo / "data" / "heldout.jsonl")[: asked.questions]
-    batched, single = InBatches(load_model(folder, "cpu"), asked.batch), OneByOne(folder, images)
+    batched, single = (
+        BatchPredictor(load_model(folder, "cpu"), asked.batch),
+        OneByOne(folder, images),
+    )
     ours(batched, questions[:16], images), [single(one) for one in questions[:16]]
     seconds: list[tuple[float, float]] = []
     same = 0
@@ -77,13 +102,21 @@ def main() -> None:
         b = [single(one) for one in some]
         seconds.append((between - began, time.monotonic() - between))
         same += sum(x == y for x, y in zip(a, b, strict=True))
-        print(f"{len(some)} questions: ours {seconds[-1][0]:.1f} s, one by one {seconds[-1][1]:.1f} s", flush=True)
+        print(
+            f"{len(some)} questions: ours {seconds[-1][0]:.1f} s, one by one"
+            f" {seconds[-1][1]:.1f} s",
+            flush=True,
+        )
     ratios = [theirs / mine for mine, theirs in seconds]
     report: dict[str, Any] = {
-        "questions": len(questions), "same_answers": same, "times": round(sum(t for _, t in seconds) / sum(o for o, _ in seconds), 2),
-        "median": round(statistics.median(ratios), 2), "spread": [round(min(ratios), 2), round(max(ratios), 2)],
-        "questions_per_s": round(len(questions) / sum(o for o, _ in seconds), 1), "threads": torch.get_num_threads(),
-    }  # fmt: skip
+        "questions": len(questions),
+        "same_answers": same,
+        "times": round(sum(t for _, t in seconds) / sum(o for o, _ in seconds), 2),
+        "median": round(statistics.median(ratios), 2),
+        "spread": [round(min(ratios), 2), round(max(ratios), 2)],
+        "questions_per_s": round(len(questions) / sum(o for o, _ in seconds), 1),
+        "threads": torch.get_num_threads(),
+    }
     print(json.dumps(report, indent=2))
 
 

@@ -1,8 +1,12 @@
-"""Kills a feature run with -9 at random moments, again and again, and compares what it ends with. `python bench/kill_store.py --help`
+"""Kills a feature run with -9 at random moments, again and again, and compares what it ends with.
+`python bench/kill_store.py --help`
 
-The run encodes pictures of its own making with a small random CLIP. Every life is killed: every other one after a random time, the rest
-as soon as a half-written shard lies in the folder. The last one ends by itself. The store must be the one that an uninterrupted run
-writes, byte for byte. The control keeps one half-written shard under its final name, and must be found out.
+The run encodes pictures of its own making with a small random CLIP. Every life is killed: every
+other one after a random time, the rest as soon as a half-written file lies in the folder. The last
+one ends by itself. Half of the kills are of runs that make a store, half of runs that add to a
+finished one: after each of these, what was finished must be read as it was. In the end the store
+must be the one that an uninterrupted run writes, byte for byte, and nothing half-written may lie
+there. The control keeps one half-written shard under its final name, and must be found out.
 """
 
 from __future__ import annotations
@@ -17,14 +21,15 @@ from multiprocessing.process import BaseProcess
 from pathlib import Path
 
 import numpy as np
+import torch
 from lives import LIVES, begin, in_a_life
 from PIL import Image
 from transformers import CLIPConfig, CLIPImageProcessorPil, CLIPModel
 
-from phisense.conversations import Pictures
-from phisense.errors import ArtefactError
+from phisense.conversations import ImageFinder
+from phisense.errors import ArtifactError
 from phisense.vision.encoders import Encoder
-from phisense.vision.store import encode_pictures
+from phisense.vision.store import FeatureStore, encode_images
 
 SIDE, PATCHES = 96, 12 * 12
 
@@ -33,22 +38,60 @@ def make(folder: Path, pictures: int) -> None:
     rng = np.random.default_rng(0)
     (folder / "images").mkdir()
     for i in range(pictures):
-        Image.fromarray(rng.integers(0, 255, (SIDE, SIDE, 3), np.uint8)).save(folder / "images" / f"{i:04d}.png")
-    half = {"hidden_size": 256, "intermediate_size": 64, "num_hidden_layers": 2, "num_attention_heads": 2}
-    config = CLIPConfig(text_config={**half, "vocab_size": 64}, vision_config={**half, "image_size": SIDE, "patch_size": 8})
+        Image.fromarray(rng.integers(0, 255, (SIDE, SIDE, 3), np.uint8)).save(
+            folder / "images" / f"{i:04d}.png"
+        )
+    half = {
+        "hidden_size": 256,
+        "intermediate_size": 64,
+        "num_hidden_layers": 2,
+        "num_attention_heads": 2,
+    }
+    config = CLIPConfig(
+        text_config={**half, "vocab_size": 64},
+        vision_config={**half, "image_size": SIDE, "patch_size": 8},
+    )
     CLIPModel(config).save_pretrained(folder / "clip")
-    CLIPImageProcessorPil(size={"height": SIDE, "width": SIDE}, do_center_crop=False).save_pretrained(folder / "clip")
+    CLIPImageProcessorPil(
+        size={"height": SIDE, "width": SIDE}, do_center_crop=False
+    ).save_pretrained(folder / "clip")
 
 
-def write(folder: Path, out: Path) -> None:
-    """One life: shards of 32 pictures, some 1.2 MB each."""
+def names_of(folder: Path, *, half: bool = False) -> list[str]:
     names = sorted(path.name for path in (folder / "images").iterdir())
-    pictures = Pictures([folder / "images"])
-    encode_pictures(out, Encoder(str(folder / "clip")), names, pictures, dtype="int8", batch=8, shard=32, progress=lambda *_: None)
+    return names[: len(names) // 2] if half else names
+
+
+def write(folder: Path, out: Path, half: bool = False) -> None:
+    """One life: shards of 32 pictures, some 1.2 MB each."""
+    names = names_of(folder, half=half)
+    pictures = ImageFinder([folder / "images"])
+    encode_images(
+        out,
+        Encoder(str(folder / "clip")),
+        names,
+        pictures,
+        dtype="int8",
+        batch=8,
+        shard=32,
+        on_event=lambda event: None,
+    )
 
 
 def stored(folder: Path) -> dict[str, bytes]:
-    return {path.name: path.read_bytes() for path in folder.iterdir() if not path.name.startswith(".")}
+    """All that lies there, leftovers too."""
+    return {path.name: path.read_bytes() for path in folder.iterdir()}
+
+
+def read_as(folder: Path, out: Path, wanted: Path) -> bool:
+    """Whether the store `out` gives what the finished store `wanted` does, for all names of
+    that.
+    """
+    store, right = FeatureStore(out, images=ImageFinder([folder / "images"])), FeatureStore(wanted)
+    return all(
+        torch.equal(store.batch(names), right.batch(names))
+        for names in (right.names[i : i + 64] for i in range(0, len(right), 64))
+    )
 
 
 def half_written(out: Path) -> list[Path]:
@@ -76,49 +119,78 @@ def control(folder: Path, out: Path) -> bool:
     shard.write_bytes(shard.read_bytes()[: shard.stat().st_size // 2])
     try:
         write(folder, folder / "cut")
-    except ArtefactError:
+    except ArtifactError:
         return True
     return False
 
 
+def killed_again_and_again(
+    folder: Path, kills: int, seconds: float, *, finished: bool
+) -> dict[str, int | bool]:
+    """Of runs that make a store, or add to a `finished` one."""
+    rng = random.Random(finished)
+    counts = {"lives": 0, "kills": 0, "while_writing": 0, "leftovers": 0}
+    wanted, out = folder / ("extended" if finished else "whole"), folder / "killed"
+    good = former = True
+    begun = False
+    while counts["kills"] < kills:
+        if not begun and finished:
+            shutil.copytree(folder / "half", out)
+        begun = True
+        process = begin(write, folder, out)
+        if counts["kills"] % 2:
+            wait_for_a_write(process, out, rng)
+        else:
+            process.join(rng.uniform(0, seconds / 4))
+        process.kill()
+        process.join()
+        counts["lives"] += 1
+        counts["kills"] += process.exitcode == -9
+        counts["while_writing"] += process.exitcode == -9 and bool(half_written(out))
+        if finished:
+            with LIVES.Pool(1) as pool:
+                former &= pool.apply(read_as, (folder, out, folder / "half"))
+        # it ended first: begin again, or later kills would hit a finished store
+        if process.exitcode == 0:
+            good &= stored(out) == stored(wanted)
+            shutil.rmtree(out)
+            begun = False
+    in_a_life(write, folder, out)
+    counts["leftovers"] = len(half_written(out))
+    good &= stored(out) == stored(wanted)
+    shutil.rmtree(out)
+    return {
+        **counts,
+        "byte_identical": good,
+        **({"former_read_right_after_each": former} if finished else {}),
+    }
+
+
 def main() -> None:
-    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser = argparse.ArgumentParser(
+        description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter
+    )
     parser.add_argument("--kills", type=int, default=100)
     parser.add_argument("--pictures", type=int, default=1600)
     asked = parser.parse_args()
-    rng = random.Random(0)
     with tempfile.TemporaryDirectory() as at:
         folder = Path(at)
         in_a_life(make, folder, asked.pictures)
         started = time.monotonic()
         in_a_life(write, folder, folder / "whole")
         seconds = time.monotonic() - started
-        lives, killed, writing, identical = 0, 0, 0, True
-        out = folder / "killed"
-        while killed < asked.kills:
-            process = begin(write, folder, out)
-            if killed % 2:
-                wait_for_a_write(process, out, rng)
-            else:
-                process.join(rng.uniform(0, seconds / 4))
-            process.kill()
-            process.join()
-            lives += 1
-            killed += process.exitcode == -9
-            writing += process.exitcode == -9 and bool(half_written(out))
-            if process.exitcode == 0:  # it ended first: begin again, or later kills would hit a finished store
-                identical &= stored(out) == stored(folder / "whole")
-                shutil.rmtree(out)
-        in_a_life(write, folder, out)
-        identical &= stored(out) == stored(folder / "whole")
-        found = LIVES.Pool(1).apply(control, (folder, out))
-    figures = {
-        "kills": killed,
-        "lives": lives + 1,
-        "killed_while_writing": writing,
-        "byte_identical": identical,
-        "control_found_out": found,
-    }
+        in_a_life(write, folder, folder / "half", True)
+        shutil.copytree(folder / "half", folder / "extended")
+        in_a_life(write, folder, folder / "extended")
+        figures = {
+            "made": killed_again_and_again(
+                folder, asked.kills - asked.kills // 2, seconds, finished=False
+            ),
+            "added_to": killed_again_and_again(
+                folder, asked.kills // 2, seconds / 2, finished=True
+            ),
+            "control_found_out": LIVES.Pool(1).apply(control, (folder, folder / "whole")),
+        }
     print(json.dumps(figures))
 
 

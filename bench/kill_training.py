@@ -1,8 +1,10 @@
-"""Kills a training with -9 at random moments, again and again, and compares how it ends. `python bench/kill_training.py --help`
+"""Kills a training with -9 at random moments, again and again, and compares how it ends. `python
+bench/kill_training.py --help`
 
-Every life is killed: every other one after a random time, the rest as soon as a checkpoint is half written; the next goes on with
-`--resume`. Whenever a run reaches its end, it must have the final weights, the loss curve and at each checkpoint the optimizer of an
-uninterrupted run, bit for bit, and another begins. The control compares with a run of another seed, which must not pass.
+Every life is killed: every other one after a random time, the rest as soon as a checkpoint is half
+written; the next goes on with `--resume`. Whenever a run reaches its end, it must have the final
+weights, the loss curve and at each checkpoint the optimizer of an uninterrupted run, bit for bit,
+and another begins. The control compares with a run of another seed, which must not pass.
 """
 
 from __future__ import annotations
@@ -19,15 +21,19 @@ from pathlib import Path
 from lives import begin, in_a_life
 from small_runs import make, outcome, train
 
-from phisense import artefact
+from phisense import artifacts
 
 
 def half_written(run: Path) -> set[tuple[Path, int]]:
     """Checkpoints without a manifest, and when something came into them."""
     found = set()
-    for path in (path for stage in ("align", "instruct") for path in (run / "stages" / stage).glob("checkpoint-*")):
+    for path in (
+        path
+        for stage in ("align", "instruct")
+        for path in (run / "stages" / stage).glob("checkpoint-*")
+    ):
         try:
-            if not (path / artefact.MANIFEST).exists():
+            if not (path / artifacts.MANIFEST).exists():
                 found.add((path, path.stat().st_mtime_ns))
         except FileNotFoundError:
             continue
@@ -44,7 +50,9 @@ def wait_for_a_save(process: BaseProcess, run: Path, rng: random.Random) -> None
 
 
 def main() -> None:
-    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser = argparse.ArgumentParser(
+        description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter
+    )
     parser.add_argument("--kills", type=int, default=100)
     asked = parser.parse_args()
     rng = random.Random(0)
@@ -81,10 +89,18 @@ def main() -> None:
                 (root / "killed.optimizers").unlink(missing_ok=True)
         in_a_life(train, root, "control", False, None, 7)
         control = outcome(root, "control") != wanted
-    print(json.dumps({
-        "kills": killed, "while_saving": saving, "runs_ended": ended, "runs_lost": lost, "runs_different": different,
-        "control_found_out": control,
-    }))  # fmt: skip
+    print(
+        json.dumps(
+            {
+                "kills": killed,
+                "while_saving": saving,
+                "runs_ended": ended,
+                "runs_lost": lost,
+                "runs_different": different,
+                "control_found_out": control,
+            }
+        )
+    )
 
 
 if __name__ == "__main__":

@@ -1,4 +1,6 @@
-"""Processes that benchmarks kill: forks of one that imported everything and has computed nothing, so they begin in milliseconds."""
+"""Processes that benchmarks kill: forks of one that imported everything and has computed nothing,
+so they begin in milliseconds.
+"""
 
 from __future__ import annotations
 
@@ -16,7 +18,9 @@ def begin(work: Callable[..., None], *words: object) -> BaseProcess:
 
 
 def in_a_life(work: Callable[..., None], *words: object) -> None:
-    """To its end, which must be a good one. This process computes nothing itself: threads do not survive a fork."""
+    """To its end, which must be a good one. This process computes nothing itself: threads do not
+    survive a fork.
+    """
     process = begin(work, *words)
     process.join()
     if process.exitcode != 0:

@@ -1,10 +1,12 @@
-"""Builds of llama.cpp beside each other: reading a prompt and saying tokens, at one layer shape of Phi-3.5-mini, in each quantisation.
+"""Builds of llama.cpp beside each other: reading a prompt and saying tokens, at one layer shape of
+Phi-3.5-mini, in each quantisation.
 
     python bench/llama_builds.py --build native=DIR --build unpacked=DIR:plain --build amx=DIR
 
-DIR is a `llama_cpp/lib` folder, as a build installs it (of the llama-cpp-python that is installed here, or its bindings do not fit); with
-`:plain` weights stay as stored (`use_extra_bufts` off). Each measurement is a process of its own; the builds alternate. A build that
-dies is told and left out. Ratios are of medians of the same round, to the first build that lived.
+DIR is a `llama_cpp/lib` folder, as a build installs it (of the llama-cpp-python that is installed
+here, or its bindings do not fit); with `:plain` weights stay as stored (`use_extra_bufts` off).
+Each measurement is a process of its own; the builds alternate. A build that dies is told and left
+out. Ratios are of medians of the same round, to the first build that lived.
 """
 
 from __future__ import annotations
@@ -51,11 +53,20 @@ def make(folder: Path, layers: int) -> None:
     shapes = {"token_embd": (ROWS, HIDDEN), "output": (ROWS, HIDDEN), "output_norm": (HIDDEN,)}
     for i in range(layers):
         shapes |= {f"blk.{i}.attn_norm": (HIDDEN,), f"blk.{i}.ffn_norm": (HIDDEN,)}
-        shapes |= {f"blk.{i}.attn_qkv": (3 * HIDDEN, HIDDEN), f"blk.{i}.attn_output": (HIDDEN, HIDDEN)}
+        shapes |= {
+            f"blk.{i}.attn_qkv": (3 * HIDDEN, HIDDEN),
+            f"blk.{i}.attn_output": (HIDDEN, HIDDEN),
+        }
         shapes |= {f"blk.{i}.ffn_up": (2 * INNER, HIDDEN), f"blk.{i}.ffn_down": (HIDDEN, INNER)}
     for name, shape in shapes.items():
-        values = np.ones(shape, np.float32) if len(shape) == 1 else random.standard_normal(shape, np.float32) * shape[-1] ** -0.5
-        writer.add_tensor(f"{name}.weight", values.astype(np.float32 if len(shape) == 1 else np.float16))
+        values = (
+            np.ones(shape, np.float32)
+            if len(shape) == 1
+            else random.standard_normal(shape, np.float32) * shape[-1] ** -0.5
+        )
+        writer.add_tensor(
+            f"{name}.weight", values.astype(np.float32 if len(shape) == 1 else np.float16)
+        )
     writer.write_header_to_file()
     writer.write_kv_data_to_file()
     writer.write_tensors_to_file()
@@ -64,7 +75,12 @@ def make(folder: Path, layers: int) -> None:
         if name != "f16":
             how = llama_cpp.llama_model_quantize_default_params()
             how.ftype, how.nthread = number, len(os.sched_getaffinity(0))
-            assert llama_cpp.llama_model_quantize(str(whole).encode(), str(folder / f"{name}.gguf").encode(), ctypes.byref(how)) == 0
+            assert (
+                llama_cpp.llama_model_quantize(
+                    str(whole).encode(), str(folder / f"{name}.gguf").encode(), ctypes.byref(how)
+                )
+                == 0
+            )
 
 
 def child(path: str, repack: bool, threads: int) -> None:
@@ -92,7 +108,9 @@ def child(path: str, repack: bool, threads: int) -> None:
         token = (llama_cpp.llama_token * 1)(7)
         for _ in range(TOKENS):
             assert llama_cpp.llama_decode(context, llama_cpp.llama_batch_get_one(token, 1)) == 0
-            token[0] = int(np.ctypeslib.as_array(llama_cpp.llama_get_logits(context), (ROWS,)).argmax())
+            token[0] = int(
+                np.ctypeslib.as_array(llama_cpp.llama_get_logits(context), (ROWS,)).argmax()
+            )
         times.append(time.perf_counter())
         found.append((PROMPT / (times[1] - times[0]), TOKENS / (times[2] - times[1])))
     read, say = (max(values) for values in zip(*found[1:], strict=True))
@@ -102,8 +120,20 @@ def child(path: str, repack: bool, threads: int) -> None:
 def measured(path: Path, build: str, threads: int) -> dict[str, float] | str:
     """The child's figures, or how it died."""
     folder, _, plain = build.partition(":")
-    env = {**os.environ, "LLAMA_CPP_LIB_PATH": str(Path(folder).resolve()), "OMP_WAIT_POLICY": "PASSIVE", "GOMP_SPINCOUNT": "0"}
-    words = [sys.executable, __file__, "--child", str(path), "plain" if plain else "repack", str(threads)]
+    env = {
+        **os.environ,
+        "LLAMA_CPP_LIB_PATH": str(Path(folder).resolve()),
+        "OMP_WAIT_POLICY": "PASSIVE",
+        "GOMP_SPINCOUNT": "0",
+    }
+    words = [
+        sys.executable,
+        __file__,
+        "--child",
+        str(path),
+        "plain" if plain else "repack",
+        str(threads),
+    ]
     done = subprocess.run(words, env=env, capture_output=True, text=True, check=False)
     if done.returncode != 0:
         return f"died: {done.returncode} {done.stderr.strip()[-200:]}"
@@ -119,13 +149,22 @@ def main() -> None:
     if sys.argv[1:2] == ["--child"]:
         child(sys.argv[2], sys.argv[3] == "repack", int(sys.argv[4]))
         return
-    options = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    options = argparse.ArgumentParser(
+        description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter
+    )
     options.add_argument("--build", action="append", required=True, metavar="NAME=DIR[:plain]")
     options.add_argument("--rounds", type=int, default=5)
-    options.add_argument("--threads", type=int, default=len(os.sched_getaffinity(0)), help="one, where others compute, too")
+    options.add_argument(
+        "--threads",
+        type=int,
+        default=len(os.sched_getaffinity(0)),
+        help="one, where others compute, too",
+    )
     options.add_argument("--layers", type=int, default=4)
     options.add_argument("--quant", nargs="*", choices=list(TYPES), default=list(TYPES))
-    options.add_argument("--folder", type=Path, default=Path(__file__).parent / "made" / "llama_builds")
+    options.add_argument(
+        "--folder", type=Path, default=Path(__file__).parent / "made" / "llama_builds"
+    )
     asked = options.parse_args()
     if not all((asked.folder / f"{name}.gguf").is_file() for name in TYPES):
         make(asked.folder, asked.layers)
@@ -149,8 +188,12 @@ def compare(path: Path, builds: dict[str, str], rounds: int, threads: int) -> No
     for name, found in rows.items():
         figures = []
         for kind in ("prompt", "decode", "opened"):
-            ratios = [mine[kind] / theirs[kind] for mine, theirs in zip(found, rows[first], strict=True)]
-            figures.append(f"{kind} {told([one[kind] for one in found])}, {told(ratios)} of {first}")
+            ratios = [
+                mine[kind] / theirs[kind] for mine, theirs in zip(found, rows[first], strict=True)
+            ]
+            figures.append(
+                f"{kind} {told([one[kind] for one in found])}, {told(ratios)} of {first}"
+            )
         print(f"{path.stem} {name}: " + "; ".join(figures), flush=True)
 
 

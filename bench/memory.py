@@ -1,14 +1,18 @@
-"""Predicted against measured: peak memory (and seconds) of `phisense train` on a mid-size model with random weights.
+"""Predicted against measured: peak memory (and seconds) of `phisense train` on a mid-size model
+with random weights.
 
     python bench/memory.py                 # every setting; about fifteen minutes on two CPU cores
     python bench/memory.py --only 4-plain  # settings whose name contains it
 
-Makes a Phi-3 of 134 million weights (width 768, 12 layers, the real 32,064-row vocabulary) and a CLIP of B/16's shape, encodes some
-drawn pictures, and trains a few steps for each setting in a process of its own. That process says the most memory it ever had:
-VmHWM of /proc/self/status on a CPU, `torch.cuda.max_memory_allocated` on a GPU. Nothing is taken off the measured figure. On a CPU the
-prediction is the plan's whole peak, on a GPU the peak without the framework's share, which lies outside PyTorch's allocator.
+Makes a Phi-3 of 134 million weights (width 768, 12 layers, the real 32,064-row vocabulary) and a
+CLIP of B/16's shape, encodes some drawn pictures, and trains a few steps for each setting in a
+process of its own. That process says the most memory it ever had: VmHWM of /proc/self/status on a
+CPU, `torch.cuda.max_memory_allocated` on a GPU. Nothing is taken off the measured figure. On a CPU
+the prediction is the plan's whole peak, on a GPU the peak without the framework's share, which lies
+outside PyTorch's allocator.
 
-`fit` marks the settings that the plan's two constants (`CPU_BASELINE`, `FRAGMENTS`) may be chosen on; the others are only predicted.
+`fit` marks the settings that the plan's two constants (`CPU_BASELINE`, `FRAGMENTS`) may be chosen
+on; the others are only predicted.
 """
 
 from __future__ import annotations
@@ -33,11 +37,17 @@ SETTINGS: dict[str, tuple[bool, dict[str, Any]]] = {
     "instruct-8-plain": (False, {"instruct": 8}),
     "instruct-4-checkpointing": (True, {"instruct": 4, "checkpointing": True}),
     "instruct-8-checkpointing": (False, {"instruct": 8, "checkpointing": True}),
-    "instruct-1-nf4": (False, {"instruct": 1, "quantise": True}),
-    "instruct-4-nf4": (True, {"instruct": 4, "quantise": True}),
-    "instruct-8-nf4-checkpointing": (False, {"instruct": 8, "quantise": True, "checkpointing": True}),
+    "instruct-1-nf4": (False, {"instruct": 1, "quantize": True}),
+    "instruct-4-nf4": (True, {"instruct": 4, "quantize": True}),
+    "instruct-8-nf4-checkpointing": (
+        False,
+        {"instruct": 8, "quantize": True, "checkpointing": True},
+    ),
     "align-8-plain": (False, {"align": 8, "instruct": 1}),
-    "align-8-nf4-checkpointing": (False, {"align": 8, "instruct": 1, "quantise": True, "checkpointing": True}),
+    "align-8-nf4-checkpointing": (
+        False,
+        {"align": 8, "instruct": 1, "quantize": True, "checkpointing": True},
+    ),
     "instruct-4-dropout-accumulated": (False, {"instruct": 4, "dropout": 0.05, "accumulate": 2}),
     "instruct-8-shared": (False, {"instruct": 8, "share": True}),
     "instruct-4-pooled-rank-64": (False, {"instruct": 4, "pool": 2, "rank": 64}),
@@ -49,15 +59,21 @@ from phisense.cli import run_verb
 facts = run_verb("train", sys.argv[1])
 status = open("/proc/self/status").read() if sys.platform == "linux" else ""
 lines = dict(line.split(":", 1) for line in status.splitlines() if ":" in line)
-rss = int(lines["VmHWM"].split()[0]) * 1024 if "VmHWM" in lines else resource.getrusage(resource.RUSAGE_SELF).ru_maxrss * 1024
+if "VmHWM" in lines:
+    rss = int(lines["VmHWM"].split()[0]) * 1024
+else:
+    rss = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss * 1024
 cuda = torch.cuda.max_memory_allocated() if torch.cuda.is_available() else None
 seconds = {name: stage["seconds"] for name, stage in facts["stages"].items()}
-json.dump({"rss": rss, "cuda": cuda, "trainable": facts["trainable"], "seconds": seconds}, open(sys.argv[2], "w"))
+told = {"rss": rss, "cuda": cuda, "trainable": facts["trainable"], "seconds": seconds}
+json.dump(told, open(sys.argv[2], "w"))
 """
 
 
 def make_data(root: Path, rows: int, pictures: int) -> None:
-    """Conversations of several turns about pictures of one colour: what they say does not matter, how long they are does."""
+    """Conversations of several turns about pictures of one colour: what they say does not matter,
+    how long they are does.
+    """
     from PIL import Image
 
     (root / "data" / "images").mkdir(parents=True)
@@ -71,15 +87,25 @@ def make_data(root: Path, rows: int, pictures: int) -> None:
             ask = "How many red circles are there left of the blue square in the picture?"
             turns += [
                 {"from": "human", "value": f"<image>\n{ask}" if turn == 0 else ask},
-                {"from": "gpt", "value": "There are two red circles left of the blue square, and one above it."},
+                {
+                    "from": "gpt",
+                    "value": "There are two red circles left of the blue square, and one above it.",
+                },
             ]
-        talks.append({"id": f"row-{number}", "image": f"{number % pictures:03}.jpg", "conversations": turns})
+        talks.append(
+            {"id": f"row-{number}", "image": f"{number % pictures:03}.jpg", "conversations": turns}
+        )
     (root / "data" / "talks.json").write_text(json.dumps(talks))
 
 
 def recipe_of(root: Path, changes: dict[str, Any]) -> Path:
     def stage(rows: int) -> dict[str, Any]:
-        return {"max_steps": 2, "batch": rows * changes.get("accumulate", 1), "micro_batch": rows, "length": 1024}
+        return {
+            "max_steps": 2,
+            "batch_size": rows * changes.get("accumulate", 1),
+            "micro_batch_size": rows,
+            "max_length": 1024,
+        }
 
     raw = {
         "name": "memory",
@@ -87,11 +113,15 @@ def recipe_of(root: Path, changes: dict[str, Any]) -> Path:
         "language": {"part": str(root / "language")},
         "vision": {"part": str(root / "vision")},
         "projector": {"pool": changes.get("pool", 1)},
-        "data": {"images": "data/images", "align": ["data/talks.json"], "instruct": ["data/talks.json"]},
-        "features": {"batch": 8},
+        "data": {
+            "images": "data/images",
+            "align": ["data/talks.json"],
+            "instruct": ["data/talks.json"],
+        },
+        "features": {"batch_size": 8},
         "train": {
-            "quantise": changes.get("quantise", False),
-            "checkpointing": changes.get("checkpointing", False),
+            "quantize": changes.get("quantize", False),
+            "gradient_checkpointing": changes.get("checkpointing", False),
             "share_pictures": changes.get("share", False),
             "lora": {"rank": changes.get("rank", 16), "dropout": changes.get("dropout", 0.0)},
             "align": stage(changes["align"]) if changes.get("align") else None,
@@ -104,15 +134,20 @@ def recipe_of(root: Path, changes: dict[str, Any]) -> Path:
 
 
 def one(root: Path, name: str, fit: bool, changes: dict[str, Any]) -> dict[str, Any]:
-    from phisense.doctor import devices, plan
+    from phisense.doctor import find_devices, make_plan
     from phisense.recipe import load_recipe
 
     path = recipe_of(root, changes)
-    made = plan(load_recipe(path), devices()[0])
+    made = make_plan(load_recipe(path), find_devices()[0])
     stages = [step for step in made.steps if step.peak.step in ("align", "instruct")]
     largest = max(stages, key=lambda step: step.peak.total)
     said = root / "said.json"
-    ran = subprocess.run([sys.executable, "-c", CHILD, str(path), str(said)], capture_output=True, text=True, env={**os.environ})
+    ran = subprocess.run(
+        [sys.executable, "-c", CHILD, str(path), str(said)],
+        capture_output=True,
+        text=True,
+        env={**os.environ},
+    )
     if ran.returncode:
         raise SystemExit(ran.stderr)
     measured = json.loads(said.read_text())
@@ -134,9 +169,13 @@ def one(root: Path, name: str, fit: bool, changes: dict[str, Any]) -> dict[str, 
 
 
 def main() -> None:
-    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser = argparse.ArgumentParser(
+        description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter
+    )
     parser.add_argument("--only", default="", help="settings whose name contains this")
-    parser.add_argument("--root", type=Path, help="keep the parts and features here, to run again sooner")
+    parser.add_argument(
+        "--root", type=Path, help="keep the parts and features here, to run again sooner"
+    )
     parser.add_argument("--json", action="store_true", help="print one last JSON line")
     asked = parser.parse_args()
     with tempfile.TemporaryDirectory() as spare:
@@ -145,7 +184,16 @@ def main() -> None:
         if not (root / "features").is_dir():
             make_parts(root, layers=12)
             make_data(root, rows=96, pictures=48)
-            subprocess.run([sys.executable, "-m", "phisense", "features", str(recipe_of(root, {"instruct": 1}))], check=True)
+            subprocess.run(
+                [
+                    sys.executable,
+                    "-m",
+                    "phisense",
+                    "features",
+                    str(recipe_of(root, {"instruct": 1})),
+                ],
+                check=True,
+            )
         rows = []
         for name, (fit, changes) in SETTINGS.items():
             if asked.only not in name:
@@ -153,13 +201,17 @@ def main() -> None:
             row = one(root, name, fit, changes)
             rows.append(row)
             print(
-                f"{name:32} {'fit' if fit else '':4} {row['step']:9} {row['moment']:11} predicted {row['predicted'] / 1e9:6.2f} GB"
-                f"  measured {row['measured'] / 1e9:6.2f} GB  ratio {row['ratio']:.3f}",
+                f"{name:32} {'fit' if fit else '':4} {row['step']:9} {row['moment']:11} predicted"
+                f" {row['predicted'] / 1e9:6.2f} GB  measured {row['measured'] / 1e9:6.2f} GB "
+                f" ratio {row['ratio']:.3f}",
                 flush=True,
             )
     checked = [row for row in rows if not row["fit"]] or rows
     worst = max(checked, key=lambda row: abs(row["ratio"] - 1))
-    print(f"worst of those not fitted on: {worst['name']}, {worst['ratio'] - 1:+.1%} (wanted: within 15%)")
+    print(
+        f"worst of those not fitted on: {worst['name']}, {worst['ratio'] - 1:+.1%} (wanted: within"
+        " 15%)"
+    )
     if asked.json:
         print(orjson.dumps({"worst": worst["ratio"] - 1, "settings": rows}).decode())
 

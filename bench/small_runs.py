@@ -19,7 +19,12 @@ sys.path.insert(0, str(Path(__file__).parents[1]))
 from tests.tiny import make_root
 
 STEPS = 60  # of each stage, and a checkpoint each twenty
-CHANGES = (f"train.align.max_steps={STEPS}", f"train.instruct.max_steps={STEPS}", "train.log_every=1", "features.folder=features/tiny")
+CHANGES = (
+    f"train.align.max_steps={STEPS}",
+    f"train.instruct.max_steps={STEPS}",
+    "train.log_every=1",
+    "features.folder=features/tiny",
+)
 
 
 def make(root: Path) -> None:
@@ -30,14 +35,15 @@ def make(root: Path) -> None:
 
 
 def train(root: Path, name: str, resume: bool, die_at: int | None = None, seed: int = 0) -> None:
-    """One life, on one thread: sums in another order differ in their last bit. Each checkpoint's optimizer goes into a list of digests.
+    """One life, on one thread: sums in another order differ in their last bit. Each checkpoint's
+    optimizer goes into a list of digests.
 
     `die_at` is the step of *instruct* at which it ends as if killed.
     """
     torch.set_num_threads(1)
     os.dup2(os.open(os.devnull, os.O_WRONLY), 1)
     os.dup2(os.open(root / f"{name}.errors", os.O_WRONLY | os.O_CREAT | os.O_TRUNC), 2)
-    finish = checkpoints.finish
+    finish = checkpoints.finish_checkpoint
 
     def noting(path: Path, *, about: dict[str, Any]) -> None:
         state = torch.load(path / "optimizer.pt", weights_only=True)["state"]
@@ -49,7 +55,7 @@ def train(root: Path, name: str, resume: bool, die_at: int | None = None, seed: 
             file.write(json.dumps([path.parent.name, path.name, digest.hexdigest()]) + "\n")
         finish(path, about=about)
 
-    checkpoints.finish = noting
+    checkpoints.finish_checkpoint = noting
     step = StageTrainer.training_step
 
     def dying(trainer: StageTrainer, *args: Any, **kwargs: Any) -> torch.Tensor:
@@ -59,13 +65,23 @@ def train(root: Path, name: str, resume: bool, die_at: int | None = None, seed: 
 
     if die_at is not None:
         StageTrainer.training_step = dying  # type: ignore[method-assign]
-    Training(load_recipe(root / "tiny.yaml", (*CHANGES, f"name={name}", f"seed={seed}")), lambda row: None, resume=resume, device="cpu")()
+    Training(
+        load_recipe(root / "tiny.yaml", (*CHANGES, f"name={name}", f"seed={seed}")),
+        lambda row: None,
+        resume=resume,
+        device="cpu",
+    )()
 
 
 def outcome(root: Path, name: str) -> tuple[bytes, list[Any], set[Any]]:
     """Final weights, the loss curve, and the optimizer at each checkpoint."""
     run = root / "runs" / name
     rows = [json.loads(line) for line in (run / "metrics.jsonl").read_text().splitlines()]
-    curve = [(row["stage"], row["step"], row["loss"], row["grad_norm"], row["learning_rate"]) for row in rows]
-    digests = {tuple(json.loads(line)) for line in (root / f"{name}.optimizers").read_text().splitlines()}
+    curve = [
+        (row["stage"], row["step"], row["loss"], row["grad_norm"], row["learning_rate"])
+        for row in rows
+    ]
+    digests = {
+        tuple(json.loads(line)) for line in (root / f"{name}.optimizers").read_text().splitlines()
+    }
     return (run / "adapter" / "adapter_model.safetensors").read_bytes(), curve, digests

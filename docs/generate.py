@@ -1,5 +1,5 @@
-"""Writes the two reference pages from the code: every key of a recipe (pydantic), every verb with its options (typer). `make docs` runs it;
-a test asserts that what it would write is what lies here.
+"""Writes the two reference pages from the code: every key of a recipe (pydantic), every verb with
+its options (typer). `make docs` runs it; a test asserts that what it would write is what lies here.
 """
 
 from __future__ import annotations
@@ -20,29 +20,50 @@ from typer.models import ArgumentInfo
 
 HERE = Path(__file__).parent
 #: What a part of a type is called by one who writes YAML.
-WORDS = {str: "text", int: "whole number", float: "number", bool: "true or false", Path: "path", NoneType: "null"}
+WORDS = {
+    str: "text",
+    int: "whole number",
+    float: "number",
+    bool: "true or false",
+    Path: "path",
+    NoneType: "null",
+}
 BOUNDS = {"ge": "≥", "gt": ">", "le": "≤", "lt": "<"}
 
 
 def recipe_keys() -> str:
-    """The page of recipe keys: a table for each section, in the order in which a recipe is written."""
+    """The page of recipe keys: a table for each section, in the order in which a recipe is
+    written.
+    """
     from phisense.recipe import Recipe
 
     said = [
         "# Recipe keys",
-        "Written by `make docs` from `src/phisense/recipe.py`; a test asserts that it is current. "
-        "[Recipes](recipes.md) says what the keys are for.",
-        "A key that does not exist, a wrong type and a value out of its range are refused, with the nearest key or the range in the "
-        "message. "
-        "`--set train.instruct.epochs=2` changes one key for one command.",
+        (
+            "Written by `make docs` from `src/phisense/recipe.py`; a test asserts that it is"
+            " current. [Recipes](recipes.md) says what the keys are for."
+        ),
+        (
+            "A key that does not exist, a wrong type and a value out of its range are refused, with"
+            " the nearest key or the range in the message. `--set train.instruct.epochs=2` changes"
+            " one key for one command."
+        ),
     ]
     for heading, section, note in _sections(Recipe, ""):
-        said += [f"## {heading}", *([note] if note else []), _table(["key", "value", "default", "what it is"], _key_rows(section))]
+        said += [
+            f"## {heading}",
+            *([note] if note else []),
+            _table(["key", "value", "default", "what it is"], _key_rows(section)),
+        ]
     return "\n\n".join(said) + "\n"
 
 
-def _sections(section: type[BaseModel], path: str, note: str = "") -> list[tuple[str, type[BaseModel], str]]:
-    """A section and those within it. Stages are alike: the first is written out, the others point to it."""
+def _sections(
+    section: type[BaseModel], path: str, note: str = ""
+) -> list[tuple[str, type[BaseModel], str]]:
+    """A section and those within it. Stages are alike: the first is written out, the others point
+    to it.
+    """
     found = [(f"`{path}`" if path else "At the top", section, note)]
     for name, field in section.model_fields.items():
         inner = _section_in(field.annotation)
@@ -50,25 +71,48 @@ def _sections(section: type[BaseModel], path: str, note: str = "") -> list[tuple
             continue
         at = f"{path}.{name}".lstrip(".")
         if at == "train.instruct":
-            found += _sections(inner, at, "`train.align` has the same keys. It may be left out: then the projector is not aligned first.")
+            found += _sections(
+                inner,
+                at,
+                "`train.align` has the same keys. It may be left out: then the projector is not"
+                " aligned first.",
+            )
         elif at == "train.further":
-            found += _sections(inner, f"{at}.<name>", "The keys of `train.instruct`, and its own data.")
+            found += _sections(
+                inner, f"{at}.<name>", "The keys of `train.instruct`, and its own data."
+            )
         elif not at.startswith("data."):  # a data set is written as a path, or with these two keys
             found += _sections(inner, at)
     return found
 
 
 def _key_rows(section: type[BaseModel]) -> list[list[str]]:
-    inherited = set(section.__mro__[1].model_fields) if section.__name__ == "Further" else set()
+    inherited = (
+        set(section.__mro__[1].model_fields) if section.__name__ == "FurtherStage" else set()
+    )
     rows = []
     for name, field in section.model_fields.items():
         if name in inherited:
             continue
         inner = _section_in(field.annotation)
-        value = "section" if inner is not None and get_origin(field.annotation) is not tuple else _type(field.annotation)
-        bounds = [f"{sign} {getattr(m, bound):g}" for m in field.metadata for bound, sign in BOUNDS.items() if hasattr(m, bound)]
+        value = (
+            "section"
+            if inner is not None and get_origin(field.annotation) is not tuple
+            else _type(field.annotation)
+        )
+        bounds = [
+            f"{sign} {getattr(m, bound):g}"
+            for m in field.metadata
+            for bound, sign in BOUNDS.items()
+            if hasattr(m, bound)
+        ]
         rows.append(
-            [f"`{name}`", ", ".join([value, *bounds]), _default(field.default), field.description or ("" if inner is None else "see below")]
+            [
+                f"`{name}`",
+                ", ".join([value, *bounds]),
+                _default(field.default),
+                field.description or ("" if inner is None else "see below"),
+            ]
         )
     return rows
 
@@ -77,7 +121,9 @@ def _section_in(annotation: Any) -> type[BaseModel] | None:
     """The section that a key holds, directly, or by name or as one of several."""
     if isinstance(annotation, type) and issubclass(annotation, BaseModel):
         return annotation
-    return next((inner for part in get_args(annotation) if (inner := _section_in(part)) is not None), None)
+    return next(
+        (inner for part in get_args(annotation) if (inner := _section_in(part)) is not None), None
+    )
 
 
 def _type(annotation: Any) -> str:
@@ -104,7 +150,9 @@ def _default(default: Any) -> str:
         default = default.value
     if isinstance(default, (str, Path)):
         return f"`{default}`"
-    written = yaml.safe_dump(list(default) if isinstance(default, tuple) else default, default_flow_style=True)
+    written = yaml.safe_dump(
+        list(default) if isinstance(default, tuple) else default, default_flow_style=True
+    )
     return f"`{written.replace('...', '').strip()}`"
 
 
@@ -114,10 +162,14 @@ def commands() -> str:
 
     said = [
         "# Commands",
-        "Written by `make docs` from the command line's own functions; a test asserts that it is current. "
-        "`phisense VERB --help` says the same.",
-        "Exit codes: 0 done, 1 failed, 2 asked wrongly, 130 interrupted, 143 terminated. "
-        "`phisense --debug VERB` shows the traceback of an error.",
+        (
+            "Written by `make docs` from the command line's own functions; a test asserts that it"
+            " is current. `phisense VERB --help` says the same."
+        ),
+        (
+            "Exit codes: 0 done, 1 failed, 2 asked wrongly, 130 interrupted, 143 terminated. "
+            "`phisense --debug VERB` shows the traceback of an error."
+        ),
     ]
     for command in app.registered_commands:
         verb = command.callback
@@ -135,14 +187,28 @@ def commands() -> str:
                 called = f"`{parameter.name.upper()}`"
             else:
                 named = [
-                    word for word in (about.default, *(about.param_decls or ())) if isinstance(word, str)
+                    word
+                    for word in (about.default, *(about.param_decls or ()))
+                    if isinstance(word, str)
                 ]  # typer keeps the first name there
-                called = ", ".join(f"`{word}`" for word in named or (f"--{parameter.name.replace('_', '-')}",))
+                called = ", ".join(
+                    f"`{word}`" for word in named or (f"--{parameter.name.replace('_', '-')}",)
+                )
             switch = isinstance(parameter.default, bool)
-            default = "must be given" if required else "" if switch or parameter.default is None else _default(parameter.default)
+            default = (
+                "must be given"
+                if required
+                else ""
+                if switch or parameter.default is None
+                else _default(parameter.default)
+            )
             rows.append([called, _kind(kind, about), default, about.help or ""])
         paragraphs = inspect.cleandoc(verb.__doc__ or "").split("\n\n")
-        said += [f"## {name}", f"`{' '.join(usage)} [OPTIONS]`", *(" ".join(paragraph.split()) for paragraph in paragraphs)]
+        said += [
+            f"## {name}",
+            f"`{' '.join(usage)} [OPTIONS]`",
+            *(" ".join(paragraph.split()) for paragraph in paragraphs),
+        ]
         said.append(_table(["argument or option", "value", "default", "what it is"], rows))
     return "\n\n".join(said) + "\n"
 
@@ -161,7 +227,11 @@ def _kind(kind: Any, about: Any) -> str:
         if about.metavar
         else WORDS[one]
     )
-    bounds = [f"{sign} {bound:g}" for sign, bound in (("≥", about.min), ("≤", about.max)) if bound is not None]
+    bounds = [
+        f"{sign} {bound:g}"
+        for sign, bound in (("≥", about.min), ("≤", about.max))
+        if bound is not None
+    ]
     return ", ".join([shown, *bounds, *["repeatable"] * repeatable])
 
 
@@ -173,11 +243,15 @@ def _table(head: list[str], rows: list[list[str]]) -> str:
 
 
 def _cell(text: str) -> str:
-    """Code stays code, other text shows its signs; a bar would end the cell, and only HTML writes one alike on GitHub and on the site."""
+    """Code stays code, other text shows its signs; a bar would end the cell, and only HTML writes
+    one alike on GitHub and on the site.
+    """
     parts = text.split("`")
     for i, part in enumerate(parts):
         escaped = html.escape(part, quote=False).replace("|", "&#124;")
-        parts[i] = escaped if i % 2 == 0 else f"<code>{escaped}</code>" if "|" in part else f"`{part}`"
+        parts[i] = (
+            escaped if i % 2 == 0 else f"<code>{escaped}</code>" if "|" in part else f"`{part}`"
+        )
     return "".join(parts)
 
 

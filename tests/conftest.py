@@ -1,10 +1,14 @@
-"""What many tests share: tiny parts with random weights, a little practice world, and one run that was really trained and merged."""
+"""What many tests share: tiny parts with random weights, a little practice world, and one run that
+was really trained and merged.
+"""
 
 from __future__ import annotations
 
 import json
 import os
+import re
 import shutil
+import sys
 from importlib.util import find_spec
 from pathlib import Path
 from typing import Any
@@ -14,9 +18,11 @@ from filelock import FileLock
 
 from .leftovers import pytest_testnodedown, pytest_xdist_newgateway  # noqa: F401, pytest calls them
 
-os.environ.setdefault("OMP_WAIT_POLICY", "PASSIVE")  # threads that spin while they wait take the cores of other workers
+# threads that spin while they wait take the cores of other workers
+os.environ.setdefault("OMP_WAIT_POLICY", "PASSIVE")
 os.environ.setdefault("GOMP_SPINCOUNT", "0")
-if "PYTEST_XDIST_WORKER" in os.environ:  # each worker keeps to a core of its own: models this small gain little from a second one
+# each worker keeps to a core of its own: models this small gain little from a second one
+if "PYTEST_XDIST_WORKER" in os.environ:
     os.environ.setdefault("OMP_NUM_THREADS", "1")
 os.environ.setdefault("HF_HUB_OFFLINE", "1")
 os.environ.setdefault("TRANSFORMERS_VERBOSITY", "error")
@@ -27,9 +33,30 @@ ROOT = Path(__file__).parent.parent
 FIXTURES = Path(os.environ.get("PHISENSE_FIXTURES", ROOT.parent / "shared" / "fixtures"))
 
 
+@pytest.hookimpl(tryfirst=True)  # before pytest itself drops what `-m` does not select
 def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
-    """What looks at the trained road comes first: one worker begins with it, the others with the rest."""
-    items.sort(key=lambda item: "road" not in getattr(item, "fixturenames", ()))
+    """Tests that look at the trained road are slow, and come first: one worker begins with it, the
+    others with the rest.
+    """
+    for item in items:
+        if on_the_road(item) and item.get_closest_marker("slow") is None:
+            item.add_marker(pytest.mark.slow)
+    items.sort(key=lambda item: not on_the_road(item))
+
+
+def on_the_road(item: pytest.Item) -> bool:
+    return "road" in getattr(item, "fixturenames", ())
+
+
+def pytest_runtest_setup(item: pytest.Item) -> None:
+    """Where slow tests are left out, one that trains all the same fails: it lacks the marker."""
+    trainer = sys.modules.get("transformers.trainer")
+    if trainer is not None and "not slow" in item.config.getoption("markexpr"):
+        trainer.Trainer.train = refuse_training  # type: ignore[attr-defined]
+
+
+def refuse_training(*_: Any, **__: Any) -> None:
+    pytest.fail("a test that trains must carry the marker slow")
 
 
 def pytest_terminal_summary(terminalreporter: Any) -> None:
@@ -41,16 +68,20 @@ def pytest_terminal_summary(terminalreporter: Any) -> None:
 def machine_class() -> list[str]:
     import torch
 
-    from phisense.model.arithmetic import choose
-    from phisense.model.device import machine
+    from phisense.model.arithmetic import choose_arithmetic
+    from phisense.model.device import describe_machine
 
     cpu = torch.device("cpu")
-    here, auto = machine(cpu), choose("train", cpu)
+    here, auto = describe_machine(cpu), choose_arithmetic("train", cpu)
     has = set(here["instructions"])
     missing = {
-        "products in bfloat16 by instructions: they were emulated, or the instructions are hidden": auto.format == "bfloat16",
-        "training in float32 by default, as without such instructions: it was asked for in tests": auto.format == "float32",
-        "bitsandbytes' layout for inference: what it does to a gradient was put in by hand": "avx512_bf16" in has,
+        "products in bfloat16 by instructions: they were emulated, or the instructions are"
+        " hidden": auto.format == "bfloat16",
+        "training in float32 by default, as without such instructions: it was asked for in"
+        " tests": auto.format == "float32",
+        "bitsandbytes' layout for inference: what it does to a gradient was put in by hand": (
+            "avx512_bf16" in has
+        ),
         "llama.cpp's kernels for AMX": "amx_int8" in has and find_spec("llama_cpp") is not None,
         "llama.cpp, which is not installed": find_spec("llama_cpp") is not None,
         "a GPU's kernels": torch.cuda.is_available(),
@@ -58,9 +89,21 @@ def machine_class() -> list[str]:
         f"real data: {FIXTURES} is not there": FIXTURES.is_dir(),
     }
     return [
-        f"machine: {here['processor']}; {', '.join(here['instructions']) or 'no instructions that matter'}; auto computes in {auto.format}",
+        (
+            f"machine: {here['processor']};"
+            f" {', '.join(here['instructions']) or 'no instructions that matter'}; auto computes in"
+            f" {auto.format}"
+        ),
         *(f"not covered on it: {what}" for what, covered in missing.items() if not covered),
     ]
+
+
+@pytest.fixture(autouse=True, scope="session")
+def shown_log() -> None:
+    """What the library logs is shown as the command line shows it, whichever test comes first."""
+    from phisense import console
+
+    console.show_log()
 
 
 @pytest.fixture(autouse=True, scope="session")
@@ -79,16 +122,82 @@ def fixtures() -> Path:
 
 @pytest.fixture(params=("float32", "bfloat16"))
 def compute(request: pytest.FixtureRequest, monkeypatch: pytest.MonkeyPatch) -> str:
-    """The number format that `auto` takes in this test, whatever the processor has; one without the instructions emulates it."""
-    monkeypatch.setattr("phisense.model.arithmetic.multiplies_in_bfloat16", lambda device: request.param == "bfloat16")
+    """The number format that `auto` takes in this test, whatever the processor has; one without the
+    instructions emulates it.
+    """
+    monkeypatch.setattr(
+        "phisense.model.arithmetic.supports_bfloat16",
+        lambda device: request.param == "bfloat16",
+    )
     return str(request.param)
 
 
 @pytest.fixture(scope="session")
-def verb() -> Any:
+def verb(tmp_path_factory: pytest.TempPathFactory) -> Any:
+    """Runs a verb as the command line does. Every refusal that any test meets is held to this: what
+    was there is as it was.
+    """
     from phisense.cli import run_verb
+    from phisense.errors import PhisenseError
 
-    return run_verb
+    def watched(*words: object) -> Any:
+        tops = named_folders([str(word) for word in words], tmp_path_factory.getbasetemp())
+        before = {top: states(top) for top in tops}
+        try:
+            return run_verb(*words)
+        except PhisenseError as error:
+            changed = [
+                path for top in tops for path in differences(before[top], states(top), error)
+            ]
+            assert not changed, f"a refusal changed {changed[:5]}; it said: {error}"
+            raise
+
+    return watched
+
+
+def named_folders(words: list[str], base: Path) -> list[Path]:
+    """The folders just below the one for temporary files that the words name, and the one a test is
+    in.
+    """
+    paths = [
+        Path.cwd(),
+        *(Path(found) for word in words for found in re.findall(r"/[^\s\"']+", word)),
+    ]
+    return sorted(
+        {
+            base / path.relative_to(base).parts[0]
+            for path in paths
+            if path.is_relative_to(base) and path != base
+        }
+    )
+
+
+def states(top: Path) -> dict[Path, tuple[int, int, int]]:
+    """Size, time and number of every file: by them a change shows without reading."""
+    found = {}
+    for path in top.rglob("*"):
+        if path.is_symlink() or path.is_file():
+            state = path.lstat()
+            found[path] = (state.st_size, state.st_mtime_ns, state.st_ino)
+    return found
+
+
+def differences(before: dict[Path, Any], after: dict[Path, Any], error: Exception) -> list[Path]:
+    """What a refusal changed. A wrong request adds nothing either; what was begun may leave a log,
+    or a list of rejects.
+    """
+    from phisense.errors import TrainingError, UsageError
+
+    if isinstance(error, TrainingError):  # training had begun, and its run is there to be looked at
+        return []
+    changed = [
+        path
+        for path, state in before.items()
+        if after.get(path) != state and path.suffix != ".lock"
+    ]
+    return changed + (
+        [path for path in after if path not in before] if isinstance(error, UsageError) else []
+    )
 
 
 @pytest.fixture(scope="session")
@@ -102,14 +211,18 @@ def parts(tmp_path_factory: pytest.TempPathFactory) -> tuple[str, str]:
 
 @pytest.fixture(scope="session")
 def road(tmp_path_factory: pytest.TempPathFactory, verb: Any) -> tuple[Path, dict[str, Any]]:
-    """The demo, walked once with fewer scenes: its folder and its summary. What many tests look at, whichever worker they run on.
+    """The demo, walked once with fewer scenes: its folder and its summary. What many tests look at,
+    whichever worker they run on.
 
-    PHISENSE_ROAD names one walked before (`phisense demo --no-app --out DIR`), for one who runs a single test again and again.
+    PHISENSE_ROAD names one walked before (`phisense demo --no-app --out DIR`), for one who runs a
+    single test again and again.
     """
     if walked := os.environ.get("PHISENSE_ROAD"):
         return Path(walked), json.loads((Path(walked) / "summary.json").read_text())
     workers = "PYTEST_XDIST_WORKER" in os.environ
-    root = (tmp_path_factory.getbasetemp().parent if workers else tmp_path_factory.getbasetemp()) / "road"
+    root = (
+        tmp_path_factory.getbasetemp().parent if workers else tmp_path_factory.getbasetemp()
+    ) / "road"
     with FileLock(root.with_suffix(".lock")):
         if not (root / "summary.json").is_file():
             verb("demo", "--out", root, "--no-app", "--scenes", 1300, "--seed", 5)
@@ -149,5 +262,18 @@ def exported(world: Path, model: Path, verb: Any) -> Path:
     with FileLock(folder.with_suffix(".lock")):
         if not (folder / "manifest.json").is_file():
             data, images = world / "data" / "heldout.jsonl", world / "data" / "images"
-            verb("export", model, "--quant", "f16", "--out", folder, "--data", data, "--images", images, "--limit", 40)
+            verb(
+                "export",
+                model,
+                "--quant",
+                "f16",
+                "--out",
+                folder,
+                "--data",
+                data,
+                "--images",
+                images,
+                "--limit",
+                40,
+            )
     return folder

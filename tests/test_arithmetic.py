@@ -1,7 +1,8 @@
-"""The number format and the kernels of each step: chosen in one place, recorded with what is made, and right in every format.
+"""The number format and the kernels of each step: chosen in one place, recorded with what is made,
+and right in every format.
 
-The whole road, in random weights of the real classes, is walked in float32 and in bfloat16 on every machine: one without instructions for
-bfloat16 computes in it all the same, only slowly.
+The whole road, in random weights of the real classes, is walked in float32 and in bfloat16 on every
+machine: one without instructions for bfloat16 computes in it all the same, only slowly.
 """
 
 from __future__ import annotations
@@ -17,9 +18,9 @@ import pytest
 import torch
 from torch import nn
 
-from phisense.errors import ArtefactError, MergeError, PhisenseError
+from phisense.errors import ArtifactError, PartError, PhisenseError
 from phisense.model import Phi3WithProjector, arithmetic, load_model, quantized
-from phisense.model.device import machine
+from phisense.model.device import describe_machine
 from phisense.recipe import load_recipe
 from phisense.training import Training
 from phisense.vision.encoders import Encoder
@@ -42,14 +43,21 @@ def root(tmp_path_factory: pytest.TempPathFactory, verb: Any) -> Path:
 
 
 def stored(kind: str, *more: str) -> list[str]:
-    return [word for change in (f"features.dtype={kind}", f"features.folder=features/{kind}", *more) for word in ("--set", change)]
+    return [
+        word
+        for change in (f"features.dtype={kind}", f"features.folder=features/{kind}", *more)
+        for word in ("--set", change)
+    ]
 
 
 @pytest.mark.parametrize("has", [True, False], ids=["bfloat16 here", "no bfloat16"])
 @pytest.mark.parametrize("step", arithmetic.STEPS)
 def test_what_a_step_computes_in(step: Any, has: bool, monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(arithmetic, "multiplies_in_bfloat16", lambda device: has)
-    found = {asked: arithmetic.choose(step, "cpu", asked=asked) for asked in ("auto", "float32", "bfloat16", "float16")}
+    monkeypatch.setattr(arithmetic, "supports_bfloat16", lambda device: has)
+    found = {
+        asked: arithmetic.choose_arithmetic(step, "cpu", compute_dtype=asked)
+        for asked in ("auto", "float32", "bfloat16", "float16")
+    }
     assert all(one.reason for one in found.values())
     if step in ("merge", "export"):
         assert {one.format for one in found.values()} == {"float32"}
@@ -59,19 +67,28 @@ def test_what_a_step_computes_in(step: Any, has: bool, monkeypatch: pytest.Monke
     assert ("emulated" in found["bfloat16"].reason) == (not has)
     assert found["float16"].format == ("float32" if step == "train" else "float16")
     assert found["auto"].format == ("bfloat16" if has and step != "features" else "float32")
-    assert arithmetic.choose(step, "cpu", stored=torch.float32).format == (
+    assert arithmetic.choose_arithmetic(step, "cpu", stored=torch.float32).format == (
         "float32" if step in ("evaluate", "chat") else found["auto"].format
     )
     assert (found["auto"].layout == "inference") == (step == "chat" and has)
 
 
 def test_hidden_instructions_are_not_used() -> None:
-    told = "from phisense.model.arithmetic import choose; one = choose('train', 'cpu'); print(one.format, '|', one.reason)"
+    told = (
+        "from phisense.model.arithmetic import choose_arithmetic;"
+        " one = choose_arithmetic('train', 'cpu'); print(one.format, '|', one.reason)"
+    )
     env = {**os.environ, "ATEN_CPU_CAPABILITY": "avx2"}
-    said = subprocess.run([sys.executable, "-c", told], env=env, capture_output=True, text=True, check=True).stdout
-    assert said.strip() == "float32 | the processor has no instructions for bfloat16, or they are hidden"
+    said = subprocess.run(
+        [sys.executable, "-c", told], env=env, capture_output=True, text=True, check=True
+    ).stdout
+    assert (
+        said.strip()
+        == "float32 | the processor has no instructions for bfloat16, or they are hidden"
+    )
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("kind", STORES)
 @pytest.mark.parametrize("compute", FORMATS)
 def test_the_road_in_every_format(root: Path, compute: str, kind: str, verb: Any) -> None:
@@ -80,19 +97,38 @@ def test_the_road_in_every_format(root: Path, compute: str, kind: str, verb: Any
     facts = verb("train", root / "tiny.yaml", *changes)
     report = verb("merge", facts["run"])
     model = Path(report["model"])
-    scores = verb("evaluate", model, "--data", root / "rows.json", "--images", root / "images", "--out", root / "reports" / model.name)
-    here = machine(torch.device("cpu"))
-    for made, step, name in ((facts, "train", compute), (report, "merge", "float32"), (scores["about"], "evaluate", compute)):
+    scores = verb(
+        "evaluate",
+        model,
+        "--data",
+        root / "rows.json",
+        "--images",
+        root / "images",
+        "--out",
+        root / "reports" / model.name,
+    )
+    here = describe_machine(torch.device("cpu"))
+    for made, step, name in (
+        (facts, "train", compute),
+        (report, "merge", "float32"),
+        (scores["about"], "evaluate", compute),
+    ):
         told = made["arithmetic"]
         assert (told["step"], told["format"], told["device"]) == (step, name, "cpu")
-        assert all(told[key] == here[key] for key in ("processor", "instructions", "capability", "libraries"))
+        assert all(
+            told[key] == here[key]
+            for key in ("processor", "instructions", "capability", "libraries")
+        )
     assert json.loads((model / "training.json").read_text())["arithmetic"]["format"] == compute
     assert abs(report["merged"]["delta_loss"]) <= 1e-5
     assert report["merged"]["same_answers"] == 1.0
     page = (root / "reports" / model.name / "report.html").read_text()
     assert "The gradient, checked" in page
     assert f"{compute}, since the recipe asks for it" in page
-    assert isinstance(verb("ask", model, "--image", root / "images" / "red.png", "-q", "What colour?")["answer"], str)
+    assert isinstance(
+        verb("ask", model, "--image", root / "images" / "red.png", "-q", "What colour?")["answer"],
+        str,
+    )
 
 
 @pytest.mark.parametrize("compute", FORMATS)
@@ -102,10 +138,12 @@ def test_the_codes_are_those_of_the_stored_numbers(root: Path, compute: str) -> 
     wanted = codes(recipe, torch.float32)
     dtype = getattr(torch, compute)
     assert codes(recipe, dtype) == wanted
-    built = Phi3WithProjector.from_recipe(recipe, quantise=True, stored_features=True, device="cpu", dtype=dtype)
+    built = Phi3WithProjector.from_recipe(
+        recipe, quantize=True, stored_features=True, device="cpu", dtype=dtype
+    )
     _, layer = next(iter(quantized.four_bit_layers(built.model)))
     assert layer.weight.quant_state.dtype is dtype
-    assert quantized.weight_of(layer).dtype is torch.float32
+    assert quantized.dequantized_weight(layer).dtype is torch.float32
     before = quantized.codes_digest(built.model)
     layer.weight.data[0] ^= 1
     assert quantized.codes_digest(built.model) != before
@@ -113,13 +151,18 @@ def test_the_codes_are_those_of_the_stored_numbers(root: Path, compute: str) -> 
 
 def codes(recipe: Any, dtype: torch.dtype) -> str | None:
     return quantized.codes_digest(
-        Phi3WithProjector.from_recipe(recipe, quantise=True, stored_features=True, device="cpu", dtype=dtype).model
+        Phi3WithProjector.from_recipe(
+            recipe, quantize=True, stored_features=True, device="cpu", dtype=dtype
+        ).model
     )
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("compute", FORMATS)
 def test_the_codes_stay(root: Path, compute: str, verb: Any) -> None:
-    """Through both stages, their looks and the merge; a merge onto another base is refused, and so is going on from it."""
+    """Through both stages, their looks and the merge; a merge onto another base is refused, and so
+    is going on from it.
+    """
     name = f"codes-{compute}"
     changes = stored("float16", f"name={name}", f"compute_dtype={compute}")
     facts = verb("train", root / "tiny.yaml", *changes)
@@ -131,34 +174,39 @@ def test_the_codes_stay(root: Path, compute: str, verb: Any) -> None:
         changed = bytearray(held)
         changed[-4096:] = changed[-8192:-4096]
         weights.write_bytes(bytes(changed))
-        with pytest.raises(MergeError, match="the base is not the one that was trained on; got language fingerprint"):
-            verb("merge", facts["run"])
-        with pytest.raises(ArtefactError, match="language.fingerprint was"):
+        with pytest.raises(PartError, match="was trained with another language part; got "):
+            verb("merge", facts["run"], "--overwrite")
+        with pytest.raises(PartError, match="was trained with another language part; got "):
             verb("train", root / "tiny.yaml", *changes, "--resume")
     finally:
         weights.write_bytes(held)
 
 
+@pytest.mark.slow
 def test_going_on_in_another_format_is_refused(root: Path, verb: Any) -> None:
     changes = stored("float16", "name=other-format")
     verb("train", root / "tiny.yaml", *changes, "--set", "compute_dtype=float32")
-    with pytest.raises(ArtefactError, match="computes_in was float32, is bfloat16"):
+    with pytest.raises(ArtifactError, match="computes_in was float32, is bfloat16"):
         verb("train", root / "tiny.yaml", *changes, "--set", "compute_dtype=bfloat16", "--resume")
 
 
 @pytest.mark.parametrize("kind", STORES)
 @pytest.mark.parametrize("compute", FORMATS)
 def test_features_are_read_under_autocast(root: Path, compute: str, kind: str) -> None:
-    """A CPU's autocast cannot put float16 together: whoever reads a store, or shows the model its features, may be under it."""
+    """A CPU's autocast cannot put float16 together: whoever reads a store, or shows the model its
+    features, may be under it.
+    """
     recipe = load_recipe(root / "tiny.yaml")
     live = Encoder(recipe.vision.part) if kind == "pixels" else None
     store = FeatureStore(root / "features" / kind, live=live)
-    built = Phi3WithProjector.from_recipe(recipe, stored_features=True, device="cpu", dtype=getattr(torch, compute))
+    built = Phi3WithProjector.from_recipe(
+        recipe, stored_features=True, device="cpu", dtype=getattr(torch, compute)
+    )
     plain = store.batch(store.names)
     with torch.autocast("cpu", torch.bfloat16, enabled=compute == "bfloat16"):
         found = store.batch(store.names)
         slots = built.project(list(found))
-        given = built.look(list(found))
+        given = built.image_inputs(list(found))
     torch.testing.assert_close(found.float(), plain.float(), rtol=0.02, atol=0.02)
     assert len(slots) == len(given["pixel_values"]) == 4
     if kind == "float16":  # the control: what it was read by
@@ -176,7 +224,12 @@ class _Wide(nn.Module):
         torch.manual_seed(0)
         for name, rows in (("first", 256), ("second", 64), ("odd", 24)):
             layer = Linear4bit(
-                256 if name != "odd" else 64, rows, bias=False, compute_dtype=dtype, quant_type="nf4", compress_statistics=True
+                256 if name != "odd" else 64,
+                rows,
+                bias=False,
+                compute_dtype=dtype,
+                quant_type="nf4",
+                compress_statistics=True,
             )
             setattr(self, name, layer.to("cpu"))
 
@@ -189,50 +242,78 @@ def test_the_layout_for_inference_is_chosen_on_purpose() -> None:
     from bitsandbytes.functional import has_avx512bf16
 
     model = _Wide(torch.bfloat16).eval()
-    quantized.keep_readable(model)
-    quantized.require_readable(model, "a test")
+    quantized.forbid_repacking(model)
+    quantized.check_not_repacked(model, "a test")
     x = torch.randn(5, 256, dtype=torch.bfloat16)
     with torch.inference_mode():
         wanted = model(x)
     before = quantized.codes_digest(model)
-    assert quantized.allow_inference_layout(model) == (2 if has_avx512bf16() else 0), "24 rows are no multiple of 32"
+    assert quantized.allow_repacking(model) == (2 if has_avx512bf16() else 0), (
+        "24 rows are no multiple of 32"
+    )
     with torch.inference_mode():
         found = model(x)
     if not has_avx512bf16():
         assert quantized.codes_digest(model) == before
         pytest.skip("this processor has no AVX512-BF16, so bitsandbytes repacks nothing here")
-    assert float(nn.functional.cosine_similarity(found.float().flatten(), wanted.float().flatten(), 0)) > 0.999
-    with pytest.raises(PhisenseError, match="a merge needs 4-bit layers as .* got 2 that are or may be laid .* first, which is repacked"):
-        quantized.require_readable(model, "a merge")
+    assert (
+        float(nn.functional.cosine_similarity(found.float().flatten(), wanted.float().flatten(), 0))
+        > 0.999
+    )
+    with pytest.raises(
+        PhisenseError,
+        match=(
+            "a merge needs 4-bit layers as .* got 2 that are or may be laid .* first, which is"
+            " repacked"
+        ),
+    ):
+        quantized.check_not_repacked(model, "a merge")
     with pytest.raises(PhisenseError, match="a digest of the codes needs"):
         quantized.codes_digest(model)
     with pytest.raises(PhisenseError, match="reading a layer back needs"):
-        quantized.weight_of(model.first)
+        quantized.dequantized_weight(model.first)
 
 
-def test_a_folder_in_4_bits_answers_alike_in_either_layout(root: Path, verb: Any, monkeypatch: pytest.MonkeyPatch) -> None:
+@pytest.mark.slow
+def test_a_folder_in_4_bits_answers_alike_in_either_layout(
+    root: Path, verb: Any, monkeypatch: pytest.MonkeyPatch
+) -> None:
     from phisense.model import folder as opening
 
-    run = verb("train", root / "tiny.yaml", *stored("float16", "name=layouts", "compute_dtype=bfloat16"))["run"]
+    run = verb(
+        "train", root / "tiny.yaml", *stored("float16", "name=layouts", "compute_dtype=bfloat16")
+    )["run"]
     model = Path(verb("merge", run)["model"])
     ids = torch.tensor([[5, 17, 40, 9]])
     with torch.inference_mode():
-        fast = load_model(model, "cpu", quantise=True, step="chat").model(input_ids=ids).logits.float()
-        monkeypatch.setattr(opening, "allow_inference_layout", lambda model: 0)
-        slow = load_model(model, "cpu", quantise=True, step="chat").model(input_ids=ids).logits.float()
-        still = load_model(model, "cpu", quantise=True)
+        fast = (
+            load_model(model, "cpu", quantize=True, step="chat").model(input_ids=ids).logits.float()
+        )
+        monkeypatch.setattr(opening, "allow_repacking", lambda model: 0)
+        slow = (
+            load_model(model, "cpu", quantize=True, step="chat").model(input_ids=ids).logits.float()
+        )
+        still = load_model(model, "cpu", quantize=True)
     assert float(nn.functional.cosine_similarity(fast.flatten(), slow.flatten(), 0)) > 0.999
-    quantized.require_readable(still.model, "a test")
+    quantized.check_not_repacked(still.model, "a test")
 
 
 def test_training_never_computes_in_float16(root: Path) -> None:
-    recipe = load_recipe(root / "tiny.yaml", ("name=half", "features.folder=features/float16", "compute_dtype=float16"))
+    recipe = load_recipe(
+        root / "tiny.yaml",
+        ("name=half", "features.folder=features/float16", "compute_dtype=float16"),
+    )
     told = Training(recipe, lambda row: None, device="cpu")()["arithmetic"]
-    assert (told["format"], told["reason"]) == ("float32", "float16 was asked for, but Phi-3's activations pass 65,504 in training")
+    assert (told["format"], told["reason"]) == (
+        "float32",
+        "float16 was asked for, but Phi-3's activations pass 65,504 in training",
+    )
 
 
 def test_doctor_says_what_each_step_computes_in(verb: Any) -> None:
     found = verb("doctor")["findings"]
     told = [one["found"] for one in found if one["what"] == "computes in"]
-    assert sorted(step for line in told for step in arithmetic.STEPS if step in line.partition(":")[0]) == sorted(arithmetic.STEPS)
+    assert sorted(
+        step for line in told for step in arithmetic.STEPS if step in line.partition(":")[0]
+    ) == sorted(arithmetic.STEPS)
     assert [one for one in found if one["what"] == "instructions"]

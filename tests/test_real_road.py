@@ -1,4 +1,6 @@
-"""The hub path on real files: the real Phi-3 tokenizer at vocabulary 32064, 45 real rows, real photographs, random weights."""
+"""The hub path on real files: the real Phi-3 tokenizer at vocabulary 32064, 45 real rows, real
+photographs, random weights.
+"""
 
 from __future__ import annotations
 
@@ -12,14 +14,20 @@ import yaml
 
 from .tiny import make_language, make_vision
 
+pytestmark = pytest.mark.slow
+
 PHOTOGRAPHS = ("truck.jpg", "landscape_exif1.jpg", "landscape_exif6.jpg", "cmyk.jpg", "flower.jpg")
 
 
 @pytest.fixture(scope="module")
 def real(fixtures: Path, tmp_path_factory: pytest.TempPathFactory) -> Path:
-    """A root with parts in hub layout, the 45 rows in LLaVA's schema, a photograph for each, and a recipe."""
+    """A root with parts in hub layout, the 45 rows in LLaVA's schema, a photograph for each, and a
+    recipe.
+    """
     root = tmp_path_factory.mktemp("real")
-    make_language(root / "parts" / "language", tokenizer=fixtures / "phi3-tokenizer", rows=32064, window=4096)
+    make_language(
+        root / "parts" / "language", tokenizer=fixtures / "phi3-tokenizer", rows=32064, window=4096
+    )
     make_vision(root / "parts" / "vision", side=56, patch=14)
     (root / "data" / "images").mkdir(parents=True)
     for name in PHOTOGRAPHS:
@@ -28,7 +36,10 @@ def real(fixtures: Path, tmp_path_factory: pytest.TempPathFactory) -> Path:
     for i, line in enumerate((fixtures / "instruct" / "qa.jsonl").read_text().splitlines()):
         row = json.loads(line)
         photograph = seen.setdefault(row["image"], PHOTOGRAPHS[len(seen) % len(PHOTOGRAPHS)])
-        turns = [{"from": "human", "value": f"<image>\n{row['instruction']}"}, {"from": "gpt", "value": row["output"]}]
+        turns = [
+            {"from": "human", "value": f"<image>\n{row['instruction']}"},
+            {"from": "gpt", "value": row["output"]},
+        ]
         rows.append({"id": f"{row['id']}-{i}", "image": photograph, "conversations": turns})
     (root / "data" / "instruct.json").write_text(json.dumps(rows))
     recipe: dict[str, Any] = {
@@ -44,8 +55,20 @@ def real(fixtures: Path, tmp_path_factory: pytest.TempPathFactory) -> Path:
         },
         "train": {
             "lora": {"rank": 4, "alpha": 8},
-            "align": {"batch": 8, "micro_batch": 4, "max_steps": 2, "learning_rate": 0.001, "length": 1024},
-            "instruct": {"batch": 8, "micro_batch": 4, "max_steps": 2, "learning_rate": 0.0002, "length": 1024},
+            "align": {
+                "batch_size": 8,
+                "micro_batch_size": 4,
+                "max_steps": 2,
+                "learning_rate": 0.001,
+                "max_length": 1024,
+            },
+            "instruct": {
+                "batch_size": 8,
+                "micro_batch_size": 4,
+                "max_steps": 2,
+                "learning_rate": 0.0002,
+                "max_length": 1024,
+            },
         },
         "merge": {"dtype": "float32", "samples": 8},
     }
@@ -63,7 +86,10 @@ def test_labels_are_the_answers_and_nothing_else(real: Path, fixtures: Path, ver
 
     tokenizer = AutoTokenizer.from_pretrained(fixtures / "phi3-tokenizer")
     rows = verb("show", real / "data" / "instruct.json", "-n", 45, "--recipe", real / "real.yaml")
-    answers = [json.loads(line)["output"] for line in (fixtures / "instruct" / "qa.jsonl").read_text().splitlines()]
+    answers = [
+        json.loads(line)["output"]
+        for line in (fixtures / "instruct" / "qa.jsonl").read_text().splitlines()
+    ]
     for row, answer in zip(rows, answers, strict=True):
         taught = [label for label in row["labels"] if label != -100]
         assert taught[-1] == 32007
@@ -79,11 +105,32 @@ def test_the_whole_road(real: Path, verb: Any) -> None:
     assert facts["stages"]["instruct"]["steps"] == 2
     report = verb("merge", facts["run"])
     assert abs(report["merged"]["delta_loss"]) <= 0.002
-    answer = verb("ask", report["model"], "--image", real / "data" / "images" / "truck.jpg", "-q", "What is this?", "--max-new-tokens", 8)
+    answer = verb(
+        "ask",
+        report["model"],
+        "--image",
+        real / "data" / "images" / "truck.jpg",
+        "-q",
+        "What is this?",
+        "--max-new-tokens",
+        8,
+    )
     assert isinstance(answer["answer"], str)
     scores = verb(
-        "evaluate", report["model"], "--data", real / "data" / "instruct.json", "--images", real / "data" / "images", "--image", "real",
-        "--limit", 4, "--max-new-tokens", 8, "--out", real / "report",
-    )  # fmt: skip
+        "evaluate",
+        report["model"],
+        "--data",
+        real / "data" / "instruct.json",
+        "--images",
+        real / "data" / "images",
+        "--condition",
+        "real",
+        "--limit",
+        4,
+        "--max-new-tokens",
+        8,
+        "--out",
+        real / "report",
+    )
     assert scores["questions"] > 0
     assert "rouge_l" in scores["real"]["figures"]

@@ -1,4 +1,6 @@
-"""The suite itself: when a test kills its worker the run ends, fails, and says which test it was."""
+"""The suite itself: when a test kills its worker the run ends, fails, and says which test it
+was.
+"""
 
 from __future__ import annotations
 
@@ -30,12 +32,27 @@ STARTED = 'subprocess.Popen(["sleep", "3600"])'
 
 
 def run(folder: Path, text: str, *options: str) -> subprocess.CompletedProcess[str]:
-    """The suite's own options and plugin on a folder of its own; ends when nobody holds its output any more."""
+    """The suite's own options and plugin on a folder of its own; ends when nobody holds its output
+    any more.
+    """
     (folder / "test_it.py").write_text(text)
     env = {key: value for key, value in os.environ.items() if not key.startswith("PYTEST_")}
-    words = ["-c", str(ROOT / "pyproject.toml"), "--rootdir", str(folder), "-p", "tests.leftovers", "-n", "2", *options, str(folder)]
+    words = [
+        "-c",
+        str(ROOT / "pyproject.toml"),
+        "--rootdir",
+        str(folder),
+        "-p",
+        "tests.leftovers",
+        "-n",
+        "2",
+        *options,
+        str(folder),
+    ]
     command = [sys.executable, "-m", "pytest", *words]
-    return subprocess.run(command, cwd=ROOT, env=env, capture_output=True, text=True, timeout=300, check=False)
+    return subprocess.run(
+        command, cwd=ROOT, env=env, capture_output=True, text=True, timeout=300, check=False
+    )
 
 
 @pytest.mark.parametrize("before", [ALONE, FORKED, STARTED], ids=["alone", "forked", "started"])

@@ -26,14 +26,28 @@ from transformers import (
 PRACTICE = Path(__file__).parent.parent / "src" / "phisense" / "practice" / "parts"
 
 
-def make_language(folder: Path, *, tokenizer: Path | None = None, rows: int = 768, window: int = 1024) -> Path:
-    """A Phi-3 of 2 layers and width 32 with the tokenizer of `tokenizer`, the practice one's if None."""
+def make_language(
+    folder: Path, *, tokenizer: Path | None = None, rows: int = 768, window: int = 1024
+) -> Path:
+    """A Phi-3 of 2 layers and width 32 with the tokenizer of `tokenizer`, the practice one's if
+    None.
+    """
     torch.manual_seed(0)
     config = Phi3Config(
-        vocab_size=rows, hidden_size=32, intermediate_size=64, num_hidden_layers=2, num_attention_heads=2, num_key_value_heads=2,
-        max_position_embeddings=window, original_max_position_embeddings=window, sliding_window=None, bos_token_id=1,
-        eos_token_id=None, pad_token_id=None, tie_word_embeddings=False,
-    )  # fmt: skip
+        vocab_size=rows,
+        hidden_size=32,
+        intermediate_size=64,
+        num_hidden_layers=2,
+        num_attention_heads=2,
+        num_key_value_heads=2,
+        max_position_embeddings=window,
+        original_max_position_embeddings=window,
+        sliding_window=None,
+        bos_token_id=1,
+        eos_token_id=None,
+        pad_token_id=None,
+        tie_word_embeddings=False,
+    )
     Phi3ForCausalLM(config).save_pretrained(folder)
     for path in (tokenizer or PRACTICE / "language").glob("tokenizer*.json"):
         shutil.copy(path, folder)
@@ -43,7 +57,13 @@ def make_language(folder: Path, *, tokenizer: Path | None = None, rows: int = 76
 def make_vision(folder: Path, *, encoder: str = "clip", side: int = 32, patch: int = 8) -> Path:
     """A vision tower of 3 layers and width 16: (side / patch)^2 patches a picture."""
     torch.manual_seed(1)
-    shape = {"hidden_size": 16, "num_hidden_layers": 3, "num_attention_heads": 2, "image_size": side, "patch_size": patch}
+    shape = {
+        "hidden_size": 16,
+        "num_hidden_layers": 3,
+        "num_attention_heads": 2,
+        "image_size": side,
+        "patch_size": patch,
+    }
     model: PreTrainedModel
     if encoder == "clip":
         model = CLIPVisionModel(CLIPVisionConfig(intermediate_size=32, **shape))
@@ -52,29 +72,52 @@ def make_vision(folder: Path, *, encoder: str = "clip", side: int = 32, patch: i
     else:
         model = Dinov2Model(Dinov2Config(mlp_ratio=2, **shape))
     model.save_pretrained(folder)
-    CLIPImageProcessorPil(size={"shortest_edge": side}, crop_size={"height": side, "width": side}).save_pretrained(folder)
+    CLIPImageProcessorPil(
+        size={"shortest_edge": side}, crop_size={"height": side, "width": side}
+    ).save_pretrained(folder)
     return folder
 
 
 def make_root(root: Path, *, encoder: str = "clip", side: int = 32) -> dict[str, Any]:
-    """Parts, four pictures of one colour, three conversations about each, and `tiny.yaml`, whose contents are returned."""
+    """Parts, four pictures of one colour, three conversations about each, and `tiny.yaml`, whose
+    contents are returned.
+    """
     make_language(root / "parts" / "language")
     make_vision(root / "parts" / "vision", encoder=encoder, side=side)
     (root / "images").mkdir()
     rows = []
-    for colour, pixel in {"red": (220, 20, 20), "green": (20, 200, 20), "blue": (20, 20, 220), "white": (240, 240, 240)}.items():
+    for colour, pixel in {
+        "red": (220, 20, 20),
+        "green": (20, 200, 20),
+        "blue": (20, 20, 220),
+        "white": (240, 240, 240),
+    }.items():
         Image.new("RGB", (60, 40), pixel).save(root / "images" / f"{colour}.png")
         for i, question in enumerate(("What colour is it?", "Which colour?", "Name the colour.")):
-            turns = [{"from": "human", "value": f"<image>\n{question}"}, {"from": "gpt", "value": f"{colour.title()}."}]
+            turns = [
+                {"from": "human", "value": f"<image>\n{question}"},
+                {"from": "gpt", "value": f"{colour.title()}."},
+            ]
             rows.append({"id": f"{colour}-{i}", "image": f"{colour}.png", "conversations": turns})
     (root / "rows.json").write_text(json.dumps(rows))
-    stage = {"batch": 6, "micro_batch": 3, "max_steps": 2, "learning_rate": 0.001, "length": 256}
+    stage = {
+        "batch_size": 6,
+        "micro_batch_size": 3,
+        "max_steps": 2,
+        "learning_rate": 0.001,
+        "max_length": 256,
+    }
     recipe: dict[str, Any] = {
         "name": "tiny",
         "root": str(root),
         "language": {"part": "./parts/language"},
         "vision": {"part": "./parts/vision", "encoder": encoder},
-        "data": {"images": "images", "align": ["rows.json"], "instruct": ["rows.json"], "held_out": ["rows.json"]},
+        "data": {
+            "images": "images",
+            "align": ["rows.json"],
+            "instruct": ["rows.json"],
+            "held_out": ["rows.json"],
+        },
         "train": {"lora": {"rank": 4, "alpha": 8}, "align": stage, "instruct": stage},
         "merge": {"dtype": "float32", "samples": 4},
         "evaluate": {"max_new_tokens": 4},

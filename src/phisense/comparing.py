@@ -1,10 +1,14 @@
-"""`phisense compare`: a recipe beside variants of it, each walked from features to held-out accuracy by the same verbs.
+"""`phisense compare`: run a recipe and variants of it through the pipeline, from image features to
+held-out accuracy.
 
-comparisons/<recipe>/comparison.json    a row for each variant and number of tokens it serves
-                     comparison.png     accuracy over tokens a picture, with 95 % intervals
-features/ runs/ models/                 what the verbs wrote, as <recipe>-<number of the variant>
+comparisons/<recipe>/comparison.json    one row per variant and number of image tokens it supports
+                     comparison.png     accuracy against image tokens, with 95 % intervals
+                     <variant>-<tokens>/ the evaluation report of each row
+features/ runs/ models/                 outputs of the pipeline steps; a variant is named
+                                        <recipe>-<digest of its settings>
 
-A variant whose model is there already, made by the same recipe, is not trained again.
+Existing outputs of the same recipe are reused and interrupted steps are resumed. Outputs of another
+recipe are rejected before anything is written.
 """
 
 from __future__ import annotations
@@ -12,100 +16,323 @@ from __future__ import annotations
 import hashlib
 import io
 import shlex
-from collections.abc import Callable, Sequence
+from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
 
 import orjson
-import yaml
 
-from . import artefact, console
-from .errors import UsageError
-from .recipe import Recipe, load_recipe
+from . import artifacts, safe_parsing, safe_replace
+from .errors import ArtifactError, PhisenseError, UsageError
+from .parts import fingerprint, split_revision
+from .pipeline.evaluate import EvaluationReport
+from .pipeline.evaluate import evaluate as run_evaluate
+from .pipeline.features import encode_features
+from .pipeline.merge import merge as run_merge
+from .pipeline.progress import Finished, OnEvent, Section, ignore
+from .pipeline.results import CompareResult, MergeResult, TrainResult, VariantResult
+from .pipeline.train import train as run_train
+from .recipe import Recipe, load_recipe, with_current_keys
+from .training.run_folder import is_resumable
 
-Verb = Callable[..., Any]
-AS_IT_IS = "as it is"
+BASELINE = "as it is"
 
 
-def compare(source: str, changes: Sequence[str], tries: Sequence[str], *, limit: int | None, device: str, verb: Verb) -> dict[str, Any]:
-    """Walks the recipe and each of `tries`, `key=value` changes with spaces between. Raises UsageError if there is nothing to judge by."""
-    variants = {AS_IT_IS: tuple(changes), **{one: (*changes, *shlex.split(one)) for one in tries}}
-    recipes = {label: load_recipe(source, its) for label, its in variants.items()}  # all are read before any is trained
-    first = recipes[AS_IT_IS]
+def compare(
+    source: str,
+    changes: Sequence[str],
+    trials: Sequence[str],
+    *,
+    limit: int | None = None,
+    device: str = "auto",
+    on_event: OnEvent = ignore,
+) -> CompareResult:
+    """Train and evaluate the recipe `source` with `changes`, and one variant for each of `trials`.
+
+    Each trial is a string of further `key=value` changes separated by spaces. `limit` is the number
+    of held-out questions to evaluate.
+
+    Raises UsageError if the recipe has no held-out questions. Errors of a variant that could not be
+    trained are raised before anything is written.
+    """
+    variants = {
+        BASELINE: tuple(changes),
+        **{one: (*changes, *_split_changes(one)) for one in trials},
+    }
+    # all recipes are read before any is trained, so that an invalid one fails early
+    recipes = {label: load_recipe(source, its) for label, its in variants.items()}
+    first = recipes[BASELINE]
     if not first.data.held_out:
-        raise UsageError("there is nothing to compare by", got="no held-out question", do="Set data.held_out in the recipe")
-    rows: list[dict[str, Any]] = []
-    for number, (label, recipe) in enumerate(recipes.items()):
-        console.out.rule(f"{number + 1} of {len(recipes)}: {label}", align="left")
-        name = f"{first.name}-{number}" if number else first.name
-        its = (*variants[label], f"name={name}", f"features.folder={_store(recipe)}")
-        rows += _walk(source, its, label, limit, device, verb)
+        raise UsageError(
+            "there is nothing to compare by",
+            got="no held-out question",
+            do="Set data.held_out in the recipe",
+        )
+    walks = {
+        label: (
+            *variants[label],
+            f"name={_name(first, recipe)}",
+            f"features.folder={_store(recipe)}",
+        )
+        for label, recipe in recipes.items()
+    }
+    for its in walks.values():
+        check_unclaimed(load_recipe(source, its))
+    _preflight({label: load_recipe(source, its) for label, its in walks.items()})
+    # every variant is encoded before any is trained, so an unreadable image fails within minutes
+    for its in walks.values():
+        if not is_complete(load_recipe(source, its).run, "run"):
+            encoded = encode_features(load_recipe(source, its), device=device, on_event=on_event)
+            on_event(Finished(encoded))
     folder = first.root / "comparisons" / first.name
-    folder.mkdir(parents=True, exist_ok=True)
-    artefact.write_bytes(folder / "comparison.json", orjson.dumps(rows, option=orjson.OPT_INDENT_2))
-    artefact.write_bytes(folder / "comparison.png", plot(rows))
-    return {"rows": rows, "comparison": str(folder / "comparison.json"), "plot": str(folder / "comparison.png")}
+    rows: list[VariantResult] = []
+    for number, (label, its) in enumerate(walks.items(), 1):
+        on_event(Section(f"{number} of {len(walks)}: {label}"))
+        rows += _variant(load_recipe(source, its), label, folder, limit, device, on_event)
+    table, picture = _files(folder, rows)
+    if not table.exists():
+        artifacts.write_bytes(table, _json(rows))
+        artifacts.write_bytes(picture, plot_accuracy(rows))
+    return CompareResult(rows=tuple(rows), comparison=str(table), plot=str(picture))
+
+
+def _preflight(recipes: dict[str, Recipe]) -> None:
+    """Check that every variant can be trained, merged and evaluated, and name the one that cannot.
+
+    Steps that are already complete are not checked again. Variants whose data renders to the same
+    tokens are read once.
+    """
+    from .training.preflight import RowCounts, check_probes, check_variant
+
+    known: RowCounts = {}
+    for label, recipe in recipes.items():
+        try:
+            if not is_complete(recipe.run, "run"):
+                check_variant(recipe, cache=known)
+            elif not is_complete(recipe.model, "model folder"):
+                check_probes(recipe)
+        except PhisenseError as error:
+            raise type(error)(f"{label}: {error}") from error
+
+
+def _json(rows: Sequence[VariantResult]) -> bytes:
+    return orjson.dumps([row.to_dict() for row in rows], option=orjson.OPT_INDENT_2)
+
+
+def _files(folder: Path, rows: Sequence[VariantResult]) -> tuple[Path, Path]:
+    """Paths of the table and its plot: existing files with the same rows, else new ones. An earlier
+    table with other rows is kept.
+    """
+    for table in sorted(folder.glob("comparison*.json")):
+        if table.read_bytes() == _json(rows) and table.with_suffix(".png").is_file():
+            return table, table.with_suffix(".png")
+    table = safe_replace.unused_path(folder / "comparison.json")
+    return table, table.with_suffix(".png")
+
+
+def _name(first: Recipe, recipe: Recipe) -> str:
+    """The unchanged recipe keeps its name; a variant's name contains a digest of its settings, so
+    that two variants never share an output folder.
+    """
+    if recipe == first:
+        return first.name
+    asked = orjson.dumps(recipe.model_dump(mode="json", exclude={"root"}))
+    return f"{first.name}-{hashlib.sha256(asked).hexdigest()[:8]}"
 
 
 def _store(recipe: Recipe) -> Path:
-    """Variants that see alike share their features."""
+    """Feature store folder, shared by variants with the same vision settings and feature dtype."""
     made_by = orjson.dumps([recipe.vision.model_dump(mode="json"), recipe.features.dtype])
     return Path("features") / f"{recipe.name}-{hashlib.sha256(made_by).hexdigest()[:8]}"
 
 
-def _walk(source: str, changes: Sequence[str], label: str, limit: int | None, device: str, verb: Verb) -> list[dict[str, Any]]:
-    recipe = load_recipe(source, tuple(changes))
-    sets = [word for change in changes for word in ("--set", change)]
-    if not _made(recipe):
-        verb("features", source, *sets, "--device", device)
-        verb("train", source, *sets, "--device", device)
-        verb("merge", recipe.run, "--device", device)
-    trained = orjson.loads((recipe.run / "train.json").read_bytes())
-    asked: list[object] = [word for file in recipe.data.held_out for word in ("--data", recipe.path(file))]
-    asked += [word for folder in recipe.image_folders for word in ("--images", folder)]
-    asked += ["--image", "real", "--device", device, *(["--limit", limit] if limit else [])]
+def _variant(
+    recipe: Recipe,
+    label: str,
+    folder: Path,
+    limit: int | None,
+    device: str,
+    on_event: OnEvent,
+) -> list[VariantResult]:
+    """One row for each number of image tokens that the variant supports."""
+    trained = ensure_trained(recipe, device, on_event)
+    ensure_merged(recipe, device, on_event)
     rows = []
-    for tokens in _served(recipe.model):
-        out = recipe.root / "comparisons" / load_recipe(source).name / f"{recipe.name}-{tokens}"
-        accuracy = verb("evaluate", recipe.model, *asked, "--picture-tokens", tokens, "--out", out)["real"]["figures"]["accuracy"]
-        rows.append({
-            "variant": label, "tokens": tokens, "accuracy": accuracy, "trainable": trained["trainable"],
-            "train_seconds": round(trained["seconds"], 1), "model": str(recipe.model),
-        })  # fmt: skip
+    for tokens in _image_token_counts(recipe.model):
+        report = ensure_evaluated(
+            recipe.model,
+            [recipe.path(file) for file in recipe.data.held_out],
+            recipe.image_folders,
+            out=folder / f"{recipe.name}-{tokens}{f'-of-{limit}' if limit else ''}",
+            conditions=("real",),
+            limit=limit,
+            picture_tokens=tokens,
+            device=device,
+            on_event=on_event,
+        )
+        rows.append(
+            VariantResult(
+                variant=label,
+                tokens=tokens,
+                accuracy=report.real.accuracy,
+                trainable=trained.trainable,
+                train_seconds=round(trained.seconds, 1),
+                model=str(recipe.model),
+            )
+        )
     return rows
 
 
-def _made(recipe: Recipe) -> bool:
-    """Whether the variant's model is whole, and its run was of this very recipe."""
-    if not all((folder / artefact.MANIFEST).is_file() for folder in (recipe.run, recipe.model)):
-        return False
-    ran: Any = yaml.safe_load((recipe.run / "recipe.yaml").read_text(encoding="utf-8"))
-    return bool(ran == recipe.model_dump(mode="json"))
+def _split_changes(changes: str) -> list[str]:
+    try:
+        return shlex.split(changes)
+    except ValueError as error:
+        raise UsageError(
+            "--try takes changes with spaces between", got=f"{changes!r}, {error}"
+        ) from error
 
 
-def _served(model: Path) -> list[int]:
-    """The numbers of tokens a picture may take."""
-    from transformers import AutoConfig
-
-    from .model.projectors import NESTED, picture_slots
-
-    config = AutoConfig.from_pretrained(model, trust_remote_code=False)
-    return [picture_slots(config, side) for side in getattr(config, NESTED, [1])]
+def is_complete(folder: Path, kind: str) -> bool:
+    found = safe_replace.inspect_target(folder, kind)
+    return found is not None and found.of_kind and found.finished
 
 
-def plot(rows: Sequence[dict[str, Any]]) -> bytes:
-    """A PNG: one mark for each row, and a line through those of one variant."""
+def check_unclaimed(recipe: Recipe) -> None:
+    """Raise UsageError if the recipe's run or model folder exists and belongs to another recipe, or
+    is something else.
+    """
+    do = "Take another name with --set name=..., or move it away"
+    run, model = (
+        safe_replace.inspect_target(recipe.run, "run"),
+        safe_replace.inspect_target(recipe.model, "model folder"),
+    )
+    if run is not None and not run.empty and (not run.of_kind or not _is_same_recipe(recipe)):
+        raise UsageError(
+            f"{recipe.run} would be overwritten",
+            got=f"{run.what} of another recipe" if run.of_kind else run.what,
+            do=do,
+        )
+    if (
+        model is not None
+        and not model.empty
+        and not (is_complete(recipe.run, "run") and model.of_kind)
+    ):
+        raise UsageError(
+            f"{recipe.model} would be overwritten", got=f"{model.what} of another run", do=do
+        )
+
+
+def ensure_trained(recipe: Recipe, device: str, on_event: OnEvent) -> TrainResult:
+    """Return the recipe's run if it is complete; else resume or start training."""
+    if is_complete(recipe.run, "run"):
+        return TrainResult.load(recipe.run)
+    begun = safe_replace.inspect_target(recipe.run, "run") is not None
+    resume = begun and is_resumable(recipe.run)
+    trained = run_train(
+        recipe, resume=resume, overwrite=begun and not resume, device=device, on_event=on_event
+    )
+    on_event(Finished(trained))
+    return trained
+
+
+def ensure_merged(recipe: Recipe, device: str, on_event: OnEvent) -> MergeResult:
+    """Return the recipe's merged model; merge it if that was not done yet."""
+    if is_complete(recipe.model, "model folder"):
+        return MergeResult.load(recipe.model)
+    merged = run_merge(recipe.run, device=device, on_event=on_event)
+    on_event(Finished(merged))
+    return merged
+
+
+def ensure_evaluated(
+    model: Path,
+    data: Sequence[Path],
+    images: Sequence[Path],
+    *,
+    out: Path,
+    conditions: Sequence[str],
+    on_event: OnEvent,
+    device: str = "auto",
+    limit: int | None = None,
+    picture_tokens: int | None = None,
+) -> EvaluationReport:
+    """Return the report in `out` if it is of this model and `data`, else evaluate. Raises
+    UsageError if `out` is a report of another model or of other questions.
+    """
+    if not is_complete(out, "report"):
+        report = run_evaluate(
+            model,
+            data=data,
+            images=images,
+            conditions=conditions,
+            out=out,
+            device=device,
+            limit=limit,
+            picture_tokens=picture_tokens,
+            on_event=on_event,
+        )
+        on_event(Finished(report))
+        return report
+    report = EvaluationReport.load(out)
+    about = report.about
+    if about.fingerprint != fingerprint(model) or [one.sha256 for one in about.data] != [
+        artifacts.file_sha256(one) for one in data
+    ]:
+        raise UsageError(
+            f"{out} is there already",
+            got="a report of another model or of other questions",
+            do="Move it away",
+        )
+    return report
+
+
+def _is_same_recipe(recipe: Recipe) -> bool:
+    """Whether the existing run was made with exactly this recipe."""
+    path = recipe.run / "recipe.yaml"
+    ran: Any = safe_parsing.read_yaml(path, ArtifactError) if path.is_file() else None
+    return bool(_settings(with_current_keys(ran)) == _settings(recipe.model_dump(mode="json")))
+
+
+def _settings(value: Any) -> Any:
+    """Recipe settings for comparison: without `root`, and hub ids without the commits that a run
+    pins.
+    """
+    if isinstance(value, dict):
+        return {key: _settings(value) for key, value in value.items() if key != "root"}
+    if isinstance(value, list):
+        return [_settings(value) for value in value]
+    return split_revision(value)[0] if isinstance(value, str) else value
+
+
+def _image_token_counts(model: Path) -> list[int]:
+    """The numbers of image tokens that the model supports."""
+    from .model.folder import open_model_config
+    from .model.projectors import NESTED_KEY, count_image_tokens
+
+    config = open_model_config(model)
+    return [count_image_tokens(config, side) for side in getattr(config, NESTED_KEY, [1])]
+
+
+def plot_accuracy(rows: Sequence[VariantResult]) -> bytes:
+    """PNG plot: one point for each row, one line for each variant."""
     from matplotlib.figure import Figure
 
     figure = Figure(figsize=(7, 4.2), layout="constrained")
     axes = figure.subplots()
-    for label in dict.fromkeys(row["variant"] for row in rows):
-        its = sorted((row for row in rows if row["variant"] == label), key=lambda row: row["tokens"])
-        values = [row["accuracy"]["value"] for row in its]
-        below = [row["accuracy"]["value"] - row["accuracy"]["low"] for row in its]
-        above = [row["accuracy"]["high"] - row["accuracy"]["value"] for row in its]
-        name = f"{label}, {its[0]['train_seconds']:.0f} s of training"
-        axes.errorbar([row["tokens"] for row in its], values, yerr=[below, above], marker="o", capsize=3, label=name)
+    for label in dict.fromkeys(row.variant for row in rows):
+        its = sorted((row for row in rows if row.variant == label), key=lambda row: row.tokens)
+        values = [row.accuracy.value for row in its]
+        below = [row.accuracy.value - row.accuracy.low for row in its]
+        above = [row.accuracy.high - row.accuracy.value for row in its]
+        name = f"{label}, {its[0].train_seconds:.0f} s of training"
+        axes.errorbar(
+            [row.tokens for row in its],
+            values,
+            yerr=[below, above],
+            marker="o",
+            capsize=3,
+            label=name,
+        )
     axes.set_xscale("log", base=2)
     axes.set(xlabel="tokens a picture", ylabel="accuracy on held-out questions, 95 % interval")
     axes.grid(alpha=0.25)

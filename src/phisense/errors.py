@@ -1,34 +1,44 @@
 """Every error that a user can cause, as one tree.
 
-    PhisenseError                 exit code 1: the request was understood and could not be carried out
+    PhisenseError                 exit code 1: the request was valid but could not be carried out
     ├── UsageError                exit code 2: the request itself is wrong
     │   └── RecipeError           unknown key, wrong type, value out of range
-    ├── DataError                 a row, a picture or a sound that cannot be used
-    │   ├── ConversationError     a sample: its slots, roles, or supervised tokens
-    │   ├── PictureError          unreadable, too large, not a picture
+    ├── DataError                 a row, an image or a sound that cannot be used
+    │   ├── ConversationError     a sample: its image tokens, roles, or supervised tokens
+    │   ├── ImageError            unreadable, too large, not an image
     │   └── SoundError            unreadable, too long, silent
     ├── PartError                 a pretrained part is missing or of the wrong kind
-    ├── ArtefactError             something on disk is missing, unfinished, damaged, or made by another encoder or recipe
-    ├── TrainingError             a training run that must not start or go on (wrong LoRA match, loss not finite)
-    │   └── TerminatedError       exit code 143: SIGTERM came, a checkpoint was written
-    ├── MergeError                a merge that lost what was learned
-    ├── DemoError                 a demo whose figures are not what it promises
-    ├── ExportError               an export that does not say what its model says
-    └── ChatError                 an empty question, a conversation longer than the model's window
+    ├── ArtifactError             an artifact on disk is missing, unfinished, damaged, or made by
+    │                             another encoder or recipe
+    ├── TrainingError             a training run that must not start or continue (wrong LoRA match,
+    │   │                         loss not finite)
+    │   └── TerminatedError       exit code 143: SIGTERM was received, a checkpoint was written
+    ├── MergeError                a merge that does not reproduce the trained model
+    ├── DemoError                 a demo whose scores miss what it promises
+    ├── ExportError               an exported file that does not agree with its model
+    └── ChatError                 an empty question, a conversation longer than the context window
 
-A message says what is wrong, what was found, what was wanted and what to do next. The command line prints it without a
-traceback; `--debug` shows one.
+A message says what is wrong, what was found, what was expected and what to do next. The command
+line prints it without a traceback; `--debug` shows one.
 """
 
 from __future__ import annotations
 
+import re
+
+#: Lone surrogates, which cannot be encoded, and control characters except line breaks and tabs:
+#: file names and text from data may contain them.
+_UNFIT = re.compile("[\x00-\x08\x0b-\x1f\x7f-\x9f\ud800-\udfff]")
+
 
 class PhisenseError(Exception):
-    """Base class. `exit_code` is what the command line exits with."""
+    """Base class. `exit_code` is the exit code of the command line."""
 
     exit_code = 1
 
-    def __init__(self, what: str, *, got: object = None, wanted: object = None, do: str | None = None) -> None:
+    def __init__(
+        self, what: str, *, got: object = None, wanted: object = None, do: str | None = None
+    ) -> None:
         sentence = what.rstrip(".")
         if got is not None:
             sentence += f"; got {got}"
@@ -36,60 +46,67 @@ class PhisenseError(Exception):
             sentence += f"; wanted {wanted}"
         if do:
             sentence = f"{sentence}. {do.rstrip('.')}"
-        super().__init__(sentence if sentence.endswith("?") else f"{sentence}.")
+        sentence = sentence if sentence.endswith("?") else f"{sentence}."
+        super().__init__(_UNFIT.sub(lambda found: ascii(found.group())[1:-1], sentence))
 
 
 class UsageError(PhisenseError):
+    """The request itself is wrong; exit code 2."""
+
     exit_code = 2
 
 
 class RecipeError(UsageError):
-    pass
+    """A recipe with an unknown key, a wrong type or a value out of range."""
 
 
 class DataError(PhisenseError):
-    pass
+    """A row, an image or a sound that cannot be used."""
 
 
 class ConversationError(DataError):
-    pass
+    """A sample that cannot be used: its image tokens, roles or supervised tokens."""
 
 
-class PictureError(DataError):
-    pass
+class ImageError(DataError):
+    """An image that is unreadable or too large, or a file that is not an image."""
 
 
 class SoundError(DataError):
-    pass
+    """A sound that is unreadable, too long or silent."""
 
 
 class PartError(PhisenseError):
-    pass
+    """A pretrained part that is missing or of the wrong kind."""
 
 
-class ArtefactError(PhisenseError):
-    pass
+class ArtifactError(PhisenseError):
+    """An artifact on disk that is missing, unfinished, damaged, or made by another encoder or
+    recipe.
+    """
 
 
 class TrainingError(PhisenseError):
-    pass
+    """A training run that must not start or continue."""
 
 
 class TerminatedError(TrainingError):
+    """A training run that ended on SIGTERM after writing a checkpoint; exit code 143."""
+
     exit_code = 143
 
 
 class MergeError(PhisenseError):
-    pass
+    """A merged model that does not reproduce the trained one."""
 
 
 class DemoError(PhisenseError):
-    pass
+    """A demo whose scores miss what it promises."""
 
 
 class ExportError(PhisenseError):
-    pass
+    """An exported file that does not agree with its model."""
 
 
 class ChatError(PhisenseError):
-    pass
+    """An empty question, a conversation longer than the context window, or a server that fails."""

@@ -1,66 +1,156 @@
-"""95 % intervals of figures, by the bootstrap (Efron, 1979): units drawn anew with replacement, percentiles of what comes of it.
+"""95 % confidence intervals by the percentile bootstrap (Efron, 1979): units are resampled with
+replacement.
 
-It stands below training and evaluation, so that both mean the same by an interval and by enough questions for one.
+It is below training and evaluation in the layers, so that both use the same interval and the same
+minimum number of questions.
 """
 
 from __future__ import annotations
 
 import math
-from collections.abc import Sequence
-from typing import Any
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
+from typing import cast
 
 import numpy as np
 from numpy.typing import NDArray
 
+from .errors import ArtifactError
+
 Array = NDArray[np.float64]
 
-DRAWS = 2000
-ENOUGH = 20  # units; of fewer no interval can be trusted
-_AT_ONCE = 10_000_000  # numbers in memory
+RESAMPLES = 2000
+MIN_UNITS = 20  # units; with fewer no interval can be trusted
+_MAX_NUMBERS_IN_MEMORY = 10_000_000  # numbers in memory at a time
 
 
-def drawn_together(tallies: Sequence[Array], seed: int, draws: int = DRAWS) -> list[Array]:
-    """Tallies `(U, S)` of the same units, each -> `(1 + draws, S)`: its sums as they are, then those of each draw.
+@dataclass(frozen=True, slots=True)
+class Interval:
+    """A metric with its 95 % interval. NaN stands for an undefined value, such as the precision of
+    answers that never say yes; JSON has null there.
+    """
 
-    All are of the same draws, so that differences are paired: unit by unit, whatever is hard for all falls out. Units that count alike in
-    everything are drawn as one, by how many there are: the same chances, and of 200,000 units often a few hundred are left.
+    value: float
+    low: float
+    high: float
+
+    def to_dict(self) -> dict[str, float | None]:
+        """`{"value", "low", "high"}`, as stored in `scores.json`."""
+        return {name: _or_null(getattr(self, name)) for name in _KEYS}
+
+    @classmethod
+    def from_dict(cls, document: object, source: str = "the file") -> Interval:
+        """Parse the JSON of `to_dict`. Raises ArtifactError, naming `source`, for anything else."""
+        return cls(*_numbers(document, source))
+
+
+@dataclass(frozen=True, slots=True)
+class PairedDifference(Interval):
+    """A difference of two metrics over the same units. `above_zero`: the whole interval is above
+    zero.
+    """
+
+    above_zero: bool
+
+    def to_dict(self) -> dict[str, float | None]:
+        """`{"value", "low", "high", "above_zero"}`."""
+        return {**Interval.to_dict(self), "above_zero": self.above_zero}
+
+    @classmethod
+    def from_dict(cls, document: object, source: str = "the file") -> PairedDifference:
+        """Parse the JSON of `to_dict`. Raises ArtifactError, naming `source`, for anything else."""
+        value, low, high = _numbers(document, source)
+        return cls(value, low, high, low > 0)
+
+
+_KEYS = ("value", "low", "high")
+
+
+def _or_null(number: float) -> float | None:
+    return None if math.isnan(number) else number
+
+
+def _numbers(document: object, source: str) -> tuple[float, float, float]:
+    """Value, low and high of a JSON object."""
+    found = document if isinstance(document, Mapping) else {}
+    if any(key not in found or not _is_number(found[key]) for key in _KEYS):
+        raise ArtifactError(
+            f"{source} has no interval where one is expected",
+            got=f"{document!r}"[:80],
+            wanted=f"numbers under {', '.join(_KEYS)}",
+            do="Evaluate again",
+        )
+    numbers = (cast("float | None", found[key]) for key in _KEYS)
+    value, low, high = (math.nan if number is None else float(number) for number in numbers)
+    return value, low, high
+
+
+def _is_number(value: object) -> bool:
+    """True for null, too, which JSON has in place of NaN."""
+    return value is None or (isinstance(value, int | float) and not isinstance(value, bool))
+
+
+def paired_bootstrap(
+    tallies: Sequence[Array], seed: int, resamples: int = RESAMPLES
+) -> list[Array]:
+    """Tallies `(U, S)` over the same U units, each -> `(1 + resamples, S)`: the sums over the
+    sample, then over each resample.
+
+    All tallies share the resamples, so differences are paired: what makes a unit hard in all of
+    them cancels out. Units with equal rows in every tally are drawn together, by their number (a
+    multinomial), which has the same distribution: of 200,000 units often only a few hundred
+    distinct ones remain.
     """
     units = len(tallies[0])
     patterns, alike = np.unique(np.concatenate(tallies, axis=1), axis=0, return_counts=True)
     random = np.random.default_rng(seed)
     sums = [alike.astype(np.float64)[None] @ patterns]
-    step = max(1, _AT_ONCE // len(patterns))
-    for start in range(0, draws, step):
-        times = random.multinomial(units, alike / units, size=min(step, draws - start))
+    step = max(1, _MAX_NUMBERS_IN_MEMORY // len(patterns))
+    for start in range(0, resamples, step):
+        times = random.multinomial(units, alike / units, size=min(step, resamples - start))
         sums.append(times.astype(np.float64) @ patterns)
-    return np.split(np.concatenate(sums), np.cumsum([tally.shape[1] for tally in tallies])[:-1], axis=1)
+    return np.split(
+        np.concatenate(sums), np.cumsum([tally.shape[1] for tally in tallies])[:-1], axis=1
+    )
 
 
-def with_intervals(values: dict[str, Array], units: int) -> dict[str, dict[str, float]]:
-    """Figures `(1 + draws,)` of so many units -> each with the middle 95 % of its draws."""
-    return {name: _widened(interval(drawn), units) for name, drawn in values.items()}
+def confidence_intervals(values: dict[str, Array], units: int) -> dict[str, Interval]:
+    """Metrics `(1 + resamples,)` over `units` units -> each with its 95 % percentile interval."""
+    return {
+        name: _wilson_if_degenerate(percentile_interval(drawn), units)
+        for name, drawn in values.items()
+    }
 
 
-def _widened(found: dict[str, float], units: int) -> dict[str, float]:
-    """Where all units agree, drawing anew shows no spread, though with few of them there is: a share of none or all has Wilson's."""
-    if found["low"] == found["high"] and found["value"] in (0.0, 1.0):
-        found["low"], found["high"] = wilson(found["value"] * units, units)
+def _wilson_if_degenerate(found: Interval, units: int) -> Interval:
+    """If all units agree, resampling shows no spread, although with few units there is uncertainty:
+    a share of 0 or 1 gets Wilson's interval.
+    """
+    if found.low == found.high and found.value in (0.0, 1.0):
+        return Interval(found.value, *wilson_interval(found.value * units, units))
     return found
 
 
-def interval(drawn: Array) -> dict[str, float]:
+def percentile_interval(drawn: Array) -> Interval:
+    """A metric `(1 + resamples,)`, its value first -> the value with the middle 95 % of its
+    resamples.
+    """
     low, high = np.nanpercentile(drawn[1:], [2.5, 97.5])
-    return {"value": float(drawn[0]), "low": float(low), "high": float(high)}
+    return Interval(float(drawn[0]), float(low), float(high))
 
 
-def above(ours: Array, theirs: Array) -> dict[str, Any]:
-    """The paired difference of one figure under two conditions, and whether its whole interval is above zero."""
-    found = interval(ours - theirs)
-    return {**found, "above_zero": found["low"] > 0}
+def paired_difference(ours: Array, theirs: Array) -> PairedDifference:
+    """The paired difference of one metric under two conditions, and whether the whole interval is
+    above zero.
+    """
+    found = percentile_interval(ours - theirs)
+    return PairedDifference(found.value, found.low, found.high, found.low > 0)
 
 
-def wilson(right: float, n: int, z: float = 1.959964) -> tuple[float, float]:
-    """The 95 % score interval of a share (Wilson, 1927): also of few, and of none or all, where drawing anew shows no spread."""
+def wilson_interval(right: float, n: int, z: float = 1.959964) -> tuple[float, float]:
+    """The 95 % score interval of a proportion (Wilson, 1927): valid for small n and for proportions
+    of 0 and 1, where the bootstrap shows no spread.
+    """
     if n == 0:
         return 0.0, 1.0
     share = right / n

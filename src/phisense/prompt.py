@@ -1,11 +1,14 @@
-"""The only place that knows Phi-3's chat template: messages -> token ids, labels, and the slots where pictures go.
+r"""Phi-3's chat template, in this module only: messages -> token ids, labels, and positions of
+image tokens.
 
-    <|user|> \\n <image>...<image> \\n What is this? <|end|> \\n <|assistant|> \\n A cat. <|end|> \\n <|endoftext|>
-     -100    -100 per picture token      -100                    -100          supervised        -100
+    <|user|> \n <image>...<image> \n What is this? <|end|> \n <|assistant|> \n A cat. <|end|>
+    \n <|endoftext|>
+     -100    -100 per image token        -100                    -100          supervised
+             -100
 
-A conversation is tokenised piece by piece, one piece a message, and each piece carries its own labels. Nothing is ever
-found again by searching in text or by tokenising twice. Phi-3's tags swallow the white space to their right, so the line
-breaks of the template are not tokens.
+A conversation is tokenized message by message, and each message carries its own labels. Labels are
+never recovered by searching in text or by tokenizing twice. Phi-3's tags strip the whitespace to
+their right, so the line breaks of the template are not tokens.
 """
 
 from __future__ import annotations
@@ -21,42 +24,59 @@ from .errors import ConversationError, PartError
 if TYPE_CHECKING:
     from transformers import PreTrainedTokenizerFast
 
-IGNORED = -100
+IGNORE_INDEX = -100
 _TAGS = {"system": "<|system|>", "user": "<|user|>", "assistant": "<|assistant|>"}
 END = "<|end|>"
 END_OF_TEXT = "<|endoftext|>"
 
-#: In the order of Phi-3's vocabulary, for tokenizers built from scratch; the last ones are free for later use.
-CONTROL_TOKENS = (
-    *(END_OF_TEXT, _TAGS["assistant"], "<|placeholder1|>", "<|placeholder2|>", "<|placeholder3|>", "<|placeholder4|>"),
+#: In the order of Phi-3's vocabulary, for tokenizers built from scratch; the last ones are
+#: reserved.
+SPECIAL_TOKENS = (
+    *(
+        END_OF_TEXT,
+        _TAGS["assistant"],
+        "<|placeholder1|>",
+        "<|placeholder2|>",
+        "<|placeholder3|>",
+        "<|placeholder4|>",
+    ),
     *(_TAGS["system"], END, "<|placeholder5|>", "<|placeholder6|>", _TAGS["user"]),
 )
 
-#: For model folders, so that `apply_chat_template` of plain transformers renders what this module renders. A part of type
-#: "image" is written at the head of its message, followed by a line break, as in the training data.
-REMEMBERED = 4096  # messages
+#: The template of model folders: `apply_chat_template` of plain transformers renders what this
+#: module renders. A content part of type "image" is written at the start of its message, followed
+#: by a line break, as in the training data.
+CACHED_MESSAGES = 4096  # messages
 CHAT_TEMPLATE = (
     "{%- for message in messages -%}"
     + "".join(
-        f"{{%- {'if' if role == 'system' else 'elif'} message['role'] == '{role}' -%}}{{{{- '{tag}\\n' -}}}}" for role, tag in _TAGS.items()
+        f"{{%- {'if' if role == 'system' else 'elif'} message['role'] == '{role}' -%}}{{{{-"
+        f" '{tag}\\n' -}}}}"
+        for role, tag in _TAGS.items()
     )
-    + "{%- else -%}{{- raise_exception('roles are system, user and assistant; got ' ~ message['role']) -}}{%- endif -%}"
+    + "{%- else -%}{{- raise_exception('roles are system, user and assistant; got ' ~"
+    " message['role']) -}}{%- endif -%}"
     + "{%- if message['content'] is string -%}{{- message['content'] -}}{%- else -%}"
-    + f"{{%- for part in message['content'] if part['type'] == 'image' -%}}{{{{- '{IMAGE}\\n' -}}}}{{%- endfor -%}}"
-    + "{%- for part in message['content'] if part['type'] == 'text' -%}{{- part['text'] -}}{%- endfor -%}"
+    + f"{{%- for part in message['content'] if part['type'] == 'image' -%}}{{{{- '{IMAGE}\\n'"
+    " -}}{%- endfor -%}"
+    + "{%- for part in message['content'] if part['type'] == 'text' -%}{{- part['text'] -}}{%-"
+    " endfor -%}"
     + "{%- endif -%}"
     + f"{{{{- '{END}\\n' -}}}}{{%- endfor -%}}"
-    + f"{{%- if add_generation_prompt -%}}{{{{- '{_TAGS['assistant']}\\n' -}}}}{{%- else -%}}{{{{- '{END_OF_TEXT}' -}}}}{{%- endif -%}}"
+    + f"{{%- if add_generation_prompt -%}}{{{{- '{_TAGS['assistant']}\\n' -}}}}{{%- else -%}}{{{{-"
+    f" '{END_OF_TEXT}' -}}}}{{%- endif -%}}"
 )
 
 
-#: The same for llama.cpp, whose tokenizer does not drop the line breaks behind tags: here there are none. A picture is a marker in the
-#: text (`<__media__>`), with a line break behind it. `LEAD` is what the tokenizer itself puts before a word that follows a tag.
+#: The same for llama.cpp, whose tokenizer does not strip the line breaks after tags: here there are
+#: none. An image is a marker in the text (`<__media__>`), followed by a line break. `LEAD` is
+#: replaced by the prefix that the tokenizer itself adds to a word after a tag.
 LEAD = "LEAD"
 LLAMA_CPP_TEMPLATE = (
     "{%- for message in messages -%}"
     + "{%- if message['content'] is string -%}{%- set said = message['content'] -%}"
-    + "{%- else -%}{%- set said = message['content'] | map(attribute='text') | join('\\n') -%}{%- endif -%}"
+    + "{%- else -%}{%- set said = message['content'] | map(attribute='text') | join('\\n') -%}{%-"
+    " endif -%}"
     + "{{- '<|' ~ message['role'] ~ '|>' -}}{%- if not said.startswith('<__') -%}{{- '"
     + LEAD
     + "' -}}{%- endif -%}"
@@ -64,24 +84,30 @@ LLAMA_CPP_TEMPLATE = (
     + "{%- endfor -%}"
     + f"{{%- if add_generation_prompt -%}}{{{{- '{_TAGS['assistant']}' -}}}}{{%- endif -%}}"
 )
-#: And for Ollama, in Go's template language.
-OLLAMA_TEMPLATE = f"{{{{- range .Messages }}}}<|{{{{ .Role }}}}|>{LEAD}{{{{ .Content }}}}{END}{{{{- end }}}}{_TAGS['assistant']}"
+#: The same for Ollama, in Go's template language.
+OLLAMA_TEMPLATE = (
+    f"{{{{- range .Messages }}}}<|{{{{ .Role }}}}|>{LEAD}{{{{ .Content }}}}{END}{{{{- end"
+    f" }}}}{_TAGS['assistant']}"
+)
 
 
 @dataclass(frozen=True, slots=True)
 class Rendered:
-    """`ids` and `labels` are of one length T; label -100 where a token is not supervised."""
+    """`ids` and `labels` have the same length T; the label of an unsupervised token is -100."""
 
     ids: list[int]
     labels: list[int]
 
     @property
     def supervised(self) -> int:
-        return sum(label != IGNORED for label in self.labels)
+        """Number of supervised tokens."""
+        return sum(label != IGNORE_INDEX for label in self.labels)
 
 
 class Prompt:
-    """Renders messages with one tokenizer. `slots[i]` is how many positions the i-th picture takes."""
+    """Renders messages with one tokenizer. `image_tokens[i]` is the number of tokens of the i-th
+    image.
+    """
 
     def __init__(self, tokenizer: PreTrainedTokenizerFast) -> None:
         self.tokenizer = tokenizer
@@ -89,103 +115,150 @@ class Prompt:
         self.end_id = _id(tokenizer, END)
         self.end_of_text_id = _id(tokenizer, END_OF_TEXT)
         self._tag_ids = {role: _id(tokenizer, tag) for role, tag in _TAGS.items()}
-        self._known: dict[Message, list[int]] = {}  # a chat's turns are tokenised again with each question, and short answers recur
-        self._controls = [token.content for token in tokenizer.added_tokens_decoder.values()]
+        # each chat request tokenizes all earlier turns again, and short answers recur
+        self._cache: dict[Message, list[int]] = {}
+        self._special_tokens = [token.content for token in tokenizer.added_tokens_decoder.values()]
 
     @property
     def stop_ids(self) -> list[int]:
-        """Generation stops on any of these: `<|end|>`, `<|assistant|>`, `<|endoftext|>`."""
+        """The stop tokens of generation: `<|end|>`, `<|assistant|>`, `<|endoftext|>`."""
         return [self.end_id, self._tag_ids["assistant"], self.end_of_text_id]
 
-    def render(self, messages: Sequence[Message], slots: Sequence[int], *, sample: str = "conversation") -> Rendered:
-        """For training: every assistant message and its `<|end|>` is supervised.
+    def render_conversation(
+        self,
+        messages: Sequence[Message],
+        image_tokens: Sequence[int],
+        *,
+        sample: str = "conversation",
+    ) -> Rendered:
+        """Render for training: every `supervised` assistant message, and its `<|end|>`, has labels.
 
-        Raises ConversationError, naming `sample`, if the slots do not match the pictures or nothing would be supervised.
+        Raises ConversationError, naming `sample`, if the number of `<image>` tokens and of images
+        differ or nothing would be supervised.
         """
         ids: list[int] = []
         labels: list[int] = []
         for message in messages:
-            piece = self._piece(message)
+            piece = self._tokenize_message(message)
             ids += piece
-            labels += [IGNORED, *piece[1:]] if message.role == "assistant" else [IGNORED] * len(piece)
+            labels += (
+                [IGNORE_INDEX, *piece[1:]]
+                if message.role == "assistant" and message.supervised
+                else [IGNORE_INDEX] * len(piece)
+            )
         ids.append(self.end_of_text_id)
-        labels.append(IGNORED)
-        rendered = self._with_slots(ids, labels, slots, sample)
+        labels.append(IGNORE_INDEX)
+        rendered = self._expand_image_tokens(ids, labels, image_tokens, sample)
         if rendered.supervised == 0:
             raise ConversationError(
                 f"{sample} has no supervised token",
-                got="no answer of the assistant",
+                got="no answer of the assistant that is supervised",
                 wanted="at least one",
                 do="Give it an answer or drop it",
             )
         return rendered
 
-    def fit(self, conversation: Conversation, slots: int, length: int) -> tuple[Rendered, int]:
-        """As `render`, in at most `length` tokens: exchanges too many leave whole, from the end; also how many did.
+    def render_truncated(
+        self, conversation: Conversation, image_tokens: int, length: int
+    ) -> tuple[Rendered, int]:
+        """As `render_conversation`, in at most `length` tokens: whole exchanges are dropped from
+        the end; also returns how many.
 
-        Raises ConversationError if not even the first exchange fits. A picture, of `slots` positions, is never cut through.
+        Raises ConversationError if not even the first exchange fits. An image, of `image_tokens`
+        tokens, is never truncated.
         """
         messages = list(conversation.messages)
         called = f"conversation {conversation.id}"
         left_out = 0
-        rendered = self.render(messages, [slots] * len(conversation.images), sample=called)
+        rendered = self.render_conversation(
+            messages, [image_tokens] * len(conversation.images), sample=called
+        )
         while len(rendered.ids) > length:
             last_question = max((i for i, m in enumerate(messages) if m.role == "user"), default=0)
             fewer = messages[:last_question]
-            if not any(m.role == "assistant" for m in fewer) or any(IMAGE in m.text for m in messages[last_question:]):
+            if not any(m.role == "assistant" and m.supervised for m in fewer) or any(
+                IMAGE in m.text for m in messages[last_question:]
+            ):
                 raise ConversationError(
                     f"{called} is too long",
                     got=f"{len(rendered.ids)} tokens in its first exchange",
                     wanted=f"at most {length}",
-                    do="Raise train.<stage>.length or shorten it",
+                    do="Raise train.<stage>.max_length or shorten it",
                 )
             messages = fewer
             left_out += 1
-            rendered = self.render(messages, [slots] * len(conversation.images), sample=called)
+            rendered = self.render_conversation(
+                messages, [image_tokens] * len(conversation.images), sample=called
+            )
         return rendered, left_out
 
-    def ask(self, messages: Sequence[Message], slots: Sequence[int]) -> list[int]:
-        """For generation: the ids up to where the assistant's next message begins. Control tokens in user text are defused."""
-        safe = [Message(m.role, self.defuse(m.text, keep_slots=True)) for m in messages]
-        ids = [token for message in safe for token in self._piece(message)]
+    def render_for_completion(
+        self, messages: Sequence[Message], image_tokens: Sequence[int]
+    ) -> list[int]:
+        """Render for generation: the ids up to the start of the assistant's next message. Special
+        tokens in text are escaped.
+        """
+        safe = [
+            Message(m.role, self.escape_special_tokens(m.text, keep_image_tokens=True))
+            for m in messages
+        ]
+        ids = [token for message in safe for token in self._tokenize_message(message)]
         ids.append(self._tag_ids["assistant"])
-        return self._with_slots(ids, [IGNORED] * len(ids), slots, "the conversation").ids
+        return self._expand_image_tokens(
+            ids, [IGNORE_INDEX] * len(ids), image_tokens, "the conversation"
+        ).ids
 
-    def defuse(self, text: str, *, keep_slots: bool = False) -> str:
-        """`text` with every control token broken by a space, so that nobody can forge a turn or a picture by typing one."""
-        return break_tokens(text, [token for token in self._controls if not (keep_slots and token == IMAGE)])
+    def escape_special_tokens(self, text: str, *, keep_image_tokens: bool = False) -> str:
+        """`text` with every special token broken by a space, so that a user cannot forge a turn or
+        an image by typing one.
+        """
+        return escape_special_tokens(
+            text,
+            [token for token in self._special_tokens if not (keep_image_tokens and token == IMAGE)],
+        )
 
-    def until_stop(self, ids: Sequence[int]) -> list[int]:
-        """`ids` up to the first stop token."""
+    def truncate_at_stop(self, ids: Sequence[int]) -> list[int]:
+        """`ids` before the first stop token."""
         stop = set(self.stop_ids)
         return list(itertools.takewhile(lambda token: token not in stop, ids))
 
     def decode(self, ids: Sequence[int]) -> str:
+        """Token ids -> text, without special tokens and surrounding whitespace."""
         return str(self.tokenizer.decode(ids, skip_special_tokens=True)).strip()
 
-    def _piece(self, message: Message) -> list[int]:
-        known = self._known.get(message)
+    def _tokenize_message(self, message: Message) -> list[int]:
+        known = self._cache.get(message)
         if known is None:
-            known = self.tokenizer(f"{_TAGS[message.role]}\n{message.text.strip()}{END}", add_special_tokens=False)["input_ids"]
-            assert [known[0], known[-1]] == [self._tag_ids[message.role], self.end_id], "a tag was not tokenised as one token"
-            if len(self._known) < REMEMBERED:
-                self._known[message] = known
+            known = self.tokenizer(
+                f"{_TAGS[message.role]}\n{message.text.strip()}{END}", add_special_tokens=False
+            )["input_ids"]
+            if [*known[:1], *known[-1:]] != [self._tag_ids[message.role], self.end_id]:
+                raise PartError(
+                    "the language part's tokenizer does not keep Phi-3's chat tags whole",
+                    got=f"{_TAGS[message.role]}...{END} as {known[:3]}...{known[-3:]}",
+                    wanted=f"{self._tag_ids[message.role]} first and {self.end_id} last",
+                    do="Use a Phi-3 or Phi-3.5 model as it was published",
+                )
+            if len(self._cache) < CACHED_MESSAGES:
+                self._cache[message] = known
         return known
 
-    def _with_slots(self, ids: list[int], labels: list[int], slots: Sequence[int], sample: str) -> Rendered:
+    def _expand_image_tokens(
+        self, ids: list[int], labels: list[int], image_tokens: Sequence[int], sample: str
+    ) -> Rendered:
         found = ids.count(self.image_id)
-        if found != len(slots):
+        if found != len(image_tokens):
             raise ConversationError(
                 f"{sample} does not have one {IMAGE} for each of its pictures",
-                got=f"{found} {IMAGE} and {len(slots)} pictures",
+                got=f"{found} {IMAGE} and {len(image_tokens)} pictures",
                 wanted="as many of one as of the other",
                 do=f"Write {IMAGE} into a question once for each picture",
             )
-        if not slots:
+        if not image_tokens:
             return Rendered(ids, labels)
         wide_ids: list[int] = []
         wide_labels: list[int] = []
-        pictures = iter(slots)
+        pictures = iter(image_tokens)
         for token, label in zip(ids, labels, strict=True):
             times = next(pictures) if token == self.image_id else 1
             wide_ids += [token] * times
@@ -193,40 +266,48 @@ class Prompt:
         return Rendered(wide_ids, wide_labels)
 
 
-def break_tokens(text: str, tokens: Iterable[str]) -> str:
-    """`text` with a space behind the first character of each of `tokens` in it."""
+def escape_special_tokens(text: str, tokens: Iterable[str]) -> str:
+    """`text` with a space inserted after the first character of each occurrence of `tokens`."""
     for token in tokens:
         if token in text:
             text = text.replace(token, f"{token[0]} {token[1:]}")
     return text
 
 
-def missing_tags(tokenizer: PreTrainedTokenizerFast) -> list[str]:
-    """Those of Phi-3's chat tags that the tokenizer does not know."""
+def missing_chat_tokens(tokenizer: PreTrainedTokenizerFast) -> list[str]:
+    """The Phi-3 chat tags that are missing from the tokenizer's vocabulary."""
     known = tokenizer.get_vocab()
     return [tag for tag in (*_TAGS.values(), END, END_OF_TEXT) if tag not in known]
 
 
-def prepare_tokenizer(tokenizer: PreTrainedTokenizerFast, rows: int) -> int:
-    """Puts `<image>` into the first free of the vocabulary's `rows`, sets the stop token and the chat template; returns its id.
+def prepare_tokenizer(tokenizer: PreTrainedTokenizerFast, vocab_size: int) -> int:
+    """Add `<image>` as the first free id below `vocab_size`, set the stop token and the chat
+    template; returns the id.
 
-    Phi-3.5 has 32,064 rows for 32,011 tokens, so `<image>` becomes 32011 and no matrix has to grow. Raises PartError if the
-    tokenizer lacks Phi-3's tags or the vocabulary has no free row.
+    Phi-3.5 has 32,064 embedding rows for 32,011 tokens, so `<image>` becomes 32011 and no matrix
+    has to grow. Raises PartError if the tokenizer lacks Phi-3's tags or the vocabulary has no free
+    row.
     """
     from transformers import AddedToken
 
     known = tokenizer.get_vocab()
-    missing = missing_tags(tokenizer)
+    missing = missing_chat_tokens(tokenizer)
     if missing:
         raise PartError(
-            "the language part's tokenizer lacks Phi-3's chat tags", got=f"no {', '.join(missing)}", do="Use a Phi-3 or Phi-3.5 model"
+            "the language part's tokenizer lacks Phi-3's chat tags",
+            got=f"no {', '.join(missing)}",
+            do="Use a Phi-3 or Phi-3.5 model",
         )
     if IMAGE not in known:
-        if len(tokenizer) >= rows:
+        if len(tokenizer) >= vocab_size:
             raise PartError(
-                f"the vocabulary has no free row for {IMAGE}", got=f"{len(tokenizer)} tokens in {rows} rows", wanted="one row more"
+                f"the vocabulary has no free row for {IMAGE}",
+                got=f"{len(tokenizer)} tokens in {vocab_size} rows",
+                wanted="one row more",
             )
-        tokenizer.add_tokens([AddedToken(IMAGE, special=True, normalized=False)], special_tokens=True)
+        tokenizer.add_tokens(
+            [AddedToken(IMAGE, special=True, normalized=False)], special_tokens=True
+        )
     tokenizer.eos_token = END
     tokenizer.pad_token = END_OF_TEXT
     tokenizer.padding_side = "left"
@@ -238,5 +319,8 @@ def prepare_tokenizer(tokenizer: PreTrainedTokenizerFast, rows: int) -> int:
 def _id(tokenizer: Any, token: str) -> int:
     found = tokenizer.get_vocab().get(token)
     if found is None:
-        raise PartError(f"the tokenizer has no token {token}", do="Load it through phisense.prompt.prepare_tokenizer")
+        raise PartError(
+            f"the tokenizer has no token {token}",
+            do="Load it through phisense.prompt.prepare_tokenizer",
+        )
     return int(found)

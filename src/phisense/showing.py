@@ -1,4 +1,6 @@
-"""`phisense show`: a conversation as the model reads it, token by token, supervised ones in colour."""
+"""`phisense show`: a conversation as the model reads it, token by token, supervised tokens in
+color.
+"""
 
 from __future__ import annotations
 
@@ -10,17 +12,20 @@ from typing import Any
 
 from rich.text import Text
 
+from .console import escape_controls
 from .conversations import Conversation
-from .conversations.read import read_rows, usable
+from .conversations.read import read_rows, require_conversation
 from .errors import ConversationError
-from .parts import open_auto, resolve_part
-from .prompt import IGNORED, Prompt, Rendered, prepare_tokenizer
+from .parts import load_auto, resolve_part
+from .prompt import IGNORE_INDEX, Prompt, Rendered, prepare_tokenizer
 from .recipe import Recipe
 
 
 @dataclass(frozen=True)
-class Row:
-    """`tokens` and `supervised` have one entry a token; the slots of a picture are folded into one token `<image>xN`."""
+class RenderedRow:
+    """`tokens` and `supervised` have one entry per token; the tokens of an image are folded into
+    one entry `<image>xN`.
+    """
 
     id: str
     images: tuple[str, ...]
@@ -29,40 +34,64 @@ class Row:
     supervised: list[bool]
 
     def as_dict(self) -> dict[str, Any]:
+        """The JSON object of a rendered row: its token ids and labels."""
         counts = {"tokens": len(self.rendered.ids), "supervised": self.rendered.supervised}
-        return {"id": self.id, "images": list(self.images), **counts, "ids": self.rendered.ids, "labels": self.rendered.labels}
+        return {
+            "id": self.id,
+            "images": list(self.images),
+            **counts,
+            "ids": self.rendered.ids,
+            "labels": self.rendered.labels,
+        }
 
     def as_text(self) -> Text:
+        """The row for a terminal: supervised tokens on green, others dim."""
         text = Text()
         counts = f"{len(self.rendered.ids)} tokens, {self.rendered.supervised} supervised"
-        text.append(f"{self.id}  {', '.join(self.images) or 'no picture'}  {counts}\n", style="bold")
+        head = escape_controls(
+            f"{self.id}  {', '.join(self.images) or 'no picture'}  {counts}", lines=False
+        )
+        text.append(f"{head}\n", style="bold")
         for token, taught in zip(self.tokens, self.supervised, strict=True):
-            text.append(token, style="black on green" if taught else "dim")
+            text.append(escape_controls(token), style="black on green" if taught else "dim")
         text.append("\n")
         return text
 
 
-def rendered_rows(data: Path, recipe: Recipe, count: int) -> list[Row]:
-    """The first `count` conversations, rendered by the recipe's tokenizer with its number of slots a picture."""
-    prompt, slots = _prompt_of(recipe)
+def render_rows(data: Path, recipe: Recipe, count: int) -> list[RenderedRow]:
+    """The first `count` conversations, rendered with the recipe's tokenizer and number of image
+    tokens.
+    """
+    prompt, image_tokens = _prompt_of(recipe)
     rows = []
-    for conversation in (usable(row, data) for row in islice(read_rows(data), count)):
-        rendered = prompt.render(conversation.messages, [slots] * len(conversation.images), sample=f"conversation {conversation.id}")
-        tokens, supervised = _fold(prompt, rendered)
-        rows.append(Row(conversation.id, conversation.images, rendered, tokens, supervised))
+    for conversation in (require_conversation(row, data) for row in islice(read_rows(data), count)):
+        rendered = prompt.render_conversation(
+            conversation.messages,
+            [image_tokens] * len(conversation.images),
+            sample=f"conversation {conversation.id}",
+        )
+        tokens, supervised = _fold_image_tokens(prompt, rendered)
+        rows.append(RenderedRow(conversation.id, conversation.images, rendered, tokens, supervised))
     return rows
 
 
-def length_faults(recipe: Recipe) -> Callable[[Conversation], list[tuple[str, str]]]:
-    """For the check: what the recipe's shortest length does to a conversation, in the classes of `conversations.defects`."""
-    prompt, slots = _prompt_of(recipe)
-    length = min(stage.length for stage in recipe.train.stages.values())
+def length_checker(recipe: Recipe) -> Callable[[Conversation], list[tuple[str, str]]]:
+    """For `check`: the faults of a conversation that exceeds the recipe's smallest `max_length`,
+    with codes of `conversations.defects`.
+    """
+    prompt, image_tokens = _prompt_of(recipe)
+    length = min(stage.max_length for stage in recipe.train.stages.values())
 
     def faults(conversation: Conversation) -> list[tuple[str, str]]:
         try:
-            _, left_out = prompt.fit(conversation, slots, length)
+            _, left_out = prompt.render_truncated(conversation, image_tokens, length)
         except ConversationError as error:
-            return [("too-long", str(error).split(". ")[0].replace(f"conversation {conversation.id} ", ""))]
+            return [
+                (
+                    "too-long",
+                    str(error).split(". ")[0].replace(f"conversation {conversation.id} ", ""),
+                )
+            ]
         if left_out:
             return [("shortened", f"has {left_out} exchanges more than {length} tokens hold")]
         return []
@@ -71,20 +100,23 @@ def length_faults(recipe: Recipe) -> Callable[[Conversation], list[tuple[str, st
 
 
 def _prompt_of(recipe: Recipe) -> tuple[Prompt, int]:
-    """The recipe's tokenizer as a prompt, and its slots a picture."""
+    """The recipe's prompt, and its number of tokens per image."""
     from transformers import AutoConfig, AutoTokenizer
 
-    from .vision.encoders import patches, vision_config
+    from .vision.encoders import num_patches, vision_config
 
     folder = resolve_part(recipe.language.part)
-    tokenizer = open_auto(AutoTokenizer, folder)
-    prepare_tokenizer(tokenizer, open_auto(AutoConfig, folder).get_text_config().vocab_size)
-    slots = patches(vision_config(resolve_part(recipe.vision.part), recipe.vision.encoder)) // recipe.projector.pool**2
-    return Prompt(tokenizer), slots
+    tokenizer = load_auto(AutoTokenizer, folder)
+    prepare_tokenizer(tokenizer, load_auto(AutoConfig, folder).get_text_config().vocab_size)
+    image_tokens = (
+        num_patches(vision_config(resolve_part(recipe.vision.part), recipe.vision.encoder))
+        // recipe.projector.pool**2
+    )
+    return Prompt(tokenizer), image_tokens
 
 
-def _fold(prompt: Prompt, rendered: Rendered) -> tuple[list[str], list[bool]]:
-    """Each token's text; a run of picture slots becomes one entry."""
+def _fold_image_tokens(prompt: Prompt, rendered: Rendered) -> tuple[list[str], list[bool]]:
+    """The text of each token; a run of image tokens becomes one entry."""
     tokens: list[str] = []
     supervised: list[bool] = []
     run = 0
@@ -94,11 +126,13 @@ def _fold(prompt: Prompt, rendered: Rendered) -> tuple[list[str], list[bool]]:
             continue
         name = f"<image>x{run}" if run else str(prompt.tokenizer.convert_ids_to_tokens(token))
         tokens.append(_readable(name))
-        supervised.append(label != IGNORED)
+        supervised.append(label != IGNORE_INDEX)
     return tokens, supervised
 
 
 def _readable(token: str) -> str:
-    """SentencePiece's and byte-level BPE's marks for a space and a line break as themselves."""
+    """Replace the markers of SentencePiece and byte-level BPE for space and line break by the
+    characters.
+    """
     plain = token.replace("▁", " ").replace("Ġ", " ").replace("<0x0A>", "\n").replace("Ċ", "\n")
     return f"{plain}\n" if plain in ("<|end|>", "<|endoftext|>") else plain

@@ -12,11 +12,13 @@ import pytest
 def url(model: Path, world: Path) -> Iterator[str]:
     from phisense.app import build, find_examples, launch
     from phisense.chat.torch_engine import TorchEngine
-    from phisense.practice.spoken import FOLDER
+    from phisense.practice.spoken import RECORDINGS_FOLDER
     from phisense.speech import Transcriber
 
     examples = find_examples(world / "data" / "heldout.jsonl", world / "data" / "images")
-    page = build(TorchEngine.open(model, "cpu"), Transcriber(FOLDER.parent / "speech"), examples)
-    _, address, _ = launch(page, port=0, block=False, allowed=[example.picture for example in examples])
+    page = build(
+        TorchEngine.open(model, "cpu"), Transcriber(RECORDINGS_FOLDER.parent / "speech"), examples
+    )
+    _, address, _ = launch(page, port=0, block=False)
     yield address
     page.close()

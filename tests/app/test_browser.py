@@ -15,8 +15,13 @@ from phisense.conversations import read_questions
 from phisense.practice.spoken import spoken_questions
 
 playwright = pytest.importorskip("playwright.sync_api", reason="playwright is not installed")
-CHROMIUM = shutil.which("chromium") or shutil.which("chromium-browser") or shutil.which("google-chrome")
-pytestmark = [pytest.mark.browser, pytest.mark.skipif(CHROMIUM is None, reason="no Chromium here: apt install chromium")]
+CHROMIUM = (
+    shutil.which("chromium") or shutil.which("chromium-browser") or shutil.which("google-chrome")
+)
+pytestmark = [
+    pytest.mark.browser,
+    pytest.mark.skipif(CHROMIUM is None, reason="no Chromium here: apt install chromium"),
+]
 SHOTS = os.environ.get("PHISENSE_SCREENSHOTS")
 FLAGS = [
     "--no-sandbox",
@@ -30,9 +35,13 @@ FLAGS = [
 SLOW = 60_000  # ms
 
 
-def open_page(sync: Any, url: str, *, width: int = 1280, flags: tuple[str, ...] = ()) -> tuple[Any, Any]:
+def open_page(
+    sync: Any, url: str, *, width: int = 1280, flags: tuple[str, ...] = ()
+) -> tuple[Any, Any]:
     browser = sync.chromium.launch(executable_path=CHROMIUM, args=[*FLAGS, *flags])
-    context = browser.new_context(viewport={"width": width, "height": 900}, permissions=["microphone"] if flags else [])
+    context = browser.new_context(
+        viewport={"width": width, "height": 900}, permissions=["microphone"] if flags else []
+    )
     page = context.new_page()
     page.set_default_timeout(SLOW)
     page.goto(url)
@@ -52,7 +61,12 @@ def sync() -> Iterator[Any]:
 
 
 def answers(page: Any) -> list[str]:
-    return [text.strip() for text in page.locator("#conversation .bot .message, #conversation .bot.message").all_inner_texts()]
+    return [
+        text.strip()
+        for text in page.locator(
+            "#conversation .bot .message, #conversation .bot.message"
+        ).all_inner_texts()
+    ]
 
 
 def wait_for_answer(page: Any, count: int = 1) -> str:
@@ -76,25 +90,34 @@ def upload(page: Any, picture: Path) -> None:
     page.wait_for_timeout(500)
 
 
-def test_picture_question_second_turn_and_clear(sync: Any, url: str, world: Path, model: Path, verb: Any) -> None:
+def test_picture_question_second_turn_and_clear(
+    sync: Any, url: str, world: Path, model: Path, verb: Any
+) -> None:
     picture = world / "data" / "images" / "heldout-00004.jpg"
     browser, page = open_page(sync, url)
     upload(page, picture)
     page.locator("#question textarea").fill("Describe the picture.")
     page.keyboard.press("Enter")
-    assert wait_for_answer(page) == verb("ask", model, "--image", picture, "-q", "Describe the picture.")["answer"]
+    assert (
+        wait_for_answer(page)
+        == verb("ask", model, "--image", picture, "-q", "Describe the picture.")["answer"]
+    )
     page.locator("#question textarea").fill("How many things are there?")
     page.locator("#send").click()
     assert wait_for_answer(page, 2).rstrip(".").isdigit()
     shot(page, "text")
     page.locator("#clear").click()
-    page.wait_for_function("document.querySelectorAll('#conversation [data-testid=bot]').length === 0")
+    page.wait_for_function(
+        "document.querySelectorAll('#conversation [data-testid=bot]').length === 0"
+    )
     browser.close()
 
 
 def test_an_example_and_its_ready_question(sync: Any, url: str) -> None:
     browser, page = open_page(sync, url)
-    page.locator("#examples button.thumbnail-item, #examples .thumbnail-lg, #examples .grid-container button").first.click()
+    page.locator(
+        "#examples button.thumbnail-item, #examples .thumbnail-lg, #examples .grid-container button"
+    ).first.click()
     page.locator("#picture img").first.wait_for()
     page.locator("#ready button, #ready td, #ready .gallery-item").first.click()
     assert wait_for_answer(page)
@@ -102,12 +125,18 @@ def test_an_example_and_its_ready_question(sync: Any, url: str) -> None:
     browser.close()
 
 
-def test_a_spoken_question_through_a_fake_microphone(sync: Any, url: str, world: Path, model: Path, verb: Any, tmp_path: Path) -> None:
+def test_a_spoken_question_through_a_fake_microphone(
+    sync: Any, url: str, world: Path, model: Path, verb: Any, tmp_path: Path
+) -> None:
     """A held-out voice, a held-out scene it can be asked about, and the right answer."""
     question, recording = spoken_pair(world, model, verb)
     flags = microphone(recording.path, tmp_path / "question.wav")
     browser, page = open_page(sync, url, flags=flags)
-    for _ in range(3):  # Chromium plays the file when its microphone opens, and a busy machine may begin to record after that
+    for _ in range(
+        3
+        # Chromium plays the file when its microphone opens, and a busy machine may begin to record
+        # after that
+    ):
         upload(page, world / "data" / "images" / str(question.image))
         page.get_by_role("tab", name="Voice").click()
         heard = record(page)
@@ -124,7 +153,11 @@ def test_a_spoken_question_through_a_fake_microphone(sync: Any, url: str, world:
 def microphone(recording: Path, wav: Path) -> tuple[str, ...]:
     """Chromium's flags for a microphone that plays a recording."""
     to_wav(recording, wav)
-    return ("--use-fake-ui-for-media-stream", "--use-fake-device-for-media-stream", f"--use-file-for-fake-audio-capture={wav}%noloop")
+    return (
+        "--use-fake-ui-for-media-stream",
+        "--use-fake-device-for-media-stream",
+        f"--use-file-for-fake-audio-capture={wav}%noloop",
+    )
 
 
 def bare(text: str) -> str:
@@ -141,12 +174,21 @@ def record(page: Any) -> str:
 
 
 def spoken_pair(world: Path, model: Path, verb: Any) -> tuple[Any, Any]:
-    """A recorded question, and a scene about which the model answers it rightly when it is typed."""
+    """A recorded question, and a scene about which the model answers it rightly when it is
+    typed.
+    """
     recordings = {r.text: r for r in spoken_questions() if r.heldout}
     for question in read_questions(world / "data" / "spoken.jsonl"):
         if question.text not in recordings or question.kind not in ("colour", "shape"):
             continue
-        typed = verb("ask", model, "--image", world / "data" / "images" / str(question.image), "-q", question.text)
+        typed = verb(
+            "ask",
+            model,
+            "--image",
+            world / "data" / "images" / str(question.image),
+            "-q",
+            question.text,
+        )
         if typed["answer"] == question.answers[0]:
             return question, recordings[question.text]
     raise AssertionError("no spoken question is answered rightly even when typed")
@@ -155,9 +197,9 @@ def spoken_pair(world: Path, model: Path, verb: Any) -> tuple[Any, Any]:
 def to_wav(source: Path, target: Path) -> None:
     import wave
 
-    from phisense.speech import read_sound
+    from phisense.speech import read_audio
 
-    sound = (read_sound(source) * 32767).astype("int16")
+    sound = (read_audio(source) * 32767).astype("int16")
     with wave.open(str(target), "wb") as file:
         file.setnchannels(1)
         file.setsampwidth(2)
@@ -183,7 +225,9 @@ def test_another_try_an_edit_and_undo(sync: Any, url: str, world: Path) -> None:
     assert "Is there a circle?" in page.locator("#conversation").inner_text()
     assert "Describe the picture." not in page.locator("#conversation").inner_text()
     page.get_by_label("Undo").last.click()
-    page.wait_for_function("document.querySelectorAll('#conversation [data-testid=bot]').length === 1")
+    page.wait_for_function(
+        "document.querySelectorAll('#conversation [data-testid=bot]').length === 1"
+    )
     assert page.locator("#question textarea").input_value() == "Is there a circle?"
     browser.close()
 
@@ -205,12 +249,15 @@ def test_another_picture_stop_reload_download_and_dark(sync: Any, url: str, worl
     browser, page = open_page(sync, url)
     for name in ("heldout-00004.jpg", "heldout-00005.jpg"):
         if page.locator("#picture img").count():
-            page.locator("#picture button[aria-label='Clear'], #picture button[aria-label='Remove Image']").first.click()
+            page.locator(
+                "#picture button[aria-label='Clear'], #picture button[aria-label='Remove Image']"
+            ).first.click()
         upload(page, world / "data" / "images" / name)
         page.locator("#question textarea").fill("Describe the picture.")
         page.keyboard.press("Enter")
         wait_for_answer(page)
-    assert page.locator("#conversation [data-testid=user]").count() == 1  # the new picture began anew
+    # the new picture began anew
+    assert page.locator("#conversation [data-testid=user]").count() == 1
     page.locator("#stop").click()
     with page.expect_download() as saved:
         page.locator("#download").click()
@@ -244,9 +291,13 @@ def test_two_people_at_once(sync: Any, url: str, world: Path) -> None:
     browser.close()
 
 
-def test_what_was_heard_can_be_changed_before_it_is_sent(sync: Any, url: str, tmp_path: Path) -> None:
+def test_what_was_heard_can_be_changed_before_it_is_sent(
+    sync: Any, url: str, tmp_path: Path
+) -> None:
     recording = next(r for r in spoken_questions() if r.heldout)
-    browser, page = open_page(sync, url, flags=microphone(recording.path, tmp_path / "question.wav"))
+    browser, page = open_page(
+        sync, url, flags=microphone(recording.path, tmp_path / "question.wav")
+    )
     page.get_by_role("tab", name="Voice").click()
     page.locator("#at-once input").uncheck()
     record(page)
@@ -259,11 +310,45 @@ def test_what_was_heard_can_be_changed_before_it_is_sent(sync: Any, url: str, tm
     browser.close()
 
 
+TYPED = (
+    "a<b and c>d",
+    "1. one\n2. two\n- x\n+ y\n# no heading\n> no quote",
+    "snake_case *stars* **bold** `code` ~~gone~~ &lt;b&gt; &amp; &copy;",
+    "<script>alert(1)</script> <img src=x onerror=1> <!-- c -->",
+    "x:\n    four spaces  and two\n\ntitle\n===\n\n| a | b |\n|---|---|\n```\ncode\n```",
+    "![p](http://e.v/a.png) [l](http://x.y) www.x.com a@b.com \\*not\\*",
+)
+
+
+def test_questions_are_shown_as_they_were_typed(sync: Any) -> None:
+    from phisense.app import build, launch
+
+    from ..chat.test_session import Echo
+
+    own = build(Echo())
+    _, url, _ = launch(own, port=0, block=False)
+    browser, page = open_page(sync, url)
+    for text in TYPED:
+        page.goto(url)
+        page.locator("#question textarea").fill(text)
+        page.locator("#send").click()
+        user = page.locator("#conversation [data-testid=user]").first
+        user.wait_for()
+        assert user.inner_text().replace("\xa0", " ").strip() == text
+        wait_for_answer(page)
+    page.get_by_label("Undo").last.click()
+    page.wait_for_function("document.querySelector('#question textarea').value.length > 0")
+    assert page.locator("#question textarea").input_value() == TYPED[-1]
+    shot(page, "typed")
+    browser.close()
+    own.close()
+
+
 def test_a_broken_picture_is_a_sentence_and_no_turn(sync: Any, url: str, tmp_path: Path) -> None:
     (tmp_path / "broken.png").write_bytes(b"\x89PNG\r\n\x1a\n and no more")
     browser, page = open_page(sync, url)
     page.locator("#picture input[type=file]").set_input_files(str(tmp_path / "broken.png"))
-    page.get_by_text("The upload is not a picture").first.wait_for()
+    page.get_by_text("The upload is no picture that can be read").first.wait_for()
     page.locator("#question textarea").fill("What is it?")
     page.keyboard.press("Enter")
     page.wait_for_timeout(2000)
@@ -284,4 +369,9 @@ def test_on_a_phone(sync: Any, url: str) -> None:
 
 def test_the_browser_is_what_it_says() -> None:
     assert CHROMIUM is not None
-    assert "hromi" in subprocess.run([CHROMIUM, "--version"], capture_output=True, text=True, check=True).stdout
+    assert (
+        "hromi"
+        in subprocess.run(
+            [CHROMIUM, "--version"], capture_output=True, text=True, check=True
+        ).stdout
+    )

@@ -1,4 +1,6 @@
-"""The engine that is elsewhere, against servers that answer, refuse, break off, talk nonsense, or say nothing; then against real ones."""
+"""The engine that is elsewhere, against servers that answer, refuse, break off, talk nonsense, or
+say nothing; then against real ones.
+"""
 
 from __future__ import annotations
 
@@ -17,13 +19,13 @@ from typing import Any
 import pytest
 from PIL import Image
 
-from phisense.chat import Sampling, Session
-from phisense.chat.exchange import Address
-from phisense.chat.remote_engine import KEY, RemoteEngine
+from phisense.chat import ChatSession, Sampling
+from phisense.chat.remote_engine import API_KEY_VARIABLE, RemoteEngine
+from phisense.chat.sse_client import ServerAddress
 from phisense.conversations import IMAGE, Message
 from phisense.errors import ChatError, ConversationError, PhisenseError, UsageError
-from phisense.prompt import CONTROL_TOKENS
-from phisense.vision.pictures import open_picture
+from phisense.prompt import SPECIAL_TOKENS
+from phisense.vision.image_io import open_image
 
 Answer = Callable[["Handler", dict[str, Any]], None]
 
@@ -51,10 +53,18 @@ class Handler(BaseHTTPRequestHandler):
 
     def say(self, *words: str, end: bool = True) -> None:
         for word in words:
-            self.wfile.write(b"data: " + json.dumps({"choices": [{"delta": {"content": word}, "finish_reason": None}]}).encode() + b"\n\n")
+            self.wfile.write(
+                b"data: "
+                + json.dumps(
+                    {"choices": [{"delta": {"content": word}, "finish_reason": None}]}
+                ).encode()
+                + b"\n\n"
+            )
             self.wfile.flush()
         if end:
-            self.wfile.write(b'data: {"choices": [{"delta": {}, "finish_reason": "stop"}]}\n\ndata: [DONE]\n\n')
+            self.wfile.write(
+                b'data: {"choices": [{"delta": {}, "finish_reason": "stop"}]}\n\ndata: [DONE]\n\n'
+            )
 
     def log_message(self, *_: Any) -> None:
         pass
@@ -70,7 +80,10 @@ class Stub(ThreadingHTTPServer):
         self.asked: list[dict[str, Any]] = []
         self.headers: list[dict[str, str]] = []
         self.left = threading.Event()
-        self.answer: Answer = lambda handler, asked: (handler.begin(), handler.say("A red", " circle."))  # type: ignore[assignment, return-value]
+        self.answer: Answer = lambda handler, asked: (  # type: ignore[assignment, return-value]
+            handler.begin(),
+            handler.say("A red", " circle."),
+        )
 
     @property
     def url(self) -> str:
@@ -86,36 +99,50 @@ def stub() -> Iterator[Stub]:
     server.server_close()
 
 
-def ask(engine: RemoteEngine, question: str = "What is it?", stop: threading.Event | None = None) -> Iterator[str]:
-    return Session(engine, Sampling(max_new_tokens=16)).ask(question, stop)
+def ask(
+    engine: RemoteEngine, question: str = "What is it?", stop: threading.Event | None = None
+) -> Iterator[str]:
+    return ChatSession(engine, Sampling(max_new_tokens=16)).ask(question, stop)
 
 
 def test_what_is_sent_and_what_comes_back(stub: Stub) -> None:
     engine = RemoteEngine.open(stub.url)
-    session = Session(engine, Sampling(max_new_tokens=16))
+    session = ChatSession(engine, Sampling(max_new_tokens=16))
     picture = Image.new("RGB", (6, 4), (10, 200, 30))
-    session.show(picture)
+    session.set_image(picture)
     assert list(session.ask("What is it?")) == ["A red", " circle."]
     assert "".join(session.ask("And now?")) == "A red circle."
     sent = stub.asked[-1]
-    assert (sent["model"], sent["max_tokens"], sent["temperature"], sent["stream"]) == ("practice", 16, 0.0, True)
+    assert (sent["model"], sent["max_tokens"], sent["temperature"], sent["stream"]) == (
+        "practice",
+        16,
+        0.0,
+        True,
+    )
     first, answer, second = sent["messages"]
     assert first["content"][1] == {"type": "text", "text": "What is it?"}
     url = first["content"][0]["image_url"]["url"]
     assert url.startswith("data:image/png;base64,")
-    assert Image.open(io.BytesIO(base64.b64decode(url.split(",")[1]))).tobytes() == picture.tobytes()
-    assert (answer, second) == ({"role": "assistant", "content": "A red circle."}, {"role": "user", "content": "And now?"})
+    assert (
+        Image.open(io.BytesIO(base64.b64decode(url.split(",")[1]))).tobytes() == picture.tobytes()
+    )
+    assert (answer, second) == (
+        {"role": "assistant", "content": "A red circle."},
+        {"role": "user", "content": "And now?"},
+    )
 
 
 def test_a_large_picture_travels_as_a_smaller_jpeg(stub: Stub) -> None:
-    url = RemoteEngine.open(stub.url).see(Image.new("RGB", (5000, 3000), (200, 30, 30)))
+    url = RemoteEngine.open(stub.url).encode_image(Image.new("RGB", (5000, 3000), (200, 30, 30)))
     assert url.startswith("data:image/jpeg;base64,")
     seen = Image.open(io.BytesIO(base64.b64decode(url.split(",")[1])))
     assert max(seen.size) == 2048
 
 
-def test_the_key_is_sent_and_never_shown(stub: Stub, monkeypatch: pytest.MonkeyPatch, caplog: pytest.LogCaptureFixture) -> None:
-    monkeypatch.setenv(KEY, "s3cret-key")
+def test_the_key_is_sent_and_never_shown(
+    stub: Stub, monkeypatch: pytest.MonkeyPatch, caplog: pytest.LogCaptureFixture
+) -> None:
+    monkeypatch.setenv(API_KEY_VARIABLE, "s3cret-key")
     engine = RemoteEngine.open(stub.url)
     assert "".join(ask(engine))
     assert [h["Authorization"] for h in stub.headers] == ["Bearer s3cret-key"] * 2
@@ -130,27 +157,37 @@ def test_the_window_and_the_count(stub: Stub, model: Path) -> None:
     messages = [Message("user", f"{IMAGE}\nWhat is it?")]
     estimated, exact = RemoteEngine.open(stub.url), RemoteEngine.open(stub.url, folder=model)
     assert (estimated.window, estimated.picture_tokens, estimated.name) == (2048, 576, "practice")
-    assert estimated.count(messages, ["x"]) == 576 + round(len(messages[0].text) / 3.5) + 4
+    assert estimated.count_tokens(messages, ["x"]) == 576 + round(len(messages[0].text) / 3.5) + 4
     assert (exact.window, exact.picture_tokens) == (1024, 64)
     from phisense.chat.torch_engine import TorchEngine
 
     torch_engine = TorchEngine.open(model, "cpu")
-    assert exact.count(messages, ["x"]) == len(torch_engine.built.prompt.ask(messages, [64]))
+    assert exact.count_tokens(messages, ["x"]) == len(
+        torch_engine.built.prompt.render_for_completion(messages, [64])
+    )
 
 
 def test_control_tokens_stay_text(stub: Stub, model: Path) -> None:
-    hostile = " ".join(("Hi", *CONTROL_TOKENS, IMAGE, "</s>"))
+    hostile = " ".join(("Hi", *SPECIAL_TOKENS, IMAGE, "</s>"))
     for engine in (RemoteEngine.open(stub.url), RemoteEngine.open(stub.url, folder=model)):
         list(ask(engine, hostile))
         sent = stub.asked[-1]["messages"][0]["content"]
         assert isinstance(sent, str)
-        assert not [token for token in (*CONTROL_TOKENS, IMAGE) if token in sent]
+        assert not [token for token in (*SPECIAL_TOKENS, IMAGE) if token in sent]
     # without the breaking they would be sent as they are: the control
-    engine.defuse = lambda text: text  # type: ignore[method-assign]
-    list(engine.stream([Message("user", CONTROL_TOKENS[0])], [], Sampling(4), threading.Event(), object()))
-    assert stub.asked[-1]["messages"][0]["content"] == CONTROL_TOKENS[0]
+    engine.escape_special_tokens = lambda text: text  # type: ignore[method-assign]
+    list(
+        engine.stream(
+            [Message("user", SPECIAL_TOKENS[0])], [], Sampling(4), threading.Event(), object()
+        )
+    )
+    assert stub.asked[-1]["messages"][0]["content"] == SPECIAL_TOKENS[0]
     with pytest.raises(ConversationError, match="one <image> for each picture; got 1; wanted 0"):
-        list(engine.stream([Message("user", f"{IMAGE} x")], [], Sampling(4), threading.Event(), object()))
+        list(
+            engine.stream(
+                [Message("user", f"{IMAGE} x")], [], Sampling(4), threading.Event(), object()
+            )
+        )
 
 
 @pytest.mark.parametrize(
@@ -164,7 +201,9 @@ def test_control_tokens_stay_text(stub: Stub, model: Path) -> None:
         (500, "server failed; got status 500"),
     ],
 )
-def test_each_refusal_is_a_sentence(stub: Stub, status: int, words: str, caplog: pytest.LogCaptureFixture) -> None:
+def test_each_refusal_is_a_sentence(
+    stub: Stub, status: int, words: str, caplog: pytest.LogCaptureFixture
+) -> None:
     def refuse(handler: Handler, asked: dict[str, Any]) -> None:
         handler.begin(status)
         handler.wfile.write(b"no model at /srv/secret/place on 10.1.2.3")
@@ -207,15 +246,16 @@ def test_each_malformed_answer_is_a_sentence(stub: Stub, data: bytes, words: str
 
 def test_comments_figures_and_empty_pieces_are_passed_over(stub: Stub) -> None:
     stub.answer = say(
-        b': ping\n\nevent: x\ndata: {"choices": [{"delta": {"role": "assistant", "content": null}}]}\n\n'
-        b'data: {"choices": [{"delta": {"content": "Yes."}, "finish_reason": "stop"}]}\r\n\r\ndata: {"choices": [], "usage": {}}\n\n'
+        b': ping\n\nevent: x\ndata: {"choices": [{"delta": {"role": "assistant", "content":'
+        b' null}}]}\n\ndata: {"choices": [{"delta": {"content": "Yes."}, "finish_reason":'
+        b' "stop"}]}\r\n\r\ndata: {"choices": [], "usage": {}}\n\n'
     )
     assert list(ask(RemoteEngine.open(stub.url))) == ["Yes."]
 
 
 def test_a_silent_server_is_given_up(stub: Stub) -> None:
     stub.answer = lambda handler, asked: (handler.begin(), time.sleep(3))  # type: ignore[assignment, return-value]
-    engine = RemoteEngine.open(stub.url, patience=0.4)
+    engine = RemoteEngine.open(stub.url, timeout=0.4)
     began = time.monotonic()
     with pytest.raises(ChatError, match="does not answer; got nothing for 0 seconds"):
         list(ask(engine))
@@ -231,7 +271,7 @@ def test_a_slow_server_is_heard_out(stub: Stub) -> None:
         handler.say()
 
     stub.answer = slowly
-    times = [(piece, time.monotonic()) for piece in ask(RemoteEngine.open(stub.url, patience=0.6))]
+    times = [(piece, time.monotonic()) for piece in ask(RemoteEngine.open(stub.url, timeout=0.6))]
     assert [piece for piece, _ in times] == ["One ", "two ", "three"]
     assert times[2][1] - times[0][1] > 0.4, "each piece came when it was said"
 
@@ -291,7 +331,9 @@ def test_a_server_that_went_away(stub: Stub) -> None:
 
 
 def test_which_model_is_asked(stub: Stub) -> None:
-    """Of several none is named unless the user does; a server that refuses the one it listed is asked for whatever it has."""
+    """Of several none is named unless the user does; a server that refuses the one it listed is
+    asked for whatever it has.
+    """
     stub.models = {"data": [{"id": "one"}, {"id": "two"}]}
     list(ask(RemoteEngine.open(stub.url)))
     assert "model" not in stub.asked[-1]
@@ -330,7 +372,9 @@ def test_no_server_punishes_repetition(stub: Stub) -> None:
 @pytest.mark.parametrize("models", [{"object": "list"}, [1], "text", {"data": [{"name": "x"}]}])
 def test_what_is_no_list_of_models(stub: Stub, models: Any) -> None:
     stub.models = models
-    with pytest.raises(ChatError, match="no OpenAI-compatible server at that address; got no list of models"):
+    with pytest.raises(
+        ChatError, match="no OpenAI-compatible server at that address; got no list of models"
+    ):
         RemoteEngine.open(stub.url)
     stub.status = 404
     with pytest.raises(ChatError, match="got status 404 for /v1/models"):
@@ -339,7 +383,17 @@ def test_what_is_no_list_of_models(stub: Stub, models: Any) -> None:
 
 @pytest.mark.parametrize(
     "url",
-    ["file:///etc/passwd", "ftp://x", "localhost:8000", "http://", "", "http://user:pw@x", "http://x/?a=1", "http://x:99999", "http://a b"],
+    [
+        "file:///etc/passwd",
+        "ftp://x",
+        "localhost:8000",
+        "http://",
+        "",
+        "http://user:pw@x",
+        "http://x/?a=1",
+        "http://x:99999",
+        "http://a b",
+    ],
 )
 def test_only_plain_addresses_of_servers(url: str) -> None:
     with pytest.raises(UsageError, match="address"):
@@ -347,9 +401,13 @@ def test_only_plain_addresses_of_servers(url: str) -> None:
 
 
 def test_addresses() -> None:
-    assert Address.parse("http://localhost:8000") == Address(False, "localhost", 8000, "/v1")
-    assert Address.parse("https://x.org/models/v1/") == Address(True, "x.org", None, "/models/v1")
-    assert Address.parse("http://[::1]:80/a").path == "/a/v1"
+    assert ServerAddress.parse("http://localhost:8000") == ServerAddress(
+        False, "localhost", 8000, "/v1"
+    )
+    assert ServerAddress.parse("https://x.org/models/v1/") == ServerAddress(
+        True, "x.org", None, "/models/v1"
+    )
+    assert ServerAddress.parse("http://[::1]:80/a").path == "/a/v1"
 
 
 def free_port() -> int:
@@ -360,11 +418,28 @@ def free_port() -> int:
         return int(held.getsockname()[1])
 
 
-def talk(folder: Path, engine: str, local: Path | None, said: Path, check: Callable[[RemoteEngine], None]) -> None:
-    """`check` against `phisense serve`, which ends with 143 when it is terminated, and its server with it."""
+def talk(
+    folder: Path, engine: str, local: Path | None, said: Path, check: Callable[[RemoteEngine], None]
+) -> None:
+    """`check` against `phisense serve`, which ends with 143 when it is terminated, and its server
+    with it.
+    """
     port = free_port()
-    words = [sys.executable, "-m", "phisense", "serve", str(folder), "--engine", engine, "--port", str(port)]
-    with said.open("w") as errors, subprocess.Popen(words, stdout=subprocess.PIPE, stderr=errors, text=True) as server:
+    words = [
+        sys.executable,
+        "-m",
+        "phisense",
+        "serve",
+        str(folder),
+        "--engine",
+        engine,
+        "--port",
+        str(port),
+    ]
+    with (
+        said.open("w") as errors,
+        subprocess.Popen(words, stdout=subprocess.PIPE, stderr=errors, text=True) as server,
+    ):
         try:
             assert server.stdout is not None
             assert f"http://127.0.0.1:{port}" in server.stdout.readline(), said.read_text()
@@ -381,28 +456,34 @@ DESCRIBE = "Describe the picture."
 
 @pytest.mark.slow
 @pytest.mark.parametrize("engine", ["transformers", "llama"])
-def test_real_servers_answer_as_their_library_does(engine: str, model: Path, world: Path, verb: Any, tmp_path: Path) -> None:
-    """Streamed, about two pictures; a stopped answer does not hold up the next. What is right of llama.cpp is what its own handler says of
-    the same files: its tower reads CLIP's class row as a patch, so it does not see just what torch sees."""
-    from phisense.chat.servers import _NEEDS
+def test_real_servers_answer_as_their_library_does(
+    engine: str, model: Path, world: Path, verb: Any, tmp_path: Path
+) -> None:
+    """Streamed, about two pictures; a stopped answer does not hold up the next. What is right of
+    llama.cpp is what its own handler says of the same files: its tower reads CLIP's class row as a
+    patch, so it does not see just what torch sees.
+    """
+    from phisense.chat.servers import _REQUIRED_PACKAGES
 
-    for needed in _NEEDS[engine]:
+    for needed in _REQUIRED_PACKAGES[engine]:
         pytest.importorskip(needed, reason=f"{engine} needs {needed}")
     pictures = [world / "data" / "images" / f"heldout-0000{number}.jpg" for number in (1, 3)]
     if engine == "llama":
-        pytest.importorskip("phisense.publish.exporting", reason="no phisense export")
+        pytest.importorskip("phisense.publish.export", reason="no phisense export")
         folder = tmp_path / "gguf"
         verb("export", model, "--to", "gguf", "--quant", "f16", "--out", folder)
         right = _handler_says(folder, pictures)
     else:
         folder = model
-        right = [verb("ask", model, "--image", picture, "-q", DESCRIBE)["answer"] for picture in pictures]
+        right = [
+            verb("ask", model, "--image", picture, "-q", DESCRIBE)["answer"] for picture in pictures
+        ]
     assert right[0] != right[1]
 
     def check(remote: RemoteEngine) -> None:
-        session = Session(remote, Sampling(64))
+        session = ChatSession(remote, Sampling(64))
         for picture, answer in zip(pictures, right, strict=True):
-            session.show(open_picture(picture))
+            session.set_image(open_image(picture))
             pieces = [piece for piece in session.ask(DESCRIBE) if piece]
             assert len(pieces) > 3, "streamed"
             assert "".join(pieces).strip() == answer
@@ -411,8 +492,10 @@ def test_real_servers_answer_as_their_library_does(engine: str, model: Path, wor
         next(some)
         stop.set()
         assert list(some) == []
-        session.show(None)
-        assert "".join(session.ask("Hello.")).strip() == verb("ask", model, "-q", "Hello.")["answer"]
+        session.set_image(None)
+        assert (
+            "".join(session.ask("Hello.")).strip() == verb("ask", model, "-q", "Hello.")["answer"]
+        )
 
     talk(folder, engine, model, tmp_path / "said.txt", check)
 
@@ -424,13 +507,26 @@ def _handler_says(folder: Path, pictures: list[Path]) -> list[str]:
     from phisense.chat.servers import text_and_mmproj
 
     text, seeing = text_and_mmproj(folder)
-    read = Llama(str(text), chat_handler=MTMDChatHandler(str(seeing), verbose=False), n_ctx=1024, verbose=False)
+    read = Llama(
+        str(text),
+        chat_handler=MTMDChatHandler(str(seeing), verbose=False),
+        n_ctx=1024,
+        verbose=False,
+    )
     said = []
     for picture in pictures:
         data = io.BytesIO()
-        open_picture(picture).save(data, "PNG")
+        open_image(picture).save(data, "PNG")
         url = f"data:image/png;base64,{base64.b64encode(data.getvalue()).decode()}"
-        content = [{"type": "image_url", "image_url": {"url": url}}, {"type": "text", "text": DESCRIBE}]
-        made: Any = read.create_chat_completion([{"role": "user", "content": content}], temperature=0.0, repeat_penalty=1.0, max_tokens=64)  # type: ignore[list-item]
+        content = [
+            {"type": "image_url", "image_url": {"url": url}},
+            {"type": "text", "text": DESCRIBE},
+        ]
+        made: Any = read.create_chat_completion(
+            [{"role": "user", "content": content}],  # type: ignore[list-item]
+            temperature=0.0,
+            repeat_penalty=1.0,
+            max_tokens=64,
+        )
         said.append(made["choices"][0]["message"]["content"].strip())
     return said

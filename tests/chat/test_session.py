@@ -12,12 +12,12 @@ import pytest
 from PIL import Image
 from rich.console import Console
 
-from phisense.chat import Sampling, Session
-from phisense.chat.terminal import talk
+from phisense.chat import ChatSession, Sampling
+from phisense.chat.terminal import run_terminal_chat
 from phisense.chat.torch_engine import TorchEngine
 from phisense.conversations import IMAGE, Message
 from phisense.errors import ChatError
-from phisense.vision.pictures import open_picture
+from phisense.vision.image_io import open_image
 
 
 class Echo:
@@ -28,17 +28,22 @@ class Echo:
     def __init__(self) -> None:
         self.given: list[list[Message]] = []
 
-    def see(self, picture: Image.Image) -> Any:
+    def encode_image(self, picture: Image.Image) -> Any:
         return picture.size
 
-    def count(self, messages: Sequence[Message], seen: Sequence[Any]) -> int:
+    def count_tokens(self, messages: Sequence[Message], seen: Sequence[Any]) -> int:
         return sum(len(m.text.split()) for m in messages) + 10 * len(seen)
 
-    def defuse(self, text: str) -> str:
+    def escape_special_tokens(self, text: str) -> str:
         return text.replace("<image>", "< image>")
 
     def stream(
-        self, messages: Sequence[Message], seen: Sequence[Any], sampling: Sampling, stop: threading.Event, owner: object
+        self,
+        messages: Sequence[Message],
+        seen: Sequence[Any],
+        sampling: Sampling,
+        stop: threading.Event,
+        owner: object,
     ) -> Iterator[str]:
         self.given.append(list(messages))
         for word in f"I was given {len(messages)} messages".split():
@@ -47,13 +52,13 @@ class Echo:
             yield f"{word} "
 
 
-def ask(session: Session, question: str) -> str:
+def ask(session: ChatSession, question: str) -> str:
     return "".join(session.ask(question)).strip()
 
 
 def test_the_model_receives_the_whole_conversation() -> None:
-    session = Session(Echo(), Sampling(max_new_tokens=8))
-    session.show(Image.new("RGB", (4, 4)))
+    session = ChatSession(Echo(), Sampling(max_new_tokens=8))
+    session.set_image(Image.new("RGB", (4, 4)))
     assert ask(session, "One?") == "I was given 1 messages"
     assert ask(session, "Two?") == "I was given 3 messages"
     given = session.engine.given[-1]  # type: ignore[attr-defined]
@@ -61,10 +66,10 @@ def test_the_model_receives_the_whole_conversation() -> None:
 
 
 def test_another_picture_begins_anew_and_says_so() -> None:
-    session = Session(Echo(), Sampling(max_new_tokens=8))
-    session.show(Image.new("RGB", (4, 4)))
+    session = ChatSession(Echo(), Sampling(max_new_tokens=8))
+    session.set_image(Image.new("RGB", (4, 4)))
     ask(session, "One?")
-    session.show(Image.new("RGB", (5, 5)))
+    session.set_image(Image.new("RGB", (5, 5)))
     assert session.turns == []
     assert "new picture" in str(session.notice)
     ask(session, "Two?")
@@ -72,14 +77,14 @@ def test_another_picture_begins_anew_and_says_so() -> None:
 
 
 def test_the_oldest_turns_leave_and_the_picture_stays() -> None:
-    session = Session(Echo(), Sampling(max_new_tokens=8))
-    session.show(Image.new("RGB", (4, 4)))
+    session = ChatSession(Echo(), Sampling(max_new_tokens=8))
+    session.set_image(Image.new("RGB", (4, 4)))
     for number in range(6):
         ask(session, f"{number} " + "word " * 15)
     given = session.engine.given[-1]  # type: ignore[attr-defined]
     assert given[0].text.startswith(f"{IMAGE}\n")
     assert not given[0].text.startswith(f"{IMAGE}\n0")
-    assert session.engine.count(given, [1]) <= 100 - 8
+    assert session.engine.count_tokens(given, [1]) <= 100 - 8
     assert "no longer remembers" in str(session.notice)
 
 
@@ -93,14 +98,14 @@ def test_the_oldest_turns_leave_and_the_picture_stays() -> None:
     ],
 )
 def test_bad_questions_are_sentences_and_no_turns(question: str, words: str) -> None:
-    session = Session(Echo(), Sampling(max_new_tokens=8))
+    session = ChatSession(Echo(), Sampling(max_new_tokens=8))
     with pytest.raises(ChatError, match=words):
         session.ask(question)
     assert session.turns == []
 
 
 def test_a_typed_marker_is_no_picture() -> None:
-    session = Session(Echo(), Sampling(max_new_tokens=8))
+    session = ChatSession(Echo(), Sampling(max_new_tokens=8))
     ask(session, "What is <image>?")
     assert IMAGE not in session.engine.given[-1][0].text  # type: ignore[attr-defined]
 
@@ -111,15 +116,15 @@ def test_an_answer_that_spells_a_marker_is_text_afterwards() -> None:
             self.given.append(list(given[0]))
             yield from ("<im", "age>")
 
-    session = Session(Speller(), Sampling(max_new_tokens=8))
-    session.show(Image.new("RGB", (4, 4)))
+    session = ChatSession(Speller(), Sampling(max_new_tokens=8))
+    session.set_image(Image.new("RGB", (4, 4)))
     assert ask(session, "One?") == IMAGE
     ask(session, "Two?")
     assert sum(m.text.count(IMAGE) for m in session.engine.given[-1]) == 1  # type: ignore[attr-defined]
 
 
 def test_a_refused_question_costs_no_memory() -> None:
-    session = Session(Echo(), Sampling(max_new_tokens=8))
+    session = ChatSession(Echo(), Sampling(max_new_tokens=8))
     ask(session, "One?")
     with pytest.raises(ChatError, match="does not fit"):
         session.ask("word " * 95)
@@ -127,7 +132,7 @@ def test_a_refused_question_costs_no_memory() -> None:
 
 
 def test_a_stopped_answer_is_remembered_as_far_as_it_came() -> None:
-    session = Session(Echo(), Sampling(max_new_tokens=8))
+    session = ChatSession(Echo(), Sampling(max_new_tokens=8))
     stop = threading.Event()
     pieces = session.ask("One?", stop)
     first = next(pieces)
@@ -142,19 +147,26 @@ def engine(model: Path) -> TorchEngine:
 
 
 def test_the_torch_engine_streams_what_batches_answer(engine: TorchEngine, world: Path) -> None:
-    picture = open_picture(world / "data" / "images" / "heldout-00003.jpg")
-    session = Session(engine)
-    session.show(picture)
+    picture = open_image(world / "data" / "images" / "heldout-00003.jpg")
+    session = ChatSession(engine)
+    session.set_image(picture)
     pieces = list(session.ask("Describe the picture."))
     assert len([piece for piece in pieces if piece]) > 3
     asked = [[Message("user", f"{IMAGE}\nDescribe the picture.")]]
-    assert "".join(pieces).strip() == engine.built.answer(asked, [engine.built.project([picture])], max_new_tokens=256)[0]
+    assert (
+        "".join(pieces).strip()
+        == engine.built.generate_answers(
+            asked, [engine.built.project([picture])], max_new_tokens=256
+        )[0]
+    )
 
 
-def test_a_second_turn_equals_the_same_conversation_given_at_once(engine: TorchEngine, world: Path) -> None:
-    picture = open_picture(world / "data" / "images" / "heldout-00003.jpg")
-    session = Session(engine)
-    session.show(picture)
+def test_a_second_turn_equals_the_same_conversation_given_at_once(
+    engine: TorchEngine, world: Path
+) -> None:
+    picture = open_image(world / "data" / "images" / "heldout-00003.jpg")
+    session = ChatSession(engine)
+    session.set_image(picture)
     first = ask(session, "How many things are there?")
     second = ask(session, "Describe the picture.")
     messages = [
@@ -162,23 +174,31 @@ def test_a_second_turn_equals_the_same_conversation_given_at_once(engine: TorchE
         Message("assistant", first),
         Message("user", "Describe the picture."),
     ]
-    assert engine.built.answer([messages], [engine.built.project([picture])], max_new_tokens=256)[0] == second
+    assert (
+        engine.built.generate_answers(
+            [messages], [engine.built.project([picture])], max_new_tokens=256
+        )[0]
+        == second
+    )
 
 
 def test_sessions_do_not_see_each_other(engine: TorchEngine, world: Path) -> None:
     """Two at once over one engine, answers as if each were alone."""
-    pictures = [open_picture(world / "data" / "images" / f"heldout-0000{i}.jpg") for i in (1, 2)]
+    pictures = [open_image(world / "data" / "images" / f"heldout-0000{i}.jpg") for i in (1, 2)]
 
     def describe(picture: Image.Image, found: list[str]) -> None:
-        session = Session(engine)
-        session.show(picture)
+        session = ChatSession(engine)
+        session.set_image(picture)
         found.append(ask(session, "Describe the picture."))
 
     alone: list[list[str]] = [[], []]
     for picture, found in zip(pictures, alone, strict=True):
         describe(picture, found)
     together: list[list[str]] = [[], []]
-    threads = [threading.Thread(target=describe, args=pair) for pair in zip(pictures, together, strict=True)]
+    threads = [
+        threading.Thread(target=describe, args=pair)
+        for pair in zip(pictures, together, strict=True)
+    ]
     for thread in threads:
         thread.start()
     for thread in threads:
@@ -189,19 +209,19 @@ def test_sessions_do_not_see_each_other(engine: TorchEngine, world: Path) -> Non
 
 def test_leaving_ends_the_generation(engine: TorchEngine) -> None:
     """The engine is free for the next at once, and what was read is kept."""
-    session = Session(engine)
+    session = ChatSession(engine)
     pieces = session.ask("Describe the picture.")
     next(pieces)
     pieces.close()  # type: ignore[attr-defined]
-    with engine._turns.next(threading.Event()) as mine:
+    with engine._lock.acquire(threading.Event()) as mine:
         assert mine
-    assert ask(Session(engine), "Hello.")
+    assert ask(ChatSession(engine), "Hello.")
 
 
 def test_a_session_that_waits_its_turn_can_be_stopped(engine: TorchEngine) -> None:
-    first, stop = Session(engine).ask("Describe the picture."), threading.Event()
+    first, stop = ChatSession(engine).ask("Describe the picture."), threading.Event()
     next(first)
-    waiting = Session(engine).ask("Hello.", stop)
+    waiting = ChatSession(engine).ask("Hello.", stop)
     threading.Timer(0.1, stop.set).start()
     assert list(waiting) == []
     first.close()  # type: ignore[attr-defined]
@@ -209,13 +229,23 @@ def test_a_session_that_waits_its_turn_can_be_stopped(engine: TorchEngine) -> No
 
 def test_the_terminal(tmp_path: Path) -> None:
     Image.new("RGB", (4, 4)).save(tmp_path / "a.png")
-    lines = iter(["Hello?", "/image nope.png", f"/image {tmp_path / 'a.png'}", "Again?", "/clear", "/help", "/quit"])
+    lines = iter(
+        [
+            "Hello?",
+            "/image nope.png",
+            f"/image {tmp_path / 'a.png'}",
+            "Again?",
+            "/clear",
+            "/help",
+            "/quit",
+        ]
+    )
     said = Console(file=io.StringIO(), width=200)
-    session = Session(Echo(), Sampling(max_new_tokens=8))
-    talk(session, said, lambda prompt: next(lines))
+    session = ChatSession(Echo(), Sampling(max_new_tokens=8))
+    run_terminal_chat(session, said, lambda prompt: next(lines))
     text = said.file.getvalue()  # type: ignore[attr-defined]
     assert "I was given 1 messages" in text
     assert "there is no picture nope.png" in text
     assert "/image FILE" in text
     assert session.turns == []
-    assert session.has_picture
+    assert session.has_image

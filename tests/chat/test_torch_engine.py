@@ -1,4 +1,6 @@
-"""Keys and values that stay between turns: nothing is computed twice, nothing comes out otherwise, nobody gets another's."""
+"""Keys and values that stay between turns: nothing is computed twice, nothing comes out otherwise,
+nobody gets another's.
+"""
 
 from __future__ import annotations
 
@@ -13,17 +15,18 @@ import pytest
 import torch
 from PIL import Image
 
-from phisense.chat import Sampling, Session
-from phisense.chat.kept import Shelf
-from phisense.chat.torch_engine import TorchEngine, choose
-from phisense.chat.turns import Turns
-from phisense.chat.words import Words
+from phisense.chat import ChatSession, Sampling
+from phisense.chat.detokenize import StreamingDetokenizer
+from phisense.chat.fair_lock import FairLock
+from phisense.chat.kv_cache import SessionCache
+from phisense.chat.torch_engine import TorchEngine, sample_token
 from phisense.conversations import IMAGE, Message
 from phisense.model import load_model
-from phisense.vision.pictures import open_picture
+from phisense.vision.image_io import open_image
 
-#: How far logits may be from those that are computed anew, by the format that the engine computes in: in bfloat16 a token that is computed
-#: alone is summed in another order than among others, and each product is rounded to 8 bits.
+#: How far logits may be from those that are computed anew, by the format that the engine computes
+#: in: in bfloat16 a token that is computed alone is summed in another order than among others, and
+#: each product is rounded to 8 bits.
 BOUNDS = {torch.float32: 2e-5, torch.bfloat16: 0.25}
 
 
@@ -34,10 +37,10 @@ def engine(request: pytest.FixtureRequest, model: Path) -> TorchEngine:
 
 @pytest.fixture
 def picture(world: Path) -> Image.Image:
-    return open_picture(world / "data" / "images" / "heldout-00003.jpg")
+    return open_image(world / "data" / "images" / "heldout-00003.jpg")
 
 
-def ask(session: Session, question: str) -> str:
+def ask(session: ChatSession, question: str) -> str:
     return "".join(session.ask(question)).strip()
 
 
@@ -45,7 +48,9 @@ def bound(engine: TorchEngine) -> float:
     return BOUNDS[engine.built.model.lm_head.weight.dtype]
 
 
-def all_logits(engine: TorchEngine, say: Callable[[], Any], monkeypatch: pytest.MonkeyPatch) -> list[torch.Tensor]:
+def all_logits(
+    engine: TorchEngine, say: Callable[[], Any], monkeypatch: pytest.MonkeyPatch
+) -> list[torch.Tensor]:
     """Every token's logits while `say` runs."""
     found: list[torch.Tensor] = []
     inner = type(engine._decoding)._forward
@@ -63,12 +68,14 @@ def all_logits(engine: TorchEngine, say: Callable[[], Any], monkeypatch: pytest.
 def test_reused_keys_and_values_give_what_recomputation_gives(
     engine: TorchEngine, picture: Image.Image, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    """To the bound of the format, over three turns; and the turn is cheaper. The control: with another's keys and values it is not."""
-    session = Session(engine)
-    session.show(picture)
+    """To the bound of the format, over three turns; and the turn is cheaper. The control: with
+    another's keys and values it is not.
+    """
+    session = ChatSession(engine)
+    session.set_image(picture)
     for question in ("How many things are there?", "Which colour does it have?"):
         ask(session, question)
-    twin = Session(engine, turns=list(session.turns), _seen=session._seen)
+    twin = ChatSession(engine, turns=list(session.turns), _image=session._image)
     reused = all_logits(engine, lambda: ask(session, "Describe the picture."), monkeypatch)
     computed = all_logits(engine, lambda: ask(twin, "Describe the picture."), monkeypatch)
     assert session.turns == twin.turns
@@ -76,16 +83,18 @@ def test_reused_keys_and_values_give_what_recomputation_gives(
     assert len(reused) < len(computed), "the prompt was computed again"
     for one, other in zip(reused[-answer:], computed[-answer:], strict=True):
         assert float((one - other).abs().max()) <= bound(engine)
-    other = Session(engine)
-    other.show(picture)
+    other = ChatSession(engine)
+    other.set_image(picture)
     ask(other, "Is there anything green?")
-    kept = engine._kept.take(other)
+    kept = engine._cache.pop(other)
     assert kept is not None
     decoding = engine._decoding
     decoding.load(kept.keys_and_values * (1.01 if bound(engine) < 0.1 else 2.0), 40)
-    wrong = decoding.read(decoding.embed([1, 2, 3], []))
+    wrong = decoding.prefill(decoding.embed([1, 2, 3], []))
     decoding.load(kept.keys_and_values, 40)
-    assert float((decoding.read(decoding.embed([1, 2, 3], [])) - wrong).abs().max()) > bound(engine)
+    assert float((decoding.prefill(decoding.embed([1, 2, 3], [])) - wrong).abs().max()) > bound(
+        engine
+    )
 
 
 def test_one_token_at_a_time_is_the_whole_at_once(engine: TorchEngine) -> None:
@@ -100,33 +109,35 @@ def test_one_token_at_a_time_is_the_whole_at_once(engine: TorchEngine) -> None:
 
 def test_another_picture_is_never_taken_for_the_former(engine: TorchEngine, world: Path) -> None:
     """Same ids, other vectors: what was kept is not used."""
-    pictures = [open_picture(world / "data" / "images" / f"heldout-0000{i}.jpg") for i in (1, 2)]
-    session = Session(engine)
+    pictures = [open_image(world / "data" / "images" / f"heldout-0000{i}.jpg") for i in (1, 2)]
+    session = ChatSession(engine)
     answers = []
     for shown in (*pictures, pictures[0]):
-        session.show(shown)
+        session.set_image(shown)
         answers.append(ask(session, "Describe the picture."))
     assert answers[0] == answers[2] != answers[1]
 
 
 def test_a_stopped_reading_is_gone_on_with(engine: TorchEngine, picture: Image.Image) -> None:
-    session, stop = Session(engine), threading.Event()
-    session.show(picture)
+    session, stop = ChatSession(engine), threading.Event()
+    session.set_image(picture)
     stop.set()
     assert list(session.ask("Describe the picture.", stop)) == []
     assert session.turns == []
-    fresh = Session(engine)
-    fresh.show(picture)
+    fresh = ChatSession(engine)
+    fresh.set_image(picture)
     assert ask(session, "Describe the picture.") == ask(fresh, "Describe the picture.")
 
 
-def test_where_it_looks_is_a_grid_that_depends_on_the_picture(engine: TorchEngine, world: Path) -> None:
+def test_where_it_looks_is_a_grid_that_depends_on_the_picture(
+    engine: TorchEngine, world: Path
+) -> None:
     grids = []
     for i in (3, 4):
-        session = Session(engine)
-        session.show(open_picture(world / "data" / "images" / f"heldout-0000{i}.jpg"))
+        session = ChatSession(engine)
+        session.set_image(open_image(world / "data" / "images" / f"heldout-0000{i}.jpg"))
         ask(session, "How many things are there?")
-        grids.append(session.gaze())
+        grids.append(session.attention_map())
     side = round(engine.picture_tokens**0.5)
     assert grids[0].shape == (side, side)
     assert float(grids[0].sum()) == pytest.approx(1, abs=1e-4)
@@ -134,27 +145,37 @@ def test_where_it_looks_is_a_grid_that_depends_on_the_picture(engine: TorchEngin
     assert engine.built.model.config.text_config._attn_implementation != "gaze"
 
 
-def test_in_four_bits_the_language_part_alone_is_quantised(model: Path, picture: Image.Image) -> None:
-    """The tower, the projector and the head stay as they are; turns and their keys and values work the same."""
+def test_in_four_bits_the_language_part_alone_is_quantised(
+    model: Path, picture: Image.Image
+) -> None:
+    """The tower, the projector and the head stay as they are; turns and their keys and values work
+    the same.
+    """
     from bitsandbytes.nn import Linear4bit
 
-    quantised = TorchEngine.open(model, "cpu", quantise=True)
-    within = {name for name, module in quantised.built.model.named_modules() if isinstance(module, Linear4bit)}
+    quantised = TorchEngine.open(model, "cpu", quantize=True)
+    within = {
+        name
+        for name, module in quantised.built.model.named_modules()
+        if isinstance(module, Linear4bit)
+    }
     layers = quantised.built.model.config.text_config.num_hidden_layers
     assert len(within) == 4 * layers
     assert all(name.startswith("model.language_model.layers.") for name in within)
-    session = Session(quantised)
-    session.show(picture)
+    session = ChatSession(quantised)
+    session.set_image(picture)
     assert ask(session, "How many things are there?").rstrip(".").isdigit()
     assert ask(session, "Describe the picture.")
 
 
-def test_a_warm_answer_varies_and_a_cold_one_does_not(engine: TorchEngine, picture: Image.Image) -> None:
+def test_a_warm_answer_varies_and_a_cold_one_does_not(
+    engine: TorchEngine, picture: Image.Image
+) -> None:
     def answers(temperature: float) -> set[str]:
         found = set()
         for _ in range(6):
-            session = Session(engine, Sampling(24, temperature))
-            session.show(picture)
+            session = ChatSession(engine, Sampling(24, temperature))
+            session.set_image(picture)
             found.add(ask(session, "Describe the picture."))
         return found
 
@@ -164,8 +185,12 @@ def test_a_warm_answer_varies_and_a_cold_one_does_not(engine: TorchEngine, pictu
 
 def test_the_nucleus_holds_the_likeliest_alone() -> None:
     logits = torch.tensor([0.0, 5.0, 1.0])
-    assert {choose(logits, Sampling(temperature=1.0, top_p=0.5)) for _ in range(20)} == {1}
-    assert {choose(logits, Sampling(temperature=9.0, top_p=1.0)) for _ in range(200)} == {0, 1, 2}
+    assert {sample_token(logits, Sampling(temperature=1.0, top_p=0.5)) for _ in range(20)} == {1}
+    assert {sample_token(logits, Sampling(temperature=9.0, top_p=1.0)) for _ in range(200)} == {
+        0,
+        1,
+        2,
+    }
 
 
 def test_a_shelf_is_bounded_and_gives_each_its_own() -> None:
@@ -175,12 +200,12 @@ def test_a_shelf_is_bounded_and_gives_each_its_own() -> None:
 
         __hash__ = object.__hash__
 
-    shelf: Shelf[str] = Shelf(2)
+    shelf: SessionCache[str] = SessionCache(2)
     one, two, three = Owner(), Owner(), Owner()
     shelf.put(one, "one")
-    assert shelf.take(two) is None
-    assert shelf.take(one) == "one"
-    assert shelf.take(one) is None
+    assert shelf.pop(two) is None
+    assert shelf.pop(one) == "one"
+    assert shelf.pop(one) is None
     shelf.put(one, "one")
     shelf.put(two, "two")
     assert shelf.put(three, "three") == ["one"]
@@ -190,14 +215,14 @@ def test_a_shelf_is_bounded_and_gives_each_its_own() -> None:
 
 
 def test_turns_come_in_the_order_of_asking() -> None:
-    turns, order = Turns(), []
+    turns, order = FairLock(), []
 
     def wait(number: int) -> None:
-        with turns.next() as mine:
+        with turns.acquire() as mine:
             assert mine
             order.append(number)
 
-    with turns.next():
+    with turns.acquire():
         threads = []
         for number in range(5):
             threads.append(threading.Thread(target=wait, args=(number,)))
@@ -206,7 +231,7 @@ def test_turns_come_in_the_order_of_asking() -> None:
                 time.sleep(0.001)
         gone = threading.Event()
         gone.set()
-        with turns.next(gone) as mine:
+        with turns.acquire(gone) as mine:
             assert not mine
     for thread in threads:
         thread.join()
@@ -222,21 +247,21 @@ class _Bytes:
 
 def test_words_never_end_within_a_character() -> None:
     text = "a \u00e9\u4e2d\U0001f600 b"
-    pieces = Words(_Bytes())
-    said = [pieces.push(byte) for byte in text.encode()] + [pieces.rest()]
+    pieces = StreamingDetokenizer(_Bytes())
+    said = [pieces.push(byte) for byte in text.encode()] + [pieces.flush()]
     assert "".join(said) == text
     assert not any("\ufffd" in piece for piece in said)
-    cut = Words(_Bytes())
-    assert [cut.push(byte) for byte in "\U0001f600".encode()[:2]] + [cut.rest()] == ["", "", ""]
+    cut = StreamingDetokenizer(_Bytes())
+    assert [cut.push(byte) for byte in "\U0001f600".encode()[:2]] + [cut.flush()] == ["", "", ""]
 
 
 def test_words_are_whole_characters(engine: TorchEngine) -> None:
     tokenizer = engine.built.prompt.tokenizer
     text = "Two circles, a 3 and a square."
-    words = Words(tokenizer)
+    words = StreamingDetokenizer(tokenizer)
     ids = tokenizer(text, add_special_tokens=False)["input_ids"]
     pieces = [words.push(token) for token in ids]
-    assert "".join(pieces) + words.rest() == tokenizer.decode(ids)
+    assert "".join(pieces) + words.flush() == tokenizer.decode(ids)
     assert len([piece for piece in pieces if piece]) > 3
 
 
@@ -245,16 +270,18 @@ def test_half_a_character_waits_for_its_rest(fixtures: Path) -> None:
 
     tokenizer = AutoTokenizer.from_pretrained(fixtures / "phi3-tokenizer")
     ids = tokenizer("naïve 🦜 ok", add_special_tokens=False)["input_ids"]
-    words = Words(tokenizer)
+    words = StreamingDetokenizer(tokenizer)
     pieces = [words.push(token) for token in ids]
     assert all("\ufffd" not in piece for piece in pieces)
-    assert "🦜" in "".join(pieces) + words.rest()
+    assert "🦜" in "".join(pieces) + words.flush()
     assert "" in pieces  # it did wait
 
 
 def test_the_picture_enters_where_its_slots_are(engine: TorchEngine, picture: Image.Image) -> None:
-    slots = engine.see(picture)
-    ids = engine.built.prompt.ask([Message("user", f"{IMAGE}\nHello.")], [len(slots)])
+    slots = engine.encode_image(picture)
+    ids = engine.built.prompt.render_for_completion(
+        [Message("user", f"{IMAGE}\nHello.")], [len(slots)]
+    )
     embedded = engine._decoding.embed(ids, [slots])[0]
     where = [i for i, token in enumerate(ids) if token == engine.built.prompt.image_id]
     assert torch.equal(embedded[where], slots)

@@ -1,4 +1,6 @@
-"""Each class of defect, seeded once in an otherwise clean set: found in its row, and nothing else is."""
+"""Each class of defect, seeded once in an otherwise clean set: found in its row, and nothing else
+is.
+"""
 
 from __future__ import annotations
 
@@ -11,15 +13,16 @@ from functools import partial
 from pathlib import Path
 from typing import Any
 
+import numpy as np
 import pytest
 from PIL import Image
 
-from phisense.conversations import IMAGE, Checked, check
-from phisense.conversations.defects import KINDS
-from phisense.practice.draw import draw
+from phisense.conversations import IMAGE, CheckReport, check
+from phisense.conversations.defects import AGGREGATED, DEFECT_KINDS
+from phisense.practice.draw import draw_scene
 from phisense.practice.world import Scene, Thing
-from phisense.vision.leaks import HeldOut
-from phisense.vision.looking import look_at
+from phisense.vision.image_checks import check_image
+from phisense.vision.leaks import HeldOutImages
 
 HERE, OUT_OF = 4, 9  # the fifth row of nine is the one that is broken
 
@@ -28,7 +31,15 @@ Break = Callable[[Row, Path], Any]
 
 
 def picture(number: int) -> Image.Image:
-    return draw(Scene((Thing("circle", "red", "large", number % 4), Thing("star", "blue", "small", (number + 1) % 4)), seed=number))
+    return draw_scene(
+        Scene(
+            (
+                Thing("circle", "red", "large", number % 4),
+                Thing("star", "blue", "small", (number + 1) % 4),
+            ),
+            seed=number,
+        )
+    )
 
 
 def clean(folder: Path) -> list[Row]:
@@ -37,13 +48,16 @@ def clean(folder: Path) -> list[Row]:
     rows = []
     for i in range(OUT_OF):
         picture(i).save(folder / f"{i}.jpg", quality=90)
-        turns = [{"from": "human", "value": f"{IMAGE}\nWhat is shown {i}?"}, {"from": "gpt", "value": f"Thing {i}."}]
+        turns = [
+            {"from": "human", "value": f"{IMAGE}\nWhat is shown {i}?"},
+            {"from": "gpt", "value": f"Thing {i}."},
+        ]
         rows.append({"id": f"r{i}", "image": f"{i}.jpg", "conversations": turns})
     return rows
 
 
-def look_through(path: Path, images: Path, **more: Any) -> Checked:
-    return check(path, [images], look=partial(look_at, decode=True), **more)
+def look_through(path: Path, images: Path, **more: Any) -> CheckReport:
+    return check(path, [images], check_image=partial(check_image, decode=True), **more)
 
 
 def turn(at: int, **changed: str) -> Break:
@@ -104,21 +118,45 @@ def damaged(path: Path) -> None:
     path.write_bytes(bytes(broken))
 
 
+def ambiguous(row: Row, folder: Path) -> Any:
+    """Two files whose names differ in case alone, and a row that writes it in neither way."""
+    for name in ("Star.jpg", "STAR.jpg"):
+        picture(4).save(folder / name)
+    return {**row, "image": "star.jpg"}
+
+
 def url(row: Row, folder: Path) -> Any:
-    told = [{"type": "text", "text": "What?"}, {"type": "image_url", "image_url": {"url": "data:image/png;base64,%%%"}}]
-    return {"id": row["id"], "messages": [{"role": "user", "content": told}, {"role": "assistant", "content": "A."}]}
+    told = [
+        {"type": "text", "text": "What?"},
+        {"type": "image_url", "image_url": {"url": "data:image/png;base64,%%%"}},
+    ]
+    return {
+        "id": row["id"],
+        "messages": [{"role": "user", "content": told}, {"role": "assistant", "content": "A."}],
+    }
 
 
 def parts(kind: str) -> Break:
     def apply(row: Row, folder: Path) -> Any:
-        return {"id": row["id"], "messages": [{"role": "user", "content": [{"type": kind}]}, {"role": "assistant", "content": "A."}]}
+        return {
+            "id": row["id"],
+            "messages": [
+                {"role": "user", "content": [{"type": kind}]},
+                {"role": "assistant", "content": "A."},
+            ],
+        }
 
     return apply
 
 
 def of_row(number: int, *keys: str) -> Break:
     """Takes what another row has."""
-    return lambda row, folder: {**row, **{key: json.loads((folder.parent / "clean.json").read_text())[number][key] for key in keys}}
+    return lambda row, folder: {
+        **row,
+        **{
+            key: json.loads((folder.parent / "clean.json").read_text())[number][key] for key in keys
+        },
+    }
 
 
 #: For each class one way to break the fifth row.
@@ -129,7 +167,28 @@ BROKEN: dict[str, Break] = {
     "bad-picture-name": with_(image=7),
     "unsupported-part": parts("video"),
     "unknown-role": turn(0, **{"from": "robot"}),
-    "wrong-order": lambda row, folder: {**row, "conversations": row["conversations"][:1] * 2 + row["conversations"][1:]},
+    "unsupported-key": with_(video="a.mp4"),
+    "ambiguous-keys": with_(file_name="another.jpg"),
+    "bad-cell": with_(choices="[oops"),
+    "bad-options": with_(choices=["star", "", "ring"]),
+    "bad-weight": with_(weight=0.5),
+    "foreign-tag": turn(1, value="<box>(1,2),(3,4)</box>"),
+    "unread-key": with_(mood="good"),
+    "options-added": lambda row, folder: {
+        "id": row["id"],
+        "image": row["image"],
+        "question": "Which?",
+        "choices": ["a", "b"],
+        "answer": 1,
+    },
+    "joined-turns": lambda row, folder: {
+        **row,
+        "conversations": [*row["conversations"], {"from": "gpt", "value": "It is red."}],
+    },
+    "wrong-order": lambda row, folder: {
+        **row,
+        "conversations": [{"from": "gpt", "value": "Hello."}, *row["conversations"]],
+    },
     "empty-turn": turn(1, value="  "),
     "no-answer": lambda row, folder: {**row, "conversations": row["conversations"][:1]},
     "control-token": turn(1, value="Yes.<|end|>"),
@@ -140,7 +199,8 @@ BROKEN: dict[str, Break] = {
     "duplicate-row": of_row(1, "image", "conversations"),
     "leak": lambda row, folder: {**row, "image": "held.jpg"},
     "near-leak": lambda row, folder: {**row, "image": "again.png"},
-    "path-escape": with_(image="../secret.jpg"),
+    "path-escape": with_(image="../.."),
+    "ambiguous-picture": ambiguous,
     "remote-url": with_(image="https://example.com/a.jpg"),
     "bad-data-url": url,
     "missing-picture": with_(image="nowhere.jpg"),
@@ -150,60 +210,102 @@ BROKEN: dict[str, Break] = {
     "damaged-picture": file(damaged, "4.png"),
     "too-many-pixels": file(bomb, "4.png"),
     "too-many-bytes": file(lambda path: path.write_bytes(b"\xff\xd8" + bytes(33 * 2**20))),
+    "blank-picture": saved("4.png", lambda: Image.new("RGB", (64, 64), "red")),
     "too-narrow": saved("4.png", lambda: Image.new("RGB", (3000, 8))),
+    "found-by-tail": lambda row, folder: {**row, "image": f"elsewhere/{row['image']}"},
     "duplicate-id": of_row(1, "id", "image"),
     "id-conflict": of_row(1, "id"),
     "marker-added": turn(0, value="What is shown?"),
-    "unanswered": lambda row, folder: {**row, "conversations": [*row["conversations"], {"from": "human", "value": "And?"}]},
+    "unanswered": lambda row, folder: {
+        **row,
+        "conversations": [*row["conversations"], {"from": "human", "value": "And?"}],
+    },
     "shortened": lambda row, folder: {
         **row,
-        "conversations": [*row["conversations"], {"from": "human", "value": "Say it."}, {"from": "gpt", "value": "word " * 500}],
+        "conversations": [
+            *row["conversations"],
+            {"from": "human", "value": "Say it."},
+            {"from": "gpt", "value": "word " * 500},
+        ],
     },
     "more-captions": lambda row, folder: {"image": row["image"], "captions": ["One.", "Another."]},
+    "one-colour": saved("4.png", lambda: Image.new("RGB", (32, 32), "red")),
     "exif-rotation": file(lambda path: turned()[0].save(path, exif=turned()[1])),
     "cmyk": saved("4.jpg", lambda: picture(4).convert("CMYK")),
     "palette": saved("4.png", lambda: picture(4).quantize(32)),
-    "16-bit": saved("4.png", lambda: Image.new("I;16", (64, 64), 30000)),
+    "16-bit": saved(
+        "4.png",
+        lambda: Image.fromarray(np.asarray(picture(4).convert("L")).astype(np.uint16) * 257),
+    ),
     "alpha": saved("4.png", lambda: picture(4).convert("RGBA")),
     "animated": file(frames, "4.gif"),
     "wrong-extension": saved("4.png", lambda: picture(4), format="JPEG"),
 }
 #: Broken as text, not as a row: see below.
-IN_THE_FILE = {"malformed-json", "malformed-table", "not-utf8", "not-finite", "row-too-large"}
+IN_THE_FILE = {
+    "malformed-json",
+    "malformed-table",
+    "not-utf8",
+    "not-finite",
+    "row-too-large",
+    "other-encoding",
+    "wrapped",
+}
 
 
-def held_out(folder: Path) -> HeldOut:
-    """One picture kept apart; its bytes again, and the picture saved again in another format and size, lie among the others."""
-    held = draw(Scene((Thing("heart", "green", "large", 0), Thing("ring", "purple", "large", 3)), seed=99))
+def held_out(folder: Path) -> HeldOutImages:
+    """One picture kept apart; its bytes again, and the picture saved again in another format and
+    size, lie among the others.
+    """
+    held = draw_scene(
+        Scene((Thing("heart", "green", "large", 0), Thing("ring", "purple", "large", 3)), seed=99)
+    )
     held.save(folder / "held.jpg", quality=90)
     held.resize((150, 150)).save(folder / "again.png")
-    return HeldOut([("kept.jpg", (folder / "held.jpg").read_bytes())])
+    return HeldOutImages([("kept.jpg", (folder / "held.jpg").read_bytes())])
 
 
 def measure(conversation: Any) -> list[tuple[str, str]]:
     """A stand-in for a recipe's tokenizer: a token a word."""
-    first, *later = [len(message.text.split()) for message in conversation.messages if message.role == "assistant"]
+    first, *later = [
+        len(message.text.split())
+        for message in conversation.messages
+        if message.role == "assistant"
+    ]
     if first > 400:
         return [("too-long", "is too long")]
     return [("shortened", "has exchanges beyond the limit")] if first + sum(later) > 400 else []
 
 
 def test_every_class_is_seeded() -> None:
-    assert BROKEN.keys() | IN_THE_FILE == KINDS.keys()
-    assert len(KINDS) >= 25
+    assert BROKEN.keys() | IN_THE_FILE == DEFECT_KINDS.keys()
+    assert len(DEFECT_KINDS) >= 25
 
 
 def test_a_clean_set_is_clean(tmp_path: Path) -> None:
     rows = clean(tmp_path / "images")
     (tmp_path / "clean.json").write_text(json.dumps(rows))
-    found = look_through(tmp_path / "clean.json", tmp_path / "images", measure=measure, leaks=held_out(tmp_path / "images").among)
+    found = look_through(
+        tmp_path / "clean.json",
+        tmp_path / "images",
+        check_length=measure,
+        leaks=held_out(tmp_path / "images").find_in,
+    )
     assert found.findings == []
-    assert (found.rows, found.good, found.turns, found.pictures, found.without_picture) == (OUT_OF, OUT_OF, OUT_OF, OUT_OF, 0)
+    assert (found.rows, found.good, found.turns, found.pictures, found.without_picture) == (
+        OUT_OF,
+        OUT_OF,
+        OUT_OF,
+        OUT_OF,
+        0,
+    )
 
 
 @pytest.mark.parametrize("suffix", ["json", "jsonl"])
 @pytest.mark.parametrize("code", sorted(BROKEN))
-def test_a_seeded_defect_is_found_in_its_row_and_nothing_else_is(tmp_path: Path, code: str, suffix: str) -> None:
+def test_a_seeded_defect_is_found_in_its_row_and_nothing_else_is(
+    tmp_path: Path, code: str, suffix: str
+) -> None:
     images = tmp_path / "images"
     rows: list[Any] = clean(images)
     (tmp_path / "clean.json").write_text(json.dumps(rows))
@@ -211,13 +313,13 @@ def test_a_seeded_defect_is_found_in_its_row_and_nothing_else_is(tmp_path: Path,
     rows[HERE] = BROKEN[code](rows[HERE], images)
     path = tmp_path / f"data.{suffix}"
     path.write_text(json.dumps(rows) if suffix == "json" else "\n".join(map(json.dumps, rows)))
-    found = look_through(path, images, measure=measure, leaks=leaks.among)
+    found = look_through(path, images, check_length=measure, leaks=leaks.find_in)
     assert [(finding.row, finding.code) for finding in found.findings] == [(HERE + 1, code)]
-    assert found.rejected == ({HERE + 1} if KINDS[code].rejects else set())
+    assert found.rejected == ({HERE + 1} if DEFECT_KINDS[code].rejects else set())
     assert found.good == OUT_OF - len(found.rejected)
     told = found.findings[0].as_dict()
-    assert told["do"] == KINDS[code].do
-    if code not in ("more-captions", "duplicate-id", "id-conflict"):
+    assert told["do"] == DEFECT_KINDS[code].do
+    if code not in ("more-captions", "duplicate-id", "id-conflict", *AGGREGATED):
         assert told["id"] == "r4"
 
 
@@ -227,7 +329,10 @@ def test_a_seeded_defect_is_found_in_its_row_and_nothing_else_is(tmp_path: Path,
         ("malformed-json", b'{"id": "x", oops}', "line 5 column 13"),
         (
             "not-finite",
-            b'{"id": "r4", "score": NaN, "conversations": [{"from": "human", "value": "a"}, {"from": "gpt", "value": "b"}]}',
+            (
+                b'{"id": "r4", "score": NaN, "conversations": [{"from": "human", "value": "a"},'
+                b' {"from": "gpt", "value": "b"}]}'
+            ),
             "NaN",
         ),
         ("not-utf8", b'{"id": "caf\xe9"}', "line 5, byte 12 is 0xe9"),
@@ -255,7 +360,10 @@ def test_a_broken_list_names_line_and_column(tmp_path: Path) -> None:
     assert place is not None
     with pytest.raises(json.JSONDecodeError) as theirs:
         json.loads(text)
-    assert (int(place[1]), int(place[2])) == (theirs.value.lineno, theirs.value.colno), "where Python's own decoder sees it"
+    assert (int(place[1]), int(place[2])) == (
+        theirs.value.lineno,
+        theirs.value.colno,
+    ), "where Python's own decoder sees it"
     assert found.good == HERE, "what came before it was read"
 
 
@@ -265,7 +373,9 @@ def test_a_bad_line_of_a_table_costs_one_row(tmp_path: Path) -> None:
     rows[HERE] += ",one too many"
     (tmp_path / "data.csv").write_text("\n".join(["file_name,question,answer", *rows]))
     found = look_through(tmp_path / "data.csv", tmp_path / "images")
-    assert [(finding.row, finding.code) for finding in found.findings] == [(HERE + 1, "malformed-table")]
+    assert [(finding.row, finding.code) for finding in found.findings] == [
+        (HERE + 1, "malformed-table")
+    ]
 
 
 def test_a_picture_is_held_against_every_row_that_names_it(tmp_path: Path) -> None:
@@ -274,26 +384,36 @@ def test_a_picture_is_held_against_every_row_that_names_it(tmp_path: Path) -> No
         rows[i]["image"] = "gone.jpg"
     (tmp_path / "data.json").write_text(json.dumps(rows))
     found = look_through(tmp_path / "data.json", tmp_path / "images")
-    assert [(finding.row, finding.code) for finding in found.findings] == [(n, "missing-picture") for n in (3, 4, 7)]
+    assert [(finding.row, finding.code) for finding in found.findings] == [
+        (n, "missing-picture") for n in (3, 4, 7)
+    ]
 
 
 def test_headers_alone_find_a_cut_off_picture(tmp_path: Path) -> None:
     """The end of the file is looked at; only damage in the middle needs decoding."""
     cut(tmp_path / "cut.jpg")
     damaged(tmp_path / "damaged.png")
-    assert [code for code, _ in look_at(tmp_path / "cut.jpg", "cut.jpg", decode=False)] == ["truncated-picture"]
-    assert look_at(tmp_path / "damaged.png", "damaged.png", decode=False) == []
+    assert [code for code, _ in check_image(tmp_path / "cut.jpg", "cut.jpg", decode=False)] == [
+        "truncated-picture"
+    ]
+    assert check_image(tmp_path / "damaged.png", "damaged.png", decode=False) == []
 
 
 def test_near_leaks_are_pictures_saved_again_and_not_pictures_alike(tmp_path: Path) -> None:
-    """Scenes that differ in one small digit are two pictures; JPEG of quality 40 at another size is the same one."""
-    one = draw(Scene((Thing("circle", "red", "large", 0), Thing("3", "blue", "small", 3)), seed=5))
-    other = draw(Scene((Thing("circle", "red", "large", 0), Thing("8", "blue", "small", 3)), seed=5))
-    held = HeldOut([("held.png", encoded(one, "PNG"))])
+    """Scenes that differ in one small digit are two pictures; JPEG of quality 40 at another size is
+    the same one.
+    """
+    one = draw_scene(
+        Scene((Thing("circle", "red", "large", 0), Thing("3", "blue", "small", 3)), seed=5)
+    )
+    other = draw_scene(
+        Scene((Thing("circle", "red", "large", 0), Thing("8", "blue", "small", 3)), seed=5)
+    )
+    held = HeldOutImages([("held.png", encoded(one, "PNG"))])
     small = encoded(one.resize((128, 128)), "JPEG", quality=40)
-    assert [code for _, (code, _) in held.among([("again.jpg", small)])] == ["near-leak"]
-    assert list(held.among([("other.png", encoded(other, "PNG"))])) == []
-    assert [code for _, (code, _) in held.among([("same.png", encoded(one, "PNG"))])] == ["leak"]
+    assert [code for _, (code, _) in held.find_in([("again.jpg", small)])] == ["near-leak"]
+    assert list(held.find_in([("other.png", encoded(other, "PNG"))])) == []
+    assert [code for _, (code, _) in held.find_in([("same.png", encoded(one, "PNG"))])] == ["leak"]
 
 
 def encoded(image: Image.Image, kind: str, **how: Any) -> bytes:
@@ -315,6 +435,8 @@ def test_bytes_inside_the_file_are_looked_at_too(tmp_path: Path) -> None:
         for it in (good, bad)
     ]
     (tmp_path / "data.jsonl").write_text("\n".join(map(json.dumps, rows)))
-    found = check(tmp_path / "data.jsonl", [tmp_path], look=partial(look_at, decode=True))
+    found = check(
+        tmp_path / "data.jsonl", [tmp_path], check_image=partial(check_image, decode=True)
+    )
     assert [(finding.row, finding.code) for finding in found.findings] == [(2, "not-a-picture")]
     assert found.shapes == {"openai": 2}

@@ -14,7 +14,10 @@ from phisense.errors import ConversationError
 GOOD: dict[str, Any] = {
     "id": "a1",
     "image": "a.png",
-    "conversations": [{"from": "human", "value": f"{IMAGE}\nWhat?"}, {"from": "gpt", "value": "A cat."}],
+    "conversations": [
+        {"from": "human", "value": f"{IMAGE}\nWhat?"},
+        {"from": "gpt", "value": "A cat."},
+    ],
 }
 
 
@@ -37,22 +40,28 @@ def test_reads_json_and_lines(tmp_path: Path) -> None:
 
 def test_a_missing_marker_is_put_where_published_sets_mean_it(tmp_path: Path) -> None:
     row = turns(("human", "What?"), ("gpt", "A cat."))
-    assert read_conversations(write(tmp_path / "a.json", row))[0].messages[0].text == f"{IMAGE}\nWhat?"
+    assert (
+        read_conversations(write(tmp_path / "a.json", row))[0].messages[0].text == f"{IMAGE}\nWhat?"
+    )
 
 
 @pytest.mark.parametrize(
     ("row", "words"),
     [
         (turns(("gpt", "A cat.")), "has turn 1 from 'gpt', wanted a question"),
-        (turns(("human", "a"), ("human", "b"), ("gpt", "c")), "has turn 2 from 'human', wanted an answer"),
+        (
+            turns(("human", "a"), ("system", "b"), ("gpt", "c")),
+            "has turn 2 from 'system', wanted an answer",
+        ),
         (turns(("human", "a")), "no answer, so no token would be supervised"),
         (turns(("human", "a"), ("gpt", " ")), "empty turn 2 from 'gpt'"),
         (turns(("robot", "a"), ("gpt", "b")), "wanted human or user, gpt or assistant, or system"),
         (turns(("human", "a<|end|>"), ("gpt", "b")), r"control token <\|end\|>"),
         (turns(("human", f"{IMAGE}{IMAGE}"), ("gpt", "b")), "2 <image> for 1 pictures"),
         (turns(("human", "a"), ("gpt", f"b {IMAGE}")), "has <image> in turn 2, an answer"),
-        ({**GOOD, "image": "../secret.png"}, "wanted a path inside the picture folders"),
-        ({**GOOD, "image": "/etc/passwd"}, "wanted a path inside the picture folders"),
+        ({**GOOD, "image": "../.."}, "wanted a path inside the picture folders"),
+        ({**GOOD, "image": "/"}, "wanted a path inside the picture folders"),
+        ({**GOOD, "image": "a.png\0.jpg"}, "wanted a path inside the picture folders"),
         ({**GOOD, "image": 7}, "wanted a file name"),
         ({"id": "x"}, "has the keys id"),
         ("text", "is a str, wanted a mapping"),
@@ -86,9 +95,21 @@ def test_broken_json_names_its_place(tmp_path: Path, text: str, words: str) -> N
 
 def test_questions_of_every_naming(tmp_path: Path) -> None:
     rows = [
-        {"question_id": 7, "image": "a.png", "text": "What?", "answer": "Red.", "category": "colour"},
+        {
+            "question_id": 7,
+            "image": "a.png",
+            "text": "What?",
+            "answer": "Red.",
+            "category": "colour",
+        },
         {"question_id": 7, "image": "a.png", "text": "Dog?", "label": "yes"},
-        {"id": "c", "image": "a.png", "instruction": "Describe.", "output": "word " * 30, "type": "detail"},
+        {
+            "id": "c",
+            "image": "a.png",
+            "instruction": "Describe.",
+            "output": "word " * 30,
+            "type": "detail",
+        },
         {"id": "d", "question": "How?", "answers": ["two", "2"]},
         GOOD,
     ]
@@ -101,6 +122,7 @@ def test_questions_of_every_naming(tmp_path: Path) -> None:
         read_questions(write(tmp_path / "bad.json", {"image": "a.png"}))
 
 
+@pytest.mark.slow
 def test_the_real_pope_file_reads(fixtures: Path) -> None:
     questions = read_questions(fixtures / "pope" / "coco_pope_random.json")
     assert len(questions) == 3000

@@ -1,4 +1,6 @@
-"""Every command of the pages is run, or marked for the reader as one that cannot be, and then at least parsed."""
+"""Every command of the pages is run, or marked for the reader as one that cannot be, and then at
+least parsed.
+"""
 
 from __future__ import annotations
 
@@ -28,19 +30,25 @@ STARTED = {
     "chat": ("tests/chat/test_session.py", "test_the_terminal"),
     "demo": ("tests/practice/test_demo.py", "test_the_summary_has_every_figure"),
     "serve": ("tests/chat/test_remote_engine.py", "test_real_servers_answer_as_their_library_does"),
-    "out/space/app.py": ("tests/publish/test_deploy.py", "test_the_folder_alone_opens_a_page_that_answers"),
+    "out/space/app.py": (
+        "tests/publish/test_deploy.py",
+        "test_the_folder_alone_opens_a_page_that_answers",
+    ),
 }
 #: The demo as the `road` fixture walks it.
 DEMO = {"with_app": False}
 RUN = [page for page in PAGES if any(command.mark is None for command in commands(page))]
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("page", PAGES, ids=lambda page: page.name)
 def test_every_command_is_one(page: Path) -> None:
     for command in commands(page):
         parse(command)
         if command.mark is None:
-            assert command.words[0] in SHELL | {"phisense"}, f"{command}: the tests cannot run it and no comment says why"
+            assert command.words[0] in SHELL | {"phisense"}, (
+                f"{command}: the tests cannot run it and no comment says why"
+            )
         elif command.mark == "stays until Ctrl-C":
             assert started(command), f"{command}: no test starts it"
     for text in inline(page):
@@ -64,7 +72,13 @@ def started(command: Command) -> bool:
         ("phisense train practice --set train.instruct.epoch=2  # needs a GPU", "unknown key"),
         ("phisense evaluate models/mine --data d --images i --limit few", "valid integer"),
         ("phisense lern practice", "no verb lern"),
-        ("torchrun --nproc-per-node 2 -m phisense train practice --sett a=1  # needs several GPUs", "No such option"),
+        (
+            (
+                "torchrun --nproc-per-node 2 -m phisense train practice --sett a=1  # needs several"
+                " GPUs"
+            ),
+            "No such option",
+        ),
         ("accelerate launch --num_procs 2 -m phisense train practice  # needs several GPUs", "2"),
         ("pip install 'phisense[ap]'  # needs the network", "no extra ap"),
         ("make coffee  # takes minutes", "Makefile has no"),
@@ -81,8 +95,8 @@ def test_a_wrong_command_is_found_out(line: str, words: str) -> None:
 
 def test_marks_are_read_as_the_reader_reads_them() -> None:
     block = (
-        "    # needs a GPU\n    phisense train a\n    phisense train b\n"
-        "    # on any machine\n    phisense doctor  # fast\n\n    phisense app m  # stays until Ctrl-C\n"
+        "    # needs a GPU\n    phisense train a\n    phisense train b\n    # on any machine\n   "
+        " phisense doctor  # fast\n\n    phisense app m  # stays until Ctrl-C\n"
     )
     assert [command.mark for command in commands(ROOT / "README.md", f"Text.\n\n{block}")] == [
         "needs a GPU",
@@ -90,7 +104,10 @@ def test_marks_are_read_as_the_reader_reads_them() -> None:
         None,
         "stays until Ctrl-C",
     ]
-    assert commands(ROOT / "README.md", "```sh\npython - <<'E'\nprint(1)\nE\n```\n")[0].text == "python - <<'E'\nprint(1)\nE"
+    assert (
+        commands(ROOT / "README.md", "```sh\npython - <<'E'\nprint(1)\nE\n```\n")[0].text
+        == "python - <<'E'\nprint(1)\nE"
+    )
     with pytest.raises(ValueError, match="no language"):
         commands(ROOT / "README.md", "```\nwhat is this\n```\n")
     with pytest.raises(ValueError, match="has no --bogus"):
@@ -100,11 +117,20 @@ def test_marks_are_read_as_the_reader_reads_them() -> None:
 @pytest.mark.slow
 @pytest.mark.parametrize("page", RUN, ids=lambda page: page.name)
 def test_a_page_runs_from_top_to_bottom(
-    page: Path, road: tuple[Path, dict[str, Any]], verb: Any, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+    page: Path,
+    road: tuple[Path, dict[str, Any]],
+    verb: Any,
+    tmp_path: Path,
+    monkeypatch: pytest.MonkeyPatch,
 ) -> None:
-    """In a folder of its own, in order. Verbs are called as the command line calls them; everything else is the shell's."""
+    """In a folder of its own, in order. Verbs are called as the command line calls them; everything
+    else is the shell's.
+    """
     monkeypatch.chdir(tmp_path)
-    monkeypatch.setenv("PATH", f"{_programs(tmp_path.parent / f'{tmp_path.name}-bin')}{os.pathsep}{os.environ['PATH']}")
+    monkeypatch.setenv(
+        "PATH",
+        f"{_programs(tmp_path.parent / f'{tmp_path.name}-bin')}{os.pathsep}{os.environ['PATH']}",
+    )
     monkeypatch.setenv("PYTHONPATH", str(ROOT / "src"))
     if not page.name.startswith("tutorial"):
         _whats_yours(road[0], tmp_path)
@@ -128,14 +154,25 @@ def run(command: Command, road: Path, verb: Any) -> None:
         with pytest.raises(PhisenseError) if command.fails else nullcontext():
             verb(*rest)
     else:
-        ran = subprocess.run(["bash", "-euo", "pipefail", "-c", command.text], capture_output=True, text=True, check=False)
+        ran = subprocess.run(
+            ["bash", "-euo", "pipefail", "-c", command.text],
+            capture_output=True,
+            text=True,
+            check=False,
+        )
         assert ran.returncode == 0, f"{command}\n{ran.stdout}\n{ran.stderr}"
 
 
 def copy_of(road: Path, folder: Path) -> None:
-    """The folder that `phisense demo --no-app` writes: many tests look at it, so it is walked once, and each page has its own copy."""
+    """The folder that `phisense demo --no-app` writes: many tests look at it, so it is walked once,
+    and each page has its own copy.
+    """
     for name in ("data", "features", "runs", "models", "reports"):
-        shutil.copytree(road / name, folder / name, copy_function=_linked if name in ("data", "features") else shutil.copy2)
+        shutil.copytree(
+            road / name,
+            folder / name,
+            copy_function=_linked if name in ("data", "features") else shutil.copy2,
+        )
     shutil.copy2(road / "summary.json", folder)
 
 
@@ -148,7 +185,9 @@ def _linked(source: str, target: str) -> None:
 
 
 def _whats_yours(road: Path, folder: Path) -> None:
-    """What pages call by names of the reader's own: a merged model, its data, and a recipe, here of parts with random weights."""
+    """What pages call by names of the reader's own: a merged model, its data, and a recipe, here of
+    parts with random weights.
+    """
     shutil.copytree(road / "models" / "practice", folder / "models" / "mine")
     shutil.copytree(road / "data" / "images", folder / "data" / "train2017", copy_function=_linked)
     shutil.copy2(road / "data" / "heldout.jsonl", folder / "data")
@@ -175,8 +214,12 @@ def _verdict(report: str) -> str:
 
 def _tutorial() -> None:
     assert _verdict("demo/reports/heldout") == "looks"
-    assert _verdict("demo/reports/short") in ("blind", "looks")  # ten steps are at the border, and the page says so
-    short, long = (json.loads(Path(f"demo/reports/{name}/scores.json").read_text()) for name in ("short", "heldout"))
+    # ten steps are at the border, and the page says so
+    assert _verdict("demo/reports/short") in ("blind", "looks")
+    short, long = (
+        json.loads(Path(f"demo/reports/{name}/scores.json").read_text())
+        for name in ("short", "heldout")
+    )
     assert _accuracy(short, "real") < _accuracy(long, "real") - 0.3
     assert (Path("out") / "space" / "app.py").is_file()
 
@@ -188,4 +231,7 @@ def _own_pictures() -> None:
 
 
 #: What a page says that the reader will see at its end.
-CLAIMS: dict[str, Callable[[], None]] = {"tutorial.md": _tutorial, "tutorial-own-pictures.md": _own_pictures}
+CLAIMS: dict[str, Callable[[], None]] = {
+    "tutorial.md": _tutorial,
+    "tutorial-own-pictures.md": _own_pictures,
+}

@@ -1,4 +1,6 @@
-"""The pages as a site, the reference as the code has it, and the troubles that are named as they are named."""
+"""The pages as a site, the reference as the code has it, and the troubles that are named as they
+are named.
+"""
 
 from __future__ import annotations
 
@@ -64,7 +66,9 @@ def test_the_reference_notices_a_change(monkeypatch: pytest.MonkeyPatch) -> None
 
 
 def test_the_site_is_built_without_a_warning(tmp_path: Path) -> None:
-    pytest.importorskip("material", reason="mkdocs-material is not installed (pip install 'phisense[docs]')")
+    pytest.importorskip(
+        "material", reason="mkdocs-material is not installed (pip install 'phisense[docs]')"
+    )
     ran = _build(ROOT / "mkdocs.yml", tmp_path / "site")
     assert ran.returncode == 0, ran.stderr
     pages = {page.stem for page in DOCS.glob("*.md")}
@@ -72,13 +76,19 @@ def test_the_site_is_built_without_a_warning(tmp_path: Path) -> None:
         assert (tmp_path / "site" / ("" if page == "index" else page) / "index.html").is_file()
     assert not list((tmp_path / "site").rglob("*.py"))
     for page in (tmp_path / "site").rglob("*.html"):
-        loaded = re.findall(r"""<(?:link|script|img|iframe)[^>]+(?:src|href)=["']?(https?:)?//""", page.read_text())
+        loaded = re.findall(
+            r"""<(?:link|script|img|iframe)[^>]+(?:src|href)=["']?(https?:)?//""", page.read_text()
+        )
         assert not loaded, f"{page}: a reader's browser would fetch from elsewhere"
-    assert "@import url(http" not in "".join(style.read_text() for style in (tmp_path / "site").rglob("*.css"))
+    assert "@import url(http" not in "".join(
+        style.read_text() for style in (tmp_path / "site").rglob("*.css")
+    )
 
 
 def test_a_broken_link_stops_the_build(tmp_path: Path) -> None:
-    pytest.importorskip("material", reason="mkdocs-material is not installed (pip install 'phisense[docs]')")
+    pytest.importorskip(
+        "material", reason="mkdocs-material is not installed (pip install 'phisense[docs]')"
+    )
     (tmp_path / "docs").mkdir()
     (tmp_path / "docs" / "index.md").write_text("# Start\n\n[gone](gone.md)\n")
     config = {**yaml.safe_load((ROOT / "mkdocs.yml").read_text()), "nav": [{"Start": "index.md"}]}
@@ -89,7 +99,17 @@ def test_a_broken_link_stops_the_build(tmp_path: Path) -> None:
 
 
 def _build(config: Path, out: Path) -> subprocess.CompletedProcess[str]:
-    words = [sys.executable, "-m", "mkdocs", "build", "--strict", "--config-file", str(config), "--site-dir", str(out)]
+    words = [
+        sys.executable,
+        "-m",
+        "mkdocs",
+        "build",
+        "--strict",
+        "--config-file",
+        str(config),
+        "--site-dir",
+        str(out),
+    ]
     env = {**os.environ, "NO_MKDOCS_2_WARNING": "1"}  # an advertisement
     return subprocess.run(words, capture_output=True, text=True, check=False, env=env)
 
@@ -98,23 +118,39 @@ def test_every_page_is_in_the_sites_menu() -> None:
     def pages(entry: Any) -> Iterator[str]:
         if isinstance(entry, str):
             yield entry
-        for inner in entry.values() if isinstance(entry, dict) else entry if isinstance(entry, list) else ():
+        for inner in (
+            entry.values() if isinstance(entry, dict) else entry if isinstance(entry, list) else ()
+        ):
             yield from pages(inner)
 
-    assert sorted(pages(yaml.safe_load((ROOT / "mkdocs.yml").read_text())["nav"])) == sorted(page.name for page in DOCS.glob("*.md"))
+    assert sorted(pages(yaml.safe_load((ROOT / "mkdocs.yml").read_text())["nav"])) == sorted(
+        page.name for page in DOCS.glob("*.md")
+    )
 
 
 def test_the_predicted_memory_is_what_doctor_predicts() -> None:
-    from phisense.doctor import devices, plan
+    from phisense.doctor import find_devices, make_plan
     from phisense.recipe import load_recipe
 
     def predicted(recipe: str, size: str) -> dict[str, str]:
-        return {step.peak.step: f"{step.peak.total / 1e9:.1f} GB" for step in plan(load_recipe(recipe), devices(None, size)[0]).steps}
+        return {
+            step.peak.step: f"{step.peak.total / 1e9:.1f} GB"
+            for step in make_plan(load_recipe(recipe), find_devices(None, size)[0]).steps
+        }
 
     small, large = predicted("phi3.5-clip-l336-16gb", "16GB"), predicted("phi3.5-clip-l336", "24GB")
-    table = dict(re.findall(r"^\| (align|instruct|merge|evaluate|chat) \| ([\d.]+ GB) \|$", (DOCS / "howto-16gb.md").read_text(), re.M))
+    table = dict(
+        re.findall(
+            r"^\| (align|instruct|merge|evaluate|chat) \| ([\d.]+ GB) \|$",
+            (DOCS / "howto-16gb.md").read_text(),
+            re.M,
+        )
+    )
     assert table == small
-    assert f"| {large['align']}, {large['instruct']} | {small['align']}, {small['instruct']} |" in (ROOT / "README.md").read_text()
+    assert (
+        f"| {large['align']}, {large['instruct']} | {small['align']}, {small['instruct']} |"
+        in (ROOT / "README.md").read_text()
+    )
 
 
 @cache
@@ -124,7 +160,12 @@ def said() -> frozenset[str]:
     for path in (ROOT / "src").rglob("*.py"):
         for node in ast.walk(ast.parse(path.read_text())):
             if isinstance(node, ast.JoinedStr):
-                found.add("".join(str(part.value) if isinstance(part, ast.Constant) else "…" for part in node.values))
+                found.add(
+                    "".join(
+                        str(part.value) if isinstance(part, ast.Constant) else "…"
+                        for part in node.values
+                    )
+                )
             elif isinstance(node, ast.Constant) and isinstance(node.value, str):
                 found.add(node.value)
     return frozenset(found)

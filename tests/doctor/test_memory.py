@@ -1,4 +1,6 @@
-"""The plan against models that are really built, and against what autograd really keeps. Tiny, with every kind of setting."""
+"""The plan against models that are really built, and against what autograd really keeps. Tiny, with
+every kind of setting.
+"""
 
 from __future__ import annotations
 
@@ -14,15 +16,15 @@ from transformers import CLIPVisionConfig, CLIPVisionModel
 from phisense import Phi3WithProjector
 from phisense.conversations import IMAGE, Message
 from phisense.doctor import activations, memory
-from phisense.doctor.activations import Setting
-from phisense.doctor.shapes import Shapes, shapes_of
-from phisense.model.asking import logits_at
+from phisense.doctor.activations import MicroBatch
+from phisense.doctor.shapes import Shapes, read_shapes
+from phisense.model.batch_generate import logits_at
 from phisense.model.lora import add_lora, expected_trainable
-from phisense.model.spans import SPANS
-from phisense.prompt import IGNORED, Rendered
+from phisense.model.varlen_attention import VARLEN
+from phisense.prompt import IGNORE_INDEX, Rendered
 from phisense.recipe import Lora, Recipe, parse_recipe
 from phisense.training import packing
-from phisense.training.packing import Packed, end_to_end
+from phisense.training.packing import PackedRow, concatenate_rows
 from phisense.training.trainer import supervised_loss
 
 TOKENS = 60
@@ -30,7 +32,7 @@ BOUND = 0.03
 
 
 def recipe_of(parts: tuple[str, str], *, pool: int = 1, kind: str = "mlp", **train: Any) -> Recipe:
-    stage = {"batch": 4, "micro_batch": 2, "length": TOKENS}
+    stage = {"batch_size": 4, "micro_batch_size": 2, "max_length": TOKENS}
     return parse_recipe(
         {
             "name": "tiny",
@@ -38,25 +40,36 @@ def recipe_of(parts: tuple[str, str], *, pool: int = 1, kind: str = "mlp", **tra
             "vision": {"part": parts[1]},
             "projector": {"kind": kind, "pool": pool},
             "data": {"images": "none", "instruct": ["none.json"]},
-            "train": {"align": stage, "instruct": stage, "quantise": False, "checkpointing": False, **train},
+            "train": {
+                "align": stage,
+                "instruct": stage,
+                "quantize": False,
+                "gradient_checkpointing": False,
+                **train,
+            },
         }
     )
 
 
-def build(recipe: Recipe, quantise: bool) -> Phi3WithProjector:
-    built = Phi3WithProjector.from_recipe(recipe, quantise=quantise, stored_features=True, device="cpu", dtype=torch.float32)
+def build(recipe: Recipe, quantize: bool) -> Phi3WithProjector:
+    built = Phi3WithProjector.from_recipe(
+        recipe, quantize=quantize, stored_features=True, device="cpu", dtype=torch.float32
+    )
     built.model.requires_grad_(False)
     built.projector.float().requires_grad_(True)
     return built
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("pool", [1, 2])
 @pytest.mark.parametrize("rank", [None, 4])
-def test_trainable_parameters_are_those_of_the_built_model(parts: tuple[str, str], pool: int, rank: int | None) -> None:
+def test_trainable_parameters_are_those_of_the_built_model(
+    parts: tuple[str, str], pool: int, rank: int | None
+) -> None:
     recipe = recipe_of(parts, pool=pool)
     built = build(recipe, False)
     model = built.model if rank is None else add_lora(built.model, Lora(rank=rank))
-    planned = memory.trainable(shapes_of(recipe), rank)
+    planned = memory.count_trained_weights(read_shapes(recipe), rank)
     assert planned == sum(p.numel() for p in model.parameters() if p.requires_grad)
     if rank is None:
         assert planned == expected_trainable(built.model, None)
@@ -67,13 +80,15 @@ def test_trainable_parameters_of_a_trained_tower(parts: tuple[str, str]) -> None
     built = build(recipe, False)
     built.model.model.vision_tower = CLIPVisionModel.from_pretrained(parts[1]).requires_grad_(False)
     model = add_lora(built.model, Lora(rank=4, vision=True))
-    assert memory.trainable(shapes_of(recipe), 4, tower=True) == sum(p.numel() for p in model.parameters() if p.requires_grad)
+    assert memory.count_trained_weights(read_shapes(recipe), 4, tower=True) == sum(
+        p.numel() for p in model.parameters() if p.requires_grad
+    )
 
 
-@pytest.mark.parametrize("quantise", [False, True])
-def test_weight_bytes_are_those_of_the_built_model(parts: tuple[str, str], quantise: bool) -> None:
+@pytest.mark.parametrize("quantize", [False, True])
+def test_weight_bytes_are_those_of_the_built_model(parts: tuple[str, str], quantize: bool) -> None:
     recipe = recipe_of(parts)
-    built = build(recipe, quantise)
+    built = build(recipe, quantize)
     held = 0
     quantised = 0
     for name, p in built.model.named_parameters():
@@ -81,35 +96,62 @@ def test_weight_bytes_are_those_of_the_built_model(parts: tuple[str, str], quant
             continue
         held += p.numel() * p.element_size()
         state = getattr(p, "quant_state", None)
-        if state is not None:  # the lookup tables (16 and 256 numbers) are not counted: they do not grow with the model
-            held += sum(t.numel() * t.element_size() for t in (state.absmax, state.state2.absmax, state.offset))
+        if (
+            state is not None
+            # the lookup tables (16 and 256 numbers) are not counted: they do not grow with the
+            # model
+        ):
+            held += sum(
+                t.numel() * t.element_size()
+                for t in (state.absmax, state.state2.absmax, state.offset)
+            )
             quantised += 1
-    assert quantised == (8 if quantise else 0)
-    assert memory.language_bytes(shapes_of(recipe), 4, quantise) == held
+    assert quantised == (8 if quantize else 0)
+    assert memory.language_bytes(read_shapes(recipe), 4, quantize) == held
 
 
 def test_vision_weights_are_those_of_the_tower(parts: tuple[str, str]) -> None:
     tower = CLIPVisionModel.from_pretrained(parts[1])
-    assert shapes_of(recipe_of(parts)).vision == sum(p.numel() for p in tower.parameters())
+    assert read_shapes(recipe_of(parts)).vision == sum(p.numel() for p in tower.parameters())
 
 
-def setting_of(rows: int, tokens: int, rank: int | None, dropout: float, checkpointing: bool, quantise: bool, spans: bool) -> Setting:
-    return Setting(rows, tokens, 0, rank, dropout, checkpointing, quantise, 4, spans, False, rows, tokens**2, 0)
+def setting_of(
+    rows: int,
+    tokens: int,
+    rank: int | None,
+    dropout: float,
+    checkpointing: bool,
+    quantize: bool,
+    spans: bool,
+) -> MicroBatch:
+    return MicroBatch(
+        rows, tokens, 0, rank, dropout, checkpointing, quantize, 4, spans, False, rows, tokens**2, 0
+    )
 
 
 def end_to_end_of(batch: dict[str, Any], shared: int) -> dict[str, Any]:
-    """The rows of a padded batch as they lie end to end, each as two conversations of like length if some of it is `shared`."""
+    """The rows of a padded batch as they lie end to end, each as two conversations of like length
+    if some of it is `shared`.
+    """
     made = []
     for ids, labels in zip(batch["input_ids"].tolist(), batch["labels"].tolist(), strict=True):
         ends = ((shared + len(ids)) // 2, len(ids)) if shared else (len(ids),)
-        made.append(Packed(Rendered(ids, labels), ("picture",), shared, ends))
-    return {**end_to_end(made), "pixel_values": batch["pixel_values"]}
+        made.append(PackedRow(Rendered(ids, labels), ("picture",), shared, ends))
+    return {**concatenate_rows(made), "pixel_values": batch["pixel_values"]}
 
 
 def kept_by_autograd(
-    built: Phi3WithProjector, model: Any, rows: int, tokens: int, spans: bool, shared: int, tower: bool = False
+    built: Phi3WithProjector,
+    model: Any,
+    rows: int,
+    tokens: int,
+    spans: bool,
+    shared: int,
+    tower: bool = False,
 ) -> tuple[int, int]:
-    """Bytes of the storages that the forward pass hands to autograd, parameters and buffers not counted; tokens of a row with a loss."""
+    """Bytes of the storages that the forward pass hands to autograd, parameters and buffers not
+    counted; tokens of a row with a loss.
+    """
     width = built.model.config.vision_config.hidden_size
     talk = [Message("user", f"{IMAGE}\nWhat?"), Message("assistant", "Red. " * 40)]
     batch = built.inputs([talk] * rows, [[torch.rand(16, width)]] * rows)
@@ -133,7 +175,7 @@ def kept_by_autograd(
         return t
 
     labels = batch.pop("labels")
-    supervised = torch.nn.functional.pad(labels[:, 1:] != IGNORED, (0, 1))
+    supervised = torch.nn.functional.pad(labels[:, 1:] != IGNORE_INDEX, (0, 1))
     with torch.autograd.graph.saved_tensors_hooks(pack, lambda t: t), logits_at(model, supervised):
         supervised_loss(model(**batch), labels, int(supervised.sum()))
     return sum(kept.values()), int(supervised.sum()) // rows
@@ -152,102 +194,165 @@ CASES = [
 
 @pytest.fixture(scope="module")
 def wider(tmp_path_factory: pytest.TempPathFactory, parts: tuple[str, str]) -> tuple[str, str]:
-    """A language part whose layers outweigh the rest; fewer key heads than heads would go unnoticed with the tiny one."""
+    """A language part whose layers outweigh the rest; fewer key heads than heads would go unnoticed
+    with the tiny one.
+    """
     from transformers import Phi3Config, Phi3ForCausalLM
 
     from ..tiny import PRACTICE
 
     folder = tmp_path_factory.mktemp("wider") / "language"
     config = Phi3Config(
-        vocab_size=768, hidden_size=64, intermediate_size=160, num_hidden_layers=3, num_attention_heads=4, num_key_value_heads=4,
-        max_position_embeddings=256, original_max_position_embeddings=256, sliding_window=None, bos_token_id=1, eos_token_id=None,
-        pad_token_id=None, tie_word_embeddings=False,
-    )  # fmt: skip
+        vocab_size=768,
+        hidden_size=64,
+        intermediate_size=160,
+        num_hidden_layers=3,
+        num_attention_heads=4,
+        num_key_value_heads=4,
+        max_position_embeddings=256,
+        original_max_position_embeddings=256,
+        sliding_window=None,
+        bos_token_id=1,
+        eos_token_id=None,
+        pad_token_id=None,
+        tie_word_embeddings=False,
+    )
     Phi3ForCausalLM(config).save_pretrained(folder)
     for path in (PRACTICE / "language").glob("tokenizer*.json"):
         (folder / path.name).write_bytes(path.read_bytes())
     return str(folder), parts[1]
 
 
-def measure(parts: tuple[str, str], x: Setting, shared: int = 0) -> tuple[int, Shapes, Setting]:
+def measure(
+    parts: tuple[str, str], x: MicroBatch, shared: int = 0
+) -> tuple[int, Shapes, MicroBatch]:
     """What autograd keeps; the shapes; and the setting with its supervised tokens counted."""
     recipe = recipe_of(parts)
-    built = build(recipe, x.quantise)
-    built.model.set_attn_implementation({"text_config": SPANS if x.spans else "sdpa"})
-    if x.tower:
-        built.model.model.vision_tower = CLIPVisionModel.from_pretrained(parts[1]).requires_grad_(False)
-    if x.full:
+    built = build(recipe, x.quantize)
+    built.model.set_attn_implementation({"text_config": VARLEN if x.varlen else "sdpa"})
+    if x.train_vision:
+        built.model.model.vision_tower = CLIPVisionModel.from_pretrained(parts[1]).requires_grad_(
+            False
+        )
+    if x.full_finetuning:
         built.model.model.language_model.requires_grad_(True)
         built.model.lm_head.requires_grad_(True)
-    model = built.model if x.rank is None else add_lora(built.model, Lora(rank=x.rank, dropout=x.dropout, vision=x.tower))
+    model = (
+        built.model
+        if x.rank is None
+        else add_lora(built.model, Lora(rank=x.rank, dropout=x.dropout, vision=x.train_vision))
+    )
     built.model.config.use_cache = False  # as Trainer does
     if x.checkpointing:
-        built.model.activation_checkpointing_enable(activation_checkpointing_kwargs={"use_reentrant": False})
+        built.model.activation_checkpointing_enable(
+            activation_checkpointing_kwargs={"use_reentrant": False}
+        )
     model.train()
-    kept, supervised = kept_by_autograd(built, model, x.rows, x.tokens, x.spans, shared, x.tower)
-    return kept, shapes_of(recipe), replace(x, supervised=supervised)
+    kept, supervised = kept_by_autograd(
+        built, model, x.rows, x.tokens, x.varlen, shared, x.train_vision
+    )
+    return kept, read_shapes(recipe), replace(x, supervised=supervised)
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("checkpointing", [False, True])
-@pytest.mark.parametrize(("rank", "dropout", "quantise", "spans", "rows"), CASES)
+@pytest.mark.parametrize(("rank", "dropout", "quantize", "spans", "rows"), CASES)
 def test_activations_are_what_autograd_keeps(
-    wider: tuple[str, str], rank: int | None, dropout: float, quantise: bool, spans: bool, rows: int, checkpointing: bool
+    wider: tuple[str, str],
+    rank: int | None,
+    dropout: float,
+    quantize: bool,
+    spans: bool,
+    rows: int,
+    checkpointing: bool,
 ) -> None:
-    x = setting_of(rows, TOKENS, rank, dropout, checkpointing, quantise, spans)
+    x = setting_of(rows, TOKENS, rank, dropout, checkpointing, quantize, spans)
     kept, s, x = measure(wider, x)
-    planned = activations.saved(s, x) + activations.kept_by_loss(s, x)
-    if checkpointing:  # holds mask and angles for its second forward pass by itself, not through autograd
-        planned -= activations.around(s, x)
+    planned = activations.saved_for_backward(s, x) + activations.saved_by_loss(s, x)
+    # holds mask and angles for its second forward pass by itself, not through autograd
+    if checkpointing:
+        planned -= activations.mask_and_rotary(s, x)
     assert planned == pytest.approx(kept, rel=BOUND)
-    if not checkpointing:  # the control: the same plan with one thing forgotten is outside the bound
-        assert planned - activations.layer(s, x) != pytest.approx(kept, rel=BOUND)
+    # the control: the same plan with one thing forgotten is outside the bound
+    if not checkpointing:
+        assert planned - activations.decoder_layer(s, x) != pytest.approx(kept, rel=BOUND)
 
 
 @pytest.mark.parametrize("checkpointing", [False, True])
-def test_full_fine_tuning_costs_what_autograd_keeps(wider: tuple[str, str], checkpointing: bool) -> None:
-    x = replace(setting_of(2, TOKENS, None, 0.0, checkpointing, False, True), full=True)
+def test_full_fine_tuning_costs_what_autograd_keeps(
+    wider: tuple[str, str], checkpointing: bool
+) -> None:
+    x = replace(setting_of(2, TOKENS, None, 0.0, checkpointing, False, True), full_finetuning=True)
     kept, s, x = measure(wider, x)
-    around = activations.around(s, x) if checkpointing else 0
-    assert activations.saved(s, x) + activations.kept_by_loss(s, x) - around == pytest.approx(kept, rel=BOUND)
-    forgotten = replace(x, full=False)
-    assert activations.saved(s, forgotten) + activations.kept_by_loss(s, x) - around != pytest.approx(kept, rel=BOUND)
+    around = activations.mask_and_rotary(s, x) if checkpointing else 0
+    assert activations.saved_for_backward(s, x) + activations.saved_by_loss(
+        s, x
+    ) - around == pytest.approx(kept, rel=BOUND)
+    forgotten = replace(x, full_finetuning=False)
+    assert activations.saved_for_backward(s, forgotten) + activations.saved_by_loss(
+        s, x
+    ) - around != pytest.approx(kept, rel=BOUND)
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("dropout", [0.0, 0.1])
 def test_a_trained_tower_costs_what_autograd_keeps(seeing: tuple[str, str], dropout: float) -> None:
-    x = replace(setting_of(2, TOKENS, 4, dropout, False, False, True), tower=True)
+    x = replace(setting_of(2, TOKENS, 4, dropout, False, False, True), train_vision=True)
     kept, s, x = measure(seeing, x)
-    without, _, _ = measure(seeing, replace(x, tower=False))
-    assert activations.tower(s, x) == pytest.approx(kept - without, rel=BOUND)
+    without, _, _ = measure(seeing, replace(x, train_vision=False))
+    assert activations.vision_tower(s, x) == pytest.approx(kept - without, rel=BOUND)
 
 
 @pytest.fixture(scope="module")
 def seeing(tmp_path_factory: pytest.TempPathFactory, parts: tuple[str, str]) -> tuple[str, str]:
     """A vision part with layers that outweigh the rest."""
     folder = tmp_path_factory.mktemp("seeing") / "vision"
-    shape = {"hidden_size": 64, "intermediate_size": 160, "num_hidden_layers": 4, "num_attention_heads": 4}
+    shape = {
+        "hidden_size": 64,
+        "intermediate_size": 160,
+        "num_hidden_layers": 4,
+        "num_attention_heads": 4,
+    }
     CLIPVisionModel(CLIPVisionConfig(image_size=32, patch_size=8, **shape)).save_pretrained(folder)
     shutil.copy(Path(parts[1]) / "preprocessor_config.json", folder)
     return parts[0], str(folder)
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("rank", [None, 4])
-def test_a_shared_picture_costs_what_autograd_keeps(wider: tuple[str, str], rank: int | None, monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(packing, "TOGETHER", 0)
+def test_a_shared_picture_costs_what_autograd_keeps(
+    wider: tuple[str, str], rank: int | None, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(packing, "MERGE_BELOW", 0)
     shared, each = 24, (TOKENS - 24) // 2
     seen = {"scores": shared**2 + 2 * each * (shared + each), "behind": 2 * (shared + each)}
-    assert seen == dict(zip(seen, packing.scores(Packed(Rendered([0] * TOKENS, []), (), shared, (shared + each, TOKENS))), strict=True))
-    kept, s, x = measure(wider, replace(setting_of(2, TOKENS, rank, 0.0, False, False, True), **seen), shared)
-    planned = activations.saved(s, x) + activations.kept_by_loss(s, x)
+    assert seen == dict(
+        zip(
+            seen,
+            packing.count_scores(
+                PackedRow(Rendered([0] * TOKENS, []), (), shared, (shared + each, TOKENS))
+            ),
+            strict=True,
+        )
+    )
+    kept, s, x = measure(
+        wider, replace(setting_of(2, TOKENS, rank, 0.0, False, False, True), **seen), shared
+    )
+    planned = activations.saved_for_backward(s, x) + activations.saved_by_loss(s, x)
     assert planned == pytest.approx(kept, rel=BOUND)
     forgotten = replace(x, scores=TOKENS**2, behind=0)
-    assert activations.saved(s, forgotten) + activations.kept_by_loss(s, x) != pytest.approx(kept, rel=BOUND / 3)
+    assert activations.saved_for_backward(s, forgotten) + activations.saved_by_loss(
+        s, x
+    ) != pytest.approx(kept, rel=BOUND / 3)
 
 
 def test_checkpointing_is_planned_as_a_saving(wider: tuple[str, str]) -> None:
     x = setting_of(2, TOKENS, 4, 0.0, False, False, True)
-    s = shapes_of(recipe_of(wider))
-    assert activations.saved(s, replace(x, checkpointing=True)) < activations.saved(s, x) / 3
+    s = read_shapes(recipe_of(wider))
+    assert (
+        activations.saved_for_backward(s, replace(x, checkpointing=True))
+        < activations.saved_for_backward(s, x) / 3
+    )
 
 
 def test_one_recomputed_layer_is_what_a_layer_keeps(wider: tuple[str, str], tmp_path: Path) -> None:
@@ -261,4 +366,4 @@ def test_one_recomputed_layer_is_what_a_layer_keeps(wider: tuple[str, str], tmp_
     config = json.loads((fewer / "config.json").read_text())
     (fewer / "config.json").write_text(json.dumps({**config, "num_hidden_layers": 2}))
     kept_fewer, _, _ = measure((str(fewer), wider[1]), x)
-    assert activations.layer(s, x) == pytest.approx(kept - kept_fewer, rel=0.01)
+    assert activations.decoder_layer(s, x) == pytest.approx(kept - kept_fewer, rel=0.01)

@@ -1,4 +1,6 @@
-"""A few rows of each benchmark, written by hand in the schema of its official files; and pictures as they come inside files."""
+"""A few rows of each benchmark, written by hand in the schema of its official files; and pictures
+as they come inside files.
+"""
 
 from __future__ import annotations
 
@@ -28,7 +30,13 @@ def lines(path: Path, rows: list[dict[str, Any]]) -> str:
 
 
 def vqav2(folder: Path) -> list[str]:
-    head = {"info": {"year": 2017}, "task_type": "Open-Ended", "data_type": "mscoco", "data_subtype": "val2014", "license": {}}
+    head = {
+        "info": {"year": 2017},
+        "task_type": "Open-Ended",
+        "data_type": "mscoco",
+        "data_subtype": "val2014",
+        "license": {},
+    }
     questions = [
         {"image_id": 262148, "question": "Where is he looking?", "question_id": 262148000},
         {"image_id": 42, "question": "How many dogs are there?", "question_id": 42001},
@@ -36,14 +44,22 @@ def vqav2(folder: Path) -> list[str]:
     people = [["down"] * 8 + ["table"] * 2, ["2", "two", *["3"] * 8]]
     annotations = [
         {
-            "question_type": "none of the above", "multiple_choice_answer": told[0], "image_id": question["image_id"], "answer_type": kind,
-            "answers": [{"answer": one, "answer_confidence": "yes", "answer_id": i} for i, one in enumerate(told, 1)],
+            "question_type": "none of the above",
+            "multiple_choice_answer": told[0],
+            "image_id": question["image_id"],
+            "answer_type": kind,
+            "answers": [
+                {"answer": one, "answer_confidence": "yes", "answer_id": i}
+                for i, one in enumerate(told, 1)
+            ],
             "question_id": question["question_id"],
         }
         for question, told, kind in zip(questions, people, ("other", "number"), strict=True)
-    ]  # fmt: skip
+    ]
     return [
-        write(folder / "v2_OpenEnded_mscoco_val2014_questions.json", {**head, "questions": questions}),
+        write(
+            folder / "v2_OpenEnded_mscoco_val2014_questions.json", {**head, "questions": questions}
+        ),
         write(folder / "v2_mscoco_val2014_annotations.json", {**head, "annotations": annotations}),
     ]
 
@@ -51,10 +67,19 @@ def vqav2(folder: Path) -> list[str]:
 def gqa(folder: Path) -> list[str]:
     def row(question: str, answer: str, kind: str, balanced: bool) -> dict[str, Any]:
         return {
-            "semantic": [], "entailed": [], "equivalent": [], "question": question, "imageId": "n161313", "isBalanced": balanced,
-            "groups": {"global": None, "local": "x"}, "answer": answer, "semanticStr": "", "annotations": {},
-            "types": {"detailed": "existAttr", "semantic": "attr", "structural": kind}, "fullAnswer": f"It is {answer}.",
-        }  # fmt: skip
+            "semantic": [],
+            "entailed": [],
+            "equivalent": [],
+            "question": question,
+            "imageId": "n161313",
+            "isBalanced": balanced,
+            "groups": {"global": None, "local": "x"},
+            "answer": answer,
+            "semanticStr": "",
+            "annotations": {},
+            "types": {"detailed": "existAttr", "semantic": "attr", "structural": kind},
+            "fullAnswer": f"It is {answer}.",
+        }
 
     rows = {
         "201307251": row("Is it overcast?", "no", "verify", True),
@@ -67,31 +92,64 @@ def gqa(folder: Path) -> list[str]:
 def textvqa(folder: Path) -> list[str]:
     data = [
         {
-            "image_id": "003a8ae2ef43b901", "image_width": 1024, "image_height": 664, "set_name": "val", "question_id": 34602,
-            "question": "what is the brand of this camera?", "question_tokens": ["what"], "image_classes": ["Cassette deck"],
-            "flickr_original_url": "", "flickr_300k_url": "",
-            "answers": ["nous les gosses", "dakota", "clos culombu", "dakota digital", "dakota", *["dakota"] * 5],
+            "image_id": "003a8ae2ef43b901",
+            "image_width": 1024,
+            "image_height": 664,
+            "set_name": "val",
+            "question_id": 34602,
+            "question": "what is the brand of this camera?",
+            "question_tokens": ["what"],
+            "image_classes": ["Cassette deck"],
+            "flickr_original_url": "",
+            "flickr_300k_url": "",
+            "answers": [
+                "nous les gosses",
+                "dakota",
+                "clos culombu",
+                "dakota digital",
+                "dakota",
+                *["dakota"] * 5,
+            ],
         }
-    ]  # fmt: skip
+    ]
     return [
         write(
-            folder / "TextVQA_0.5.1_val.json", {"dataset_type": "val", "dataset_name": "textvqa", "dataset_version": "0.5.1", "data": data}
+            folder / "TextVQA_0.5.1_val.json",
+            {
+                "dataset_type": "val",
+                "dataset_name": "textvqa",
+                "dataset_version": "0.5.1",
+                "data": data,
+            },
         )
     ]
 
 
 def ocr(folder: Path) -> str:
     data = [{"image_id": "003a8ae2ef43b901", "ocr_tokens": ["DAKOTA", "DIGITAL"], "ocr_info": []}]
-    return write(folder / "TextVQA_Rosetta_OCR_v0.2_val.json", {"dataset_type": "val", "data": data})
+    return write(
+        folder / "TextVQA_Rosetta_OCR_v0.2_val.json", {"dataset_type": "val", "data": data}
+    )
 
 
 def scienceqa(folder: Path) -> list[str]:
     def row(image: str | None, hint: str, answer: int, split: str = "test") -> dict[str, Any]:
         return {
-            "question": "Which of these is a solid?", "choices": ["milk", "stone", "air"], "answer": answer, "hint": hint, "image": image,
-            "task": "closed choice", "grade": "grade4", "subject": "natural science", "topic": "physics", "category": "Materials",
-            "skill": "", "lecture": "", "solution": "", "split": split,
-        }  # fmt: skip
+            "question": "Which of these is a solid?",
+            "choices": ["milk", "stone", "air"],
+            "answer": answer,
+            "hint": hint,
+            "image": image,
+            "task": "closed choice",
+            "grade": "grade4",
+            "subject": "natural science",
+            "topic": "physics",
+            "category": "Materials",
+            "skill": "",
+            "lecture": "",
+            "solution": "",
+            "split": split,
+        }
 
     problems = {
         "5": row("image.png", "", 1),
@@ -105,23 +163,95 @@ def scienceqa(folder: Path) -> list[str]:
 
 def pope(folder: Path, category: str = "random") -> str:
     rows = [
-        {"question_id": 1, "image": "COCO_val2014_000000310196.jpg", "text": "Is there a snowboard in the image?", "label": "yes"},
-        {"question_id": 2, "image": "COCO_val2014_000000310196.jpg", "text": "Is there a car in the image?", "label": "no"},
-        {"question_id": 3, "image": "COCO_val2014_000000210789.jpg", "text": "Is there a person in the image?", "label": "yes"},
-        {"question_id": 4, "image": "COCO_val2014_000000210789.jpg", "text": "Is there a cup in the image?", "label": "no"},
+        {
+            "question_id": 1,
+            "image": "COCO_val2014_000000310196.jpg",
+            "text": "Is there a snowboard in the image?",
+            "label": "yes",
+        },
+        {
+            "question_id": 2,
+            "image": "COCO_val2014_000000310196.jpg",
+            "text": "Is there a car in the image?",
+            "label": "no",
+        },
+        {
+            "question_id": 3,
+            "image": "COCO_val2014_000000210789.jpg",
+            "text": "Is there a person in the image?",
+            "label": "yes",
+        },
+        {
+            "question_id": 4,
+            "image": "COCO_val2014_000000210789.jpg",
+            "text": "Is there a cup in the image?",
+            "label": "no",
+        },
     ]
     return lines(folder / f"coco_pope_{category}.json", rows)
 
 
 def mmbench(folder: Path) -> list[str]:
-    """Two questions of three and two options; the second's picture is that of the first, named by its number."""
+    """Two questions of three and two options; the second's picture is that of the first, named by
+    its number.
+    """
     first = base64.b64encode(png(10)).decode()
     rows = [
-        ["241", "Identify the question.", "", "red", "green", "blue", "", "C", "ocr", first, "x", "perception", "", "dev"],
-        ["252", "What is shown?", "A hint.", "a cat", "a dog", "nan", "", "A", "object", "241", "x", "perception", "", "dev"],
+        [
+            "241",
+            "Identify the question.",
+            "",
+            "red",
+            "green",
+            "blue",
+            "",
+            "C",
+            "ocr",
+            first,
+            "x",
+            "perception",
+            "",
+            "dev",
+        ],
+        [
+            "252",
+            "What is shown?",
+            "A hint.",
+            "a cat",
+            "a dog",
+            "nan",
+            "",
+            "A",
+            "object",
+            "241",
+            "x",
+            "perception",
+            "",
+            "dev",
+        ],
     ]
-    head = ["index", "question", "hint", "A", "B", "C", "D", "answer", "category", "image", "source", "l2-category", "comment", "split"]
-    return [write(folder / "mmbench_dev_20230712.tsv", "\n".join("\t".join(row) for row in [head, *rows]) + "\n")]
+    head = [
+        "index",
+        "question",
+        "hint",
+        "A",
+        "B",
+        "C",
+        "D",
+        "answer",
+        "category",
+        "image",
+        "source",
+        "l2-category",
+        "comment",
+        "split",
+    ]
+    return [
+        write(
+            folder / "mmbench_dev_20230712.tsv",
+            "\n".join("\t".join(row) for row in [head, *rows]) + "\n",
+        )
+    ]
 
 
 def mme(folder: Path) -> list[str]:
@@ -129,7 +259,8 @@ def mme(folder: Path) -> list[str]:
     for name, shade in (("000000006040", 1), ("000000006041", 2)):
         write(
             folder / "existence" / f"{name}.txt",
-            "Is there a dog? Please answer yes or no.\tYes\nIs there a cat? Please answer yes or no.\tNo\n",
+            "Is there a dog? Please answer yes or no.\tYes\nIs there a cat? Please answer yes or"
+            " no.\tNo\n",
         )
         (folder / "existence" / f"{name}.jpg").write_bytes(png(shade))
     write(
@@ -138,13 +269,31 @@ def mme(folder: Path) -> list[str]:
     )
     (folder / "artwork" / "images").mkdir()
     (folder / "artwork" / "images" / "10002.jpg").write_bytes(png(3))
-    write(folder / "code_reasoning" / "0020.txt", "Is it 1? Please answer yes or no.\tYes\nIs it 2? Please answer yes or no.\tNo\n")
+    write(
+        folder / "code_reasoning" / "0020.txt",
+        "Is it 1? Please answer yes or no.\tYes\nIs it 2? Please answer yes or no.\tNo\n",
+    )
     (folder / "code_reasoning" / "0020.png").write_bytes(png(4))
     return [str(folder)]
 
 
 def captions(folder: Path) -> list[str]:
-    images = [{"id": 9, "file_name": "COCO_val2014_000000000009.jpg"}, {"id": 25, "file_name": "COCO_val2014_000000000025.jpg"}]
-    told = [(9, "A cat on a mat."), (9, "The cat sat."), (25, "Two giraffes near a tree."), (25, "Giraffes eat leaves.")]
-    annotations = [{"image_id": image, "id": i, "caption": caption} for i, (image, caption) in enumerate(told)]
-    return [write(folder / "captions_val2014.json", {"info": {}, "images": images, "licenses": [], "annotations": annotations})]
+    images = [
+        {"id": 9, "file_name": "COCO_val2014_000000000009.jpg"},
+        {"id": 25, "file_name": "COCO_val2014_000000000025.jpg"},
+    ]
+    told = [
+        (9, "A cat on a mat."),
+        (9, "The cat sat."),
+        (25, "Two giraffes near a tree."),
+        (25, "Giraffes eat leaves."),
+    ]
+    annotations = [
+        {"image_id": image, "id": i, "caption": caption} for i, (image, caption) in enumerate(told)
+    ]
+    return [
+        write(
+            folder / "captions_val2014.json",
+            {"info": {}, "images": images, "licenses": [], "annotations": annotations},
+        )
+    ]

@@ -32,7 +32,16 @@ given = json.loads(sys.argv[1])
 def alone(code: str, folder: Path, **given: Any) -> Any:
     """What `code` prints last, as JSON; it finds the keyword arguments in `given`."""
     clean = {key: value for key, value in os.environ.items() if key != "PYTHONPATH"}
-    said = json.dumps({key: str(value) if isinstance(value, Path) else value for key, value in given.items()})
-    ran = subprocess.run([sys.executable, "-c", ALONE + code, said], capture_output=True, text=True, env=clean, cwd=folder, check=False)
+    said = json.dumps(
+        {key: str(value) if isinstance(value, Path) else value for key, value in given.items()}
+    )
+    ran = subprocess.run(
+        [sys.executable, "-c", ALONE + code, said],
+        capture_output=True,
+        text=True,
+        env=clean,
+        cwd=folder,
+        check=False,
+    )
     assert ran.returncode == 0, ran.stderr[-3000:]
     return json.loads(ran.stdout.splitlines()[-1])

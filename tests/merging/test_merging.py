@@ -12,9 +12,9 @@ import torch
 import yaml
 from safetensors.torch import load_file, save_file
 
-from phisense import artefact, merging
-from phisense.errors import ArtefactError, MergeError
-from phisense.merging import Measured, check_gate
+from phisense import artifacts, merging
+from phisense.errors import ArtifactError, MergeError
+from phisense.merging import MergeScores, check_merge
 from phisense.model.quantized import dequantize
 from phisense.recipe import load_recipe
 
@@ -23,10 +23,15 @@ def test_the_merge_loses_nothing(merged: dict[str, Any]) -> None:
     assert abs(merged["merged"]["delta_loss"]) <= 0.002
     assert merged["merged"]["same_answers"] >= 0.995
     assert merged["projector_change"] == 0.0
-    assert json.loads((Path(merged["model"]) / "merge_report.json").read_text())["merged"] == merged["merged"]
+    assert (
+        json.loads((Path(merged["model"]) / "merge_report.json").read_text())["merged"]
+        == merged["merged"]
+    )
 
 
-def test_what_was_trained_travels_with_the_model(merged: dict[str, Any], trained: dict[str, Any]) -> None:
+def test_what_was_trained_travels_with_the_model(
+    merged: dict[str, Any], trained: dict[str, Any]
+) -> None:
     told = json.loads((Path(merged["model"]) / "training.json").read_text())
     assert told["trainable"] == trained["trainable"]
     assert told["stages"]["align"]["last_loss"] == trained["stages"]["align"]["last_loss"]
@@ -41,7 +46,9 @@ def test_what_was_trained_travels_with_the_model(merged: dict[str, Any], trained
 
 
 def test_the_naive_merge_and_the_shuffled_one_lose(merged: dict[str, Any]) -> None:
-    """More than the gate lets pass. How much more depends on how much of what was learned is in the adapter, not in the projector."""
+    """More than the gate lets pass. How much more depends on how much of what was learned is in the
+    adapter, not in the projector.
+    """
     gate = merged["gate"]
     assert merged["shuffled"]["delta_loss"] > 3 * gate["most_delta_loss"]
     assert merged["shuffled"]["same_answers"] < gate["least_same_answers"]
@@ -51,25 +58,35 @@ def test_the_naive_merge_and_the_shuffled_one_lose(merged: dict[str, Any]) -> No
 @pytest.mark.parametrize("control", ["shuffled", "back_to_nf4"])
 def test_the_gate_refuses_what_lost_something(merged: dict[str, Any], control: str) -> None:
     recipe = load_recipe("practice")
-    check_gate(Measured(**merged["merged"]), 0.0, recipe)
+    check_merge(MergeScores(**merged["merged"]), 0.0, recipe)
     with pytest.raises(MergeError, match="not what was trained, so it was not written; got loss"):
-        check_gate(Measured(**merged[control]), 0.0, recipe)
+        check_merge(MergeScores(**merged[control]), 0.0, recipe)
     with pytest.raises(MergeError, match="changed the projector; got 0.5; wanted 0.0"):
-        check_gate(Measured(**merged["merged"]), 0.5, recipe)
+        check_merge(MergeScores(**merged["merged"]), 0.5, recipe)
 
 
 @pytest.mark.parametrize("dtype", ["bfloat16", "float16"])
-def test_half_precision_merges_are_measured_too(trained: dict[str, Any], verb: Any, tmp_path: Path, dtype: str) -> None:
-    """Rounding loses a little, and the report says how much; the projector is cast once and not moved."""
-    run = copy_of_run(Path(trained["run"]), tmp_path, dtype=dtype, most_delta_loss=0.05, least_same_answers=0.9)
+def test_half_precision_merges_are_measured_too(
+    trained: dict[str, Any], verb: Any, tmp_path: Path, dtype: str
+) -> None:
+    """Rounding loses a little, and the report says how much; the projector is cast once and not
+    moved.
+    """
+    run = copy_of_run(
+        Path(trained["run"]), tmp_path, dtype=dtype, max_delta_loss=0.05, min_same_answers=0.9
+    )
     report = verb("merge", run)
     assert report["dtype"] == dtype
     assert 0 < abs(report["merged"]["delta_loss"]) < 0.05
     assert report["projector_change"] == 0.0
-    assert {str(w.dtype) for w in load_file(Path(report["model"]) / "model.safetensors").values()} == {f"torch.{dtype}"}
+    assert {
+        str(w.dtype) for w in load_file(Path(report["model"]) / "model.safetensors").values()
+    } == {f"torch.{dtype}"}
 
 
-def test_a_refused_merge_writes_nothing(trained: dict[str, Any], verb: Any, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_a_refused_merge_writes_nothing(
+    trained: dict[str, Any], verb: Any, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
     """A merge that loses one matrix on its way."""
     whole = merging._merge_lora
 
@@ -91,24 +108,32 @@ def copy_of_run(run: Path, root: Path, **gate: Any) -> Path:
     recipe = yaml.safe_load((copy / "recipe.yaml").read_text())
     recipe["merge"].update({"samples": 60, **gate})
     (copy / "recipe.yaml").write_text(yaml.safe_dump(recipe))
-    artefact.write_manifest(copy, kind="run")
+    artifacts.write_manifest(copy, kind="run")
     (root / "data").symlink_to(run.parent.parent / "data")
     return copy
 
 
-def test_an_adapter_that_does_not_fit_is_refused(trained: dict[str, Any], verb: Any, tmp_path: Path) -> None:
+def test_an_adapter_that_does_not_fit_is_refused(
+    trained: dict[str, Any], verb: Any, tmp_path: Path
+) -> None:
     """The prototype's fault: keys that matched nothing, a warning, and untrained weights merged."""
     run = copy_of_run(Path(trained["run"]), tmp_path)
     path = run / "adapter" / "adapter_model.safetensors"
-    weights = {name.replace("language_model", "phi3"): weight for name, weight in load_file(path).items()}
+    weights = {
+        name.replace("language_model", "phi3"): weight for name, weight in load_file(path).items()
+    }
     save_file(weights, path, metadata={"format": "pt"})
-    artefact.write_manifest(run, kind="run")
-    with pytest.raises(MergeError, match="the adapter does not fit the base; got 48 weights without a place"):
+    artifacts.write_manifest(run, kind="run")
+    with pytest.raises(
+        MergeError, match="the adapter does not fit the base; got 48 weights without a place"
+    ):
         verb("merge", run)
 
 
-def test_unfinished_and_damaged_runs_are_refused(trained: dict[str, Any], verb: Any, tmp_path: Path) -> None:
-    with pytest.raises(ArtefactError, match="is not a finished run; got no such folder"):
+def test_unfinished_and_damaged_runs_are_refused(
+    trained: dict[str, Any], verb: Any, tmp_path: Path
+) -> None:
+    with pytest.raises(ArtifactError, match="is not a finished run; got no such folder"):
         verb("merge", tmp_path / "none")
     run = tmp_path / "run"
     shutil.copytree(trained["run"], run)
@@ -116,10 +141,10 @@ def test_unfinished_and_damaged_runs_are_refused(trained: dict[str, Any], verb: 
     data = bytearray(weights.read_bytes())
     data[-1] ^= 1
     weights.write_bytes(data)
-    with pytest.raises(ArtefactError, match="adapter_model.safetensors is damaged"):
+    with pytest.raises(ArtifactError, match="adapter_model.safetensors is damaged"):
         verb("merge", run)
     (run / "manifest.json").unlink()
-    with pytest.raises(ArtefactError, match="is not a finished run; got no manifest"):
+    with pytest.raises(ArtifactError, match="is not a finished run; got no manifest"):
         verb("merge", run)
 
 
@@ -127,7 +152,9 @@ def test_dequantised_is_what_the_4_bit_layer_multiplies_by() -> None:
     from bitsandbytes.nn import Linear4bit
 
     torch.manual_seed(0)
-    layer = Linear4bit(64, 32, bias=False, compute_dtype=torch.float32, quant_type="nf4", compress_statistics=True)
+    layer = Linear4bit(
+        64, 32, bias=False, compute_dtype=torch.float32, quant_type="nf4", compress_statistics=True
+    )
     layer.weight.data = torch.randn(32, 64)
     model = torch.nn.Sequential(layer.to("cpu")).train()
     inputs = torch.randn(5, 64)

@@ -1,4 +1,6 @@
-"""The assembled model: native classes, stored features equal to fresh ones, batches of any mixture."""
+"""The assembled model: native classes, stored features equal to fresh ones, batches of any
+mixture.
+"""
 
 from __future__ import annotations
 
@@ -33,7 +35,9 @@ def built(request: pytest.FixtureRequest, parts: tuple[str, str]) -> Phi3WithPro
     return Phi3WithProjector.assemble(*parts, Projector(pool=request.param), dtype=torch.float32)
 
 
-def logits(built: Phi3WithProjector, conversations: list[list[Message]], visuals: list[list[Any]]) -> torch.Tensor:
+def logits(
+    built: Phi3WithProjector, conversations: list[list[Message]], visuals: list[list[Any]]
+) -> torch.Tensor:
     with torch.inference_mode():
         out: torch.Tensor = built.model(**built.inputs(conversations, visuals)).logits
     return out
@@ -44,10 +48,12 @@ def test_it_is_a_native_class(parts: tuple[str, str]) -> None:
     pooled = Phi3WithProjector.assemble(*parts, Projector(pool=2))
     assert type(plain.model) is LlavaForConditionalGeneration
     assert type(pooled.model) is AyaVisionForConditionalGeneration
-    assert (plain.slots, pooled.slots) == (16, 4)
+    assert (plain.image_tokens, pooled.image_tokens) == (16, 4)
 
 
-def test_stored_features_equal_the_picture(built: Phi3WithProjector, parts: tuple[str, str]) -> None:
+def test_stored_features_equal_the_picture(
+    built: Phi3WithProjector, parts: tuple[str, str]
+) -> None:
     encoder = Encoder(parts[1])
     asked = [talk(f"{IMAGE}\nWhat?")]
     fresh = logits(built, asked, [[picture(1)]])
@@ -63,15 +69,25 @@ def test_the_seam_equals_plain_pixels(parts: tuple[str, str]) -> None:
     batch = built.inputs([talk(f"{IMAGE}\nWhat?")], [[picture(1)]])
     pixels = built.processor.image_processor([picture(1)], return_tensors="pt")["pixel_values"]
     with torch.inference_mode():
-        native = built.model(input_ids=batch["input_ids"], attention_mask=batch["attention_mask"], pixel_values=pixels).logits
+        native = built.model(
+            input_ids=batch["input_ids"],
+            attention_mask=batch["attention_mask"],
+            pixel_values=pixels,
+        ).logits
         ours = built.model(**batch).logits
     torch.testing.assert_close(ours, native, rtol=1e-4, atol=1e-4)
 
 
-def test_a_mixed_batch_equals_its_rows_alone(built: Phi3WithProjector, parts: tuple[str, str]) -> None:
+def test_a_mixed_batch_equals_its_rows_alone(
+    built: Phi3WithProjector, parts: tuple[str, str]
+) -> None:
     """No picture, one, two; pictures and stored features; padding changes nothing."""
     stored = Encoder(parts[1]).encode([picture(3)])[0]
-    conversations = [talk("Hello."), talk(f"{IMAGE}\nWhat colour is the circle?"), talk(f"{IMAGE}\n{IMAGE}\nWhich?", "Both.")]
+    conversations = [
+        talk("Hello."),
+        talk(f"{IMAGE}\nWhat colour is the circle?"),
+        talk(f"{IMAGE}\n{IMAGE}\nWhich?", "Both."),
+    ]
     visuals: list[list[Any]] = [[], [picture(1)], [stored, picture(2)]]
     together = logits(built, conversations, visuals)
     for row, (conversation, seen) in enumerate(zip(conversations, visuals, strict=True)):
@@ -80,10 +96,16 @@ def test_a_mixed_batch_equals_its_rows_alone(built: Phi3WithProjector, parts: tu
 
 
 def test_left_padded_answers_equal_single_ones(built: Phi3WithProjector) -> None:
-    questions = [[Message("user", "Hi.")], [Message("user", f"{IMAGE}\nWhat colour is the large circle at the top left?")]]
+    questions = [
+        [Message("user", "Hi.")],
+        [Message("user", f"{IMAGE}\nWhat colour is the large circle at the top left?")],
+    ]
     slots = [[], built.project([picture(1)])]
-    together = built.answer(questions, slots, max_new_tokens=6)
-    alone = [built.answer([q], [s], max_new_tokens=6)[0] for q, s in zip(questions, slots, strict=True)]
+    together = built.generate_answers(questions, slots, max_new_tokens=6)
+    alone = [
+        built.generate_answers([q], [s], max_new_tokens=6)[0]
+        for q, s in zip(questions, slots, strict=True)
+    ]
     assert together == alone
 
 
@@ -91,17 +113,24 @@ def test_a_saved_folder_opens_the_same(built: Phi3WithProjector, tmp_path: Path)
     save_model(built, tmp_path)
     again = load_model(tmp_path, "cpu", torch.float32)
     asked = [talk(f"{IMAGE}\nWhat?")]
-    torch.testing.assert_close(logits(again, asked, [[picture(1)]]), logits(built, asked, [[picture(1)]]))
-    assert again.slots == built.slots
+    torch.testing.assert_close(
+        logits(again, asked, [[picture(1)]]), logits(built, asked, [[picture(1)]])
+    )
+    assert again.image_tokens == built.image_tokens
 
 
 def test_pooling_begins_as_the_average_of_four_patches(parts: tuple[str, str]) -> None:
-    """Features that are equal in each 2x2 block give what the mean gives: the first layer has no preference among the four."""
+    """Features that are equal in each 2x2 block give what the mean gives: the first layer has no
+    preference among the four.
+    """
     pooled = Phi3WithProjector.assemble(*parts, Projector(pool=2), dtype=torch.float32)
     torch.manual_seed(0)
     features = torch.rand(16, 16)
-    swapped = features.view(2, 2, 2, 2, 16).flip(1).reshape(16, 16)  # rows exchanged within each block
-    torch.testing.assert_close(pooled.project([swapped])[0], pooled.project([features])[0], rtol=1e-3, atol=1e-3)
+    # rows exchanged within each block
+    swapped = features.view(2, 2, 2, 2, 16).flip(1).reshape(16, 16)
+    torch.testing.assert_close(
+        pooled.project([swapped])[0], pooled.project([features])[0], rtol=1e-3, atol=1e-3
+    )
 
 
 def test_trainable_parameters_are_as_the_shapes_say(parts: tuple[str, str]) -> None:
@@ -111,14 +140,17 @@ def test_trainable_parameters_are_as_the_shapes_say(parts: tuple[str, str]) -> N
     counted = sum(p.numel() for p in adapted.parameters() if p.requires_grad)
     projector = built.model.model.multi_modal_projector.modules_to_save["default"]
     # Width 32, MLP 64, 2 layers; projector 16 -> 32 -> 32 with biases.
-    by_hand = 2 * 4 * ((32 + 96) + (32 + 32) + (32 + 128) + (64 + 32)) + (16 * 32 + 32 + 32 * 32 + 32)
+    by_hand = 2 * 4 * ((32 + 96) + (32 + 32) + (32 + 128) + (64 + 32)) + (
+        16 * 32 + 32 + 32 * 32 + 32
+    )
     assert counted == by_hand == expected_trainable(built.model, Lora(rank=4), projector=projector)
 
 
 @pytest.mark.parametrize(
     ("pattern", "words"),
     [
-        (r".*\.(q_proj|k_proj|v_proj|o_proj|gate_proj|up_proj|down_proj)", "got 10 matched"),  # the prototype's names, and CLIP's o_proj
+        # the prototype's names, and CLIP's o_proj
+        (r".*\.(q_proj|k_proj|v_proj|o_proj|gate_proj|up_proj|down_proj)", "got 10 matched"),
         (r".*(qkv_proj|o_proj|gate_up_proj|down_proj|fc1)", "wanted 8"),
         (r".*(", "is not a regular expression"),
     ],
@@ -135,10 +167,14 @@ def test_parts_of_the_wrong_kind_are_sentences(parts: tuple[str, str], tmp_path:
         Phi3WithProjector.assemble(vision, vision)
     with pytest.raises(PartError, match="is no clip encoder; got phi3"):
         Phi3WithProjector.assemble(language, language)
-    with pytest.raises(PartError, match="no such folder; wanted a folder in hub layout or a hub id"):
+    with pytest.raises(
+        PartError, match="no such folder; wanted a folder in hub layout or a hub id"
+    ):
         Phi3WithProjector.assemble(str(tmp_path / "none"), vision)
     (tmp_path / "pickled").mkdir()
     (tmp_path / "pickled" / "config.json").write_text("{}")
     (tmp_path / "pickled" / "pytorch_model.bin").write_bytes(b"x")
-    with pytest.raises(PartError, match="has no safetensors; wanted .* pickled weights are never loaded"):
+    with pytest.raises(
+        PartError, match="has no safetensors; .*wanted .* pickled weights are never loaded"
+    ):
         Phi3WithProjector.assemble(str(tmp_path / "pickled"), vision)

@@ -1,4 +1,6 @@
-"""The model card: the reports' facts, and front matter that huggingface_hub reads back as it was written."""
+"""The model card: the reports' facts, and front matter that huggingface_hub reads back as it was
+written.
+"""
 
 from __future__ import annotations
 
@@ -12,11 +14,11 @@ from huggingface_hub import ModelCard, ModelCardData
 from huggingface_hub.repocard import metadata_load
 from huggingface_hub.repocard_data import model_index_to_eval_results
 
-from phisense import artefact
-from phisense.errors import ArtefactError, UsageError
-from phisense.evaluation.anchors import ANCHORS
+from phisense import artifacts
+from phisense.errors import ArtifactError, UsageError
+from phisense.evaluation.published_results import PUBLISHED_RESULTS, PublishedResult
 from phisense.evaluation.report import Report
-from phisense.publish.card import Told, model_card
+from phisense.publish.card import CardMetadata, model_card
 
 from ..evaluation.made import FACTS, report
 
@@ -26,14 +28,30 @@ def model(tmp_path_factory: pytest.TempPathFactory) -> Path:
     """What a card needs of a model folder."""
     folder = tmp_path_factory.mktemp("models") / "mine"
     folder.mkdir()
-    artefact.write_json(folder / "config.json", {
-        "architectures": ["LlavaForConditionalGeneration"], "dtype": "bfloat16",
-        "text_config": {"num_hidden_layers": 32, "hidden_size": 3072, "vocab_size": 32064, "model_type": "phi3"},
-        "vision_config": {"image_size": 336, "patch_size": 14, "model_type": "clip_vision_model"},
-    })  # fmt: skip
+    artifacts.write_json(
+        folder / "config.json",
+        {
+            "architectures": ["LlavaForConditionalGeneration"],
+            "dtype": "bfloat16",
+            "text_config": {
+                "num_hidden_layers": 32,
+                "hidden_size": 3072,
+                "vocab_size": 32064,
+                "model_type": "phi3",
+            },
+            "vision_config": {
+                "image_size": 336,
+                "patch_size": 14,
+                "model_type": "clip_vision_model",
+            },
+        },
+    )
     (folder / "model.safetensors").write_bytes(b"\0" * 1000)
-    artefact.write_json(folder / "training.json", {key: value for key, value in FACTS.items() if key not in ("merge", "parts")})
-    artefact.write_json(folder / "merge_report.json", FACTS["merge"])
+    artifacts.write_json(
+        folder / "training.json",
+        {key: value for key, value in FACTS.items() if key not in ("merge", "parts")},
+    )
+    artifacts.write_json(folder / "merge_report.json", FACTS["merge"])
     return folder
 
 
@@ -43,13 +61,26 @@ def reports(tmp_path_factory: pytest.TempPathFactory) -> list[Report]:
     pictures = folder / "pictures"
     return [
         report(folder / "one", pictures, "mine", 0.9),
-        report(folder / "two", pictures, "mine", 0.4, conditions=("real",), data=[{"name": "digits.jsonl"}]),
+        report(
+            folder / "two",
+            pictures,
+            "mine",
+            0.4,
+            conditions=("real",),
+            data=[{"name": "digits.jsonl"}],
+        ),
     ]
 
 
-def told(reports: list[Report], **more: Any) -> Told:
+def told(reports: list[Report], **more: Any) -> CardMetadata:
     folders = tuple(one.folder for one in reports if one.folder)
-    return Told(("microsoft/Phi-3.5-mini-instruct",), ("liuhaotian/LLaVA-Instruct-150K",), "mit", folders, **more)
+    return CardMetadata(
+        ("microsoft/Phi-3.5-mini-instruct",),
+        ("liuhaotian/LLaVA-Instruct-150K",),
+        "mit",
+        folders,
+        **more,
+    )
 
 
 @pytest.fixture(scope="module")
@@ -70,16 +101,18 @@ def test_the_index_reads_back_as_the_reports_figures(written: Path, reports: lis
     assert name == "mine"
     found = {(one.dataset_config, one.metric_type): one.metric_value for one in results}
     wanted = {
-        (one.about["data"][0]["name"], figure): round(value["value"], 6)
+        (one.about.data[0].name, figure): round(value.value, 6)
         for one in reports
-        for figure, value in one.scores["real"]["figures"].items()
+        for figure, value in one.scores.real.metrics.items()
     }
     assert found == wanted
     assert len(set(found.values())) > 4, "figures that are all alike would agree by accident"
     assert {one.dataset_name for one in results} == {"mine on heldout"}
     assert {(one.task_type, one.dataset_type) for one in results} == {("image-text-to-text", "own")}
-    low, high = (reports[0].scores["real"]["figures"]["accuracy"][key] for key in ("low", "high"))
-    assert f"accuracy (95 %: {low:.3f} to {high:.3f})" in {one.metric_name for one in results}
+    accuracy = reports[0].scores.real.accuracy
+    assert f"accuracy (95 %: {accuracy.low:.3f} to {accuracy.high:.3f})" in {
+        one.metric_name for one in results
+    }
     again = ModelCard.load(written)
     assert again.data.eval_results == results
     assert ModelCardData(**yaml.safe_load(again.data.to_yaml())).to_dict() == again.data.to_dict()
@@ -95,31 +128,50 @@ def test_a_damaged_index_is_noticed_by_the_library(written: Path) -> None:
 def test_the_text_says_what_the_reports_say(written: Path, reports: list[Report]) -> None:
     text = ModelCard.load(written).text
     scores = reports[0].scores
-    for condition in ("real", "blind", "shuffled"):
-        one = scores[condition]["figures"]["accuracy"]
-        assert f"{one['value']:.3f} ({one['low']:.3f} to {one['high']:.3f})" in text
-    over = scores["looks"]["over"]["blind"]
-    assert f"The model looks at the picture: accuracy +{over['value']:.3f} over without" in text
+    for condition in (scores.real, scores.blind, scores.shuffled):
+        one = condition.accuracy
+        assert f"{one.value:.3f} ({one.low:.3f} to {one.high:.3f})" in text
+    assert scores.looks is not None
+    over = scores.looks.over["blind"]
+    assert f"The model looks at the picture: accuracy +{over.value:.3f} over without" in text
     for said in (
         "captions.json, 558,128 conversations",
         "17.2 hours",
         "25,165,824",
         "| align | 558,128 | 2,180 | 2.100 | 0.250 |",
-        "* at its end it looked at its pictures: better with a question's picture than without and than with another's",
+        (
+            "* at its end it looked at its pictures: better with a question's picture than without"
+            " and than with another's"
+        ),
         "this model",
     ):
         assert said in text
-    for said in ("licence: mit", "## Limits", "engine torch, device cpu, dtype float32, seed 0", "heldout.jsonl (sha256 abababababab)"):
+    for said in (
+        "licence: mit",
+        "## Limits",
+        "engine torch, device cpu, dtype float32, seed 0",
+        "heldout.jsonl (sha256 abababababab)",
+    ):
         assert said in text
     assert "without | with another's" in text
 
 
-def test_a_benchmark_is_named_as_the_hub_names_it(model: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    anchor = {"figure": "f1", "value": 0.859, "source": "arXiv 2310.03744", "note": "the mean of three"}
-    monkeypatch.setitem(ANCHORS, "LLaVA-1.5-7B", {"pope": anchor})
-    one = report(tmp_path / "r", tmp_path / "pictures", "mine", task="pope", data=[{"name": "coco_pope_random.json"}])
+def test_a_benchmark_is_named_as_the_hub_names_it(
+    model: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    anchor = PublishedResult("f1", 0.859, "arXiv 2310.03744", "the mean of three")
+    monkeypatch.setitem(PUBLISHED_RESULTS, "LLaVA-1.5-7B", {"pope": anchor})
+    one = report(
+        tmp_path / "r",
+        tmp_path / "pictures",
+        "mine",
+        task="pope",
+        data=[{"name": "coco_pope_random.json"}],
+    )
     card = ModelCard(model_card("me/mine", model, {}, told([one])))
-    assert {(r.task_type, r.dataset_type) for r in card.data.eval_results or ()} == {("visual-question-answering", "pope")}
+    assert {(r.task_type, r.dataset_type) for r in card.data.eval_results or ()} == {
+        ("visual-question-answering", "pope")
+    }
     assert "| LLaVA-1.5-7B | F1 | 0.859 | arXiv 2310.03744; the mean of three |" in card.text
     assert "published, not measured here" in card.text
 
@@ -135,19 +187,24 @@ def test_names_are_no_markdown_and_no_yaml(model: Path, tmp_path: Path) -> None:
 
 
 def test_without_reports_there_is_no_index(model: Path, tmp_path: Path) -> None:
-    card = ModelCard(model_card("me/mine", model, {}, Told()))
+    card = ModelCard(model_card("me/mine", model, {}, CardMetadata()))
     assert "model-index" not in card.data.to_dict()
     assert "No evaluation was published" in card.text
     (tmp_path / "bare").mkdir()
-    artefact.write_json(tmp_path / "bare" / "config.json", {})
-    bare = model_card("me/bare", tmp_path / "bare", {}, Told())
+    artifacts.write_json(tmp_path / "bare" / "config.json", {})
+    bare = model_card("me/bare", tmp_path / "bare", {}, CardMetadata())
     assert "## Training" not in bare
     assert "## The merge" not in bare
 
 
-def test_reports_that_cannot_be_published(model: Path, reports: list[Report], tmp_path: Path) -> None:
+def test_reports_that_cannot_be_published(
+    model: Path, reports: list[Report], tmp_path: Path
+) -> None:
     again = report(tmp_path / "again", tmp_path / "pictures", "mine")
-    with pytest.raises(UsageError, match=r"one place for them; got .*one and .*again. Name one of them with --report"):
+    with pytest.raises(
+        UsageError,
+        match=r"one place for them; got .*one and .*again. Name one of them with --report",
+    ):
         model_card("me/mine", model, {}, told([reports[0], again]))
-    with pytest.raises(ArtefactError, match="is a model folder; wanted a report"):
-        model_card("me/mine", model, {}, Told(reports=(model,)))
+    with pytest.raises(ArtifactError, match="is a model folder; wanted a report"):
+        model_card("me/mine", model, {}, CardMetadata(reports=(model,)))

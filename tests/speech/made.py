@@ -9,10 +9,10 @@ from types import ModuleType
 import av
 import numpy as np
 
-from phisense.practice.spoken import FOLDER
-from phisense.speech.sounds import RATE
+from phisense.practice.spoken import RECORDINGS_FOLDER
+from phisense.speech.audio import SAMPLE_RATE
 
-PART = FOLDER.parent / "speech"
+PART = RECORDINGS_FOLDER.parent / "speech"
 #: file name -> codec
 FORMATS = {
     "a.wav": "pcm_s16le",
@@ -28,17 +28,28 @@ FORMATS = {
 
 
 def write(
-    path: Path, sound: np.ndarray, codec: str, rate: int = 48_000, layout: str = "mono", options: dict[str, str] | None = None
+    path: Path,
+    sound: np.ndarray,
+    codec: str,
+    rate: int = 48_000,
+    layout: str = "mono",
+    options: dict[str, str] | None = None,
 ) -> Path:
     """`sound` is `(samples,)` float32 at `rate`."""
     with av.open(str(path), "w") as container:
-        if codec == "vorbis":  # FFmpeg's own encoder calls itself an experiment, and knows two channels only
+        # FFmpeg's own encoder calls itself an experiment, and knows two channels only
+        if codec == "vorbis":
             layout, options = "stereo", {"strict": "experimental"}
         stream = container.add_stream(codec, rate=rate, layout=layout, options=options or {})
-        frame = av.AudioFrame.from_ndarray((sound * 32767).astype(np.int16)[None], format="s16", layout="mono")
+        frame = av.AudioFrame.from_ndarray(
+            (sound * 32767).astype(np.int16)[None], format="s16", layout="mono"
+        )
         frame.sample_rate = rate
         resampler = av.AudioResampler(
-            format=stream.codec_context.format, layout=layout, rate=rate, frame_size=stream.codec_context.frame_size or None
+            format=stream.codec_context.format,
+            layout=layout,
+            rate=rate,
+            frame_size=stream.codec_context.frame_size or None,
         )
         for piece in [*resampler.resample(frame), *resampler.resample(None)]:
             container.mux(stream.encode(piece))
@@ -53,14 +64,18 @@ def at_48k(sound: np.ndarray) -> np.ndarray:
 
 
 def tone(seconds: float, hertz: float = 440, rate: int = 48_000) -> np.ndarray:
-    return (0.3 * np.sin(2 * np.pi * hertz * np.arange(int(seconds * rate)) / rate)).astype(np.float32)
+    return (0.3 * np.sin(2 * np.pi * hertz * np.arange(int(seconds * rate)) / rate)).astype(
+        np.float32
+    )
 
 
 def noises(seconds: float = 10) -> dict[str, np.ndarray]:
     """What a microphone hears when nobody speaks, at 16 kHz."""
-    rng, samples = np.random.default_rng(0), int(seconds * RATE)
-    clock = np.arange(samples) / RATE
-    spectrum = np.fft.rfft(rng.standard_normal(samples)) / np.sqrt(np.maximum(np.arange(samples // 2 + 1), 1))
+    rng, samples = np.random.default_rng(0), int(seconds * SAMPLE_RATE)
+    clock = np.arange(samples) / SAMPLE_RATE
+    spectrum = np.fft.rfft(rng.standard_normal(samples)) / np.sqrt(
+        np.maximum(np.arange(samples // 2 + 1), 1)
+    )
     pink = np.fft.irfft(spectrum, samples)
     found = {
         "silence": np.zeros(samples),
@@ -76,7 +91,9 @@ def noises(seconds: float = 10) -> dict[str, np.ndarray]:
 
 def bench_speech() -> ModuleType:
     """bench/speech.py, which makes Whispers of any shape."""
-    spec = importlib.util.spec_from_file_location("bench_speech", Path(__file__).parents[2] / "bench" / "speech.py")
+    spec = importlib.util.spec_from_file_location(
+        "bench_speech", Path(__file__).parents[2] / "bench" / "speech.py"
+    )
     assert spec is not None
     assert spec.loader is not None
     module = importlib.util.module_from_spec(spec)

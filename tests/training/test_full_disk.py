@@ -1,4 +1,6 @@
-"""A disk that refuses, at whichever write: one sentence, and a run that goes on to the same end once there is room."""
+"""A disk that refuses, at whichever write: one sentence, and a run that goes on to the same end
+once there is room.
+"""
 
 from __future__ import annotations
 
@@ -16,14 +18,25 @@ import pytest
 import torch
 from safetensors.torch import load_file
 
-from ..lives import begin
+from ..killable import start_process
 from ..tiny import make_root
 
-CHANGES = ("--set", "train.align.max_steps=25", "--set", "train.instruct.max_steps=25", "--set", "train.log_every=1")
+pytestmark = pytest.mark.slow
+
+CHANGES = (
+    "--set",
+    "train.align.max_steps=25",
+    "--set",
+    "train.instruct.max_steps=25",
+    "--set",
+    "train.log_every=1",
+)
 
 
 def limited(told: Connection, most: int | None, *words: str) -> None:
-    """The command line, in a process whose files cannot grow past `most` bytes; hands back its exit code and errors."""
+    """The command line, in a process whose files cannot grow past `most` bytes; hands back its exit
+    code and errors.
+    """
     from phisense.cli import main
 
     sys.argv, sys.stderr = ["phisense", *words], io.StringIO()
@@ -42,7 +55,7 @@ def limited(told: Connection, most: int | None, *words: str) -> None:
 
 def life(root: Path, most: int | None, *more: str) -> tuple[Any, str]:
     here, there = multiprocessing.Pipe()
-    process = begin(limited, there, most, "train", str(root / "tiny.yaml"), *CHANGES, *more)
+    process = start_process(limited, there, most, "train", str(root / "tiny.yaml"), *CHANGES, *more)
     assert here.poll(200)
     process.join()
     told: tuple[Any, str] = here.recv()
@@ -64,7 +77,9 @@ def test_the_disk_is_full_at_each_write(tmp_path: Path, verb: Any) -> None:
     shutil.rmtree(run)
     refused = []
     for most in sizes[:: max(1, len(sizes) // 5)]:  # each lets more of the files be written
-        code, errors = life(tmp_path, most - 1, "--resume") if run.is_dir() else life(tmp_path, most - 1)
+        code, errors = life(
+            tmp_path, most - 1, *(["--resume"] if (run / "recipe.yaml").is_file() else [])
+        )
         if code == 0:
             break
         assert code == 1, f"{most}: {code} {errors}"
@@ -79,7 +94,7 @@ def test_the_disk_is_full_at_each_write(tmp_path: Path, verb: Any) -> None:
 
 
 def test_a_write_that_fails_for_another_reason_is_no_full_disk(tmp_path: Path) -> None:
-    from phisense import artefact
+    from phisense import artifacts
 
-    with pytest.raises(KeyError), artefact.writing(tmp_path):
+    with pytest.raises(KeyError), artifacts.translate_disk_errors(tmp_path):
         raise KeyError("a fault of ours")

@@ -1,4 +1,6 @@
-"""Full fine-tuning, and LoRA in the vision tower: what moves, what does not, what is merged and what is refused."""
+"""Full fine-tuning, and LoRA in the vision tower: what moves, what does not, what is merged and
+what is refused.
+"""
 
 from __future__ import annotations
 
@@ -15,13 +17,16 @@ from phisense import merging
 from phisense.conversations import IMAGE, Message
 from phisense.errors import MergeError, RecipeError, TerminatedError
 from phisense.model import load_model
-from phisense.model.trained import FILE
+from phisense.model.trainable import TRAINABLE_FILE
+from phisense.pipeline.progress import Event, TrainingStep
 from phisense.recipe import load_recipe
 from phisense.training import Training
 
 from ..tiny import make_root
 
-FULL = ("--set", "train.lora=null", "--set", "train.quantise=false")
+pytestmark = pytest.mark.slow
+
+FULL = ("--set", "train.lora=null", "--set", "train.quantize=false")
 TOWER = ("--set", "train.lora.vision=true", "--set", "features.dtype=pixels")
 
 
@@ -37,12 +42,27 @@ def opens_natively(root: Path, model: Path) -> None:
     picture = Image.open(root / "images" / "red.png").convert("RGB")
     native: Any = AutoModelForImageTextToText.from_pretrained(model, dtype=torch.float32)
     processor: Any = AutoProcessor.from_pretrained(model)
-    asked = [{"role": "user", "content": [{"type": "image"}, {"type": "text", "text": "What colour is it?"}]}]
-    batch = processor(images=[picture], text=processor.apply_chat_template(asked, add_generation_prompt=True), return_tensors="pt")
-    mine = ours.slotted([[Message("user", f"{IMAGE}\nWhat colour is it?")]], [ours.project([picture])], supervised=False)
+    asked = [
+        {
+            "role": "user",
+            "content": [{"type": "image"}, {"type": "text", "text": "What colour is it?"}],
+        }
+    ]
+    batch = processor(
+        images=[picture],
+        text=processor.apply_chat_template(asked, add_generation_prompt=True),
+        return_tensors="pt",
+    )
+    mine = ours.inputs_from_embeds(
+        [[Message("user", f"{IMAGE}\nWhat colour is it?")]],
+        [ours.project([picture])],
+        supervised=False,
+    )
     del mine["labels"]
     with torch.inference_mode():
-        torch.testing.assert_close(ours.model(**mine).logits, native(**batch).logits, rtol=1e-4, atol=1e-4)
+        torch.testing.assert_close(
+            ours.model(**mine).logits, native(**batch).logits, rtol=1e-4, atol=1e-4
+        )
 
 
 @pytest.mark.usefixtures("compute")
@@ -53,15 +73,23 @@ def test_full_fine_tuning(tmp_path: Path, verb: Any) -> None:
     facts = verb("train", file, *FULL)
     base = part(tmp_path, "language")
     projector = 16 * 32 + 32 + 32 * 32 + 32
-    assert facts["trainable"] == facts["trainable_expected"] == sum(w.numel() for w in base.values()) + projector
+    assert (
+        facts["trainable"]
+        == facts["trainable_expected"]
+        == sum(w.numel() for w in base.values()) + projector
+    )
     run = Path(facts["run"])
     assert not (run / "adapter").exists()
-    weights = load_file(run / "weights" / FILE)
-    renamed = {name.replace("model.language_model.", "model."): w for name, w in weights.items() if "projector" not in name}
+    weights = load_file(run / "weights" / TRAINABLE_FILE)
+    renamed = {
+        name.replace("model.language_model.", "model."): w
+        for name, w in weights.items()
+        if "projector" not in name
+    }
     assert renamed.keys() == base.keys()
     still = [name for name, w in renamed.items() if torch.equal(w, base[name])]
     assert not still, "every matrix, norm and embedding moved"
-    aligned = load_file(run / "stages" / "align" / FILE)
+    aligned = load_file(run / "stages" / "align" / TRAINABLE_FILE)
     assert sum(w.numel() for w in aligned.values()) == projector
 
     report = verb("merge", run)
@@ -72,31 +100,35 @@ def test_full_fine_tuning(tmp_path: Path, verb: Any) -> None:
     model = Path(report["model"])
     merged = load_file(model / "model.safetensors")
     tower = {name: w for name, w in merged.items() if "vision_tower" in name}
-    assert sorted(tuple(w.shape) for w in tower.values()) == sorted(tuple(w.shape) for w in part(tmp_path, "vision").values())
+    assert sorted(tuple(w.shape) for w in tower.values()) == sorted(
+        tuple(w.shape) for w in part(tmp_path, "vision").values()
+    )
     opens_natively(tmp_path, model)
 
 
 @pytest.mark.usefixtures("compute")
-def test_full_fine_tuning_goes_on_where_it_was(tmp_path: Path, verb: Any, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_full_fine_tuning_goes_on_where_it_was(
+    tmp_path: Path, verb: Any, monkeypatch: pytest.MonkeyPatch
+) -> None:
     """Stopped after its 20 steps' checkpoint and resumed, it ends with the same weights."""
     make_root(tmp_path)
     file = tmp_path / "tiny.yaml"
     verb("features", file)
     more = (*FULL, "--set", "train.instruct.max_steps=24", "--set", "train.log_every=1")
     verb("train", file, *more)
-    straight = load_file(tmp_path / "runs" / "tiny" / "weights" / FILE)
+    straight = load_file(tmp_path / "runs" / "tiny" / "weights" / TRAINABLE_FILE)
     call = Training.__call__
     other = ("--set", "name=stopped", "--set", "features.folder=features/tiny")
 
     def stopping(self: Training) -> dict[str, Any]:
-        report = self.report
+        on_event = self.on_event
 
-        def until(row: dict[str, Any]) -> None:
-            report(row)
-            if row["stage"] == "instruct" and row["step"] == 22:
+        def until(event: Event) -> None:
+            on_event(event)
+            if isinstance(event, TrainingStep) and (event.stage, event.step) == ("instruct", 22):
                 raise TerminatedError("the test stops it")
 
-        self.report = until
+        self.on_event = until
         return call(self)
 
     with monkeypatch.context() as patch:
@@ -104,13 +136,18 @@ def test_full_fine_tuning_goes_on_where_it_was(tmp_path: Path, verb: Any, monkey
         with pytest.raises(TerminatedError):
             verb("train", file, *more, *other)
     verb("train", file, *more, *other, "--resume")
-    resumed = load_file(tmp_path / "runs" / "stopped" / "weights" / FILE)
+    resumed = load_file(tmp_path / "runs" / "stopped" / "weights" / TRAINABLE_FILE)
     assert all(torch.equal(straight[name], resumed[name]) for name in straight)
-    steps = [json.loads(line)["step"] for line in (tmp_path / "runs" / "stopped" / "metrics.jsonl").read_text().splitlines()]
+    steps = [
+        json.loads(line)["step"]
+        for line in (tmp_path / "runs" / "stopped" / "metrics.jsonl").read_text().splitlines()
+    ]
     assert 21 in steps
 
 
-def test_a_wrong_merge_of_full_weights_is_refused(tmp_path: Path, verb: Any, compute: str, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_a_wrong_merge_of_full_weights_is_refused(
+    tmp_path: Path, verb: Any, compute: str, monkeypatch: pytest.MonkeyPatch
+) -> None:
     """The control of the gate: what is written is not what was trained, but noise in its head."""
     make_root(tmp_path)
     file = tmp_path / "tiny.yaml"
@@ -131,28 +168,40 @@ def test_a_wrong_merge_of_full_weights_is_refused(tmp_path: Path, verb: Any, com
     assert not (tmp_path / "models").exists()
 
 
-@pytest.mark.usefixtures("compute")
 @pytest.mark.parametrize("encoder", ["clip", "siglip", "dinov2"])
-def test_lora_in_the_vision_tower(tmp_path: Path, verb: Any, encoder: str) -> None:
+def test_lora_in_the_vision_tower(tmp_path: Path, verb: Any, encoder: str, compute: str) -> None:
     make_root(tmp_path, encoder=encoder)
     file = tmp_path / "tiny.yaml"
     verb("features", file, *TOWER)
-    facts = verb("train", file, *TOWER, "--set", "train.watch.questions=3")
+    facts = verb("train", file, *TOWER, "--set", "train.eval.questions=3")
     language = 2 * 4 * ((32 + 96) + (32 + 32) + (32 + 128) + (64 + 32))
-    tower = 2 * 4 * (4 * (16 + 16) + 2 * (16 + 32))  # two of three layers: the projector reads the last but one
-    assert facts["trainable"] == facts["trainable_expected"] == language + tower + 16 * 32 + 32 + 32 * 32 + 32
+    # two of three layers: the projector reads the last but one
+    tower = 2 * 4 * (4 * (16 + 16) + 2 * (16 + 32))
+    assert (
+        facts["trainable"]
+        == facts["trainable_expected"]
+        == language + tower + 16 * 32 + 32 + 32 * 32 + 32
+    )
     run = Path(facts["run"])
     weights = load_file(run / "adapter" / "adapter_model.safetensors")
     moved = [name for name, w in weights.items() if "lora_B" in name and w.abs().max() > 0]
     assert len([name for name in moved if "vision_tower" in name]) == 2 * 6
     assert len([name for name in moved if "language_model" in name]) == 2 * 4
-    assert not [name for name in load_file(run / "stages" / "align" / FILE) if "projector" not in name]
+    assert not [
+        name
+        for name in load_file(run / "stages" / "align" / TRAINABLE_FILE)
+        if "projector" not in name
+    ]
 
     report = verb("merge", run)
     assert abs(report["merged"]["delta_loss"]) < 1e-5
     assert report["merged"]["same_answers"] == 1.0
     merged = load_file(Path(report["model"]) / "model.safetensors")
-    base = {name.removeprefix("vision_model."): w for name, w in part(tmp_path, "vision").items()}
+    held = getattr(torch, compute)  # what was not trained is as training held it
+    base = {
+        name.removeprefix("vision_model."): w.to(held).to(w.dtype)
+        for name, w in part(tmp_path, "vision").items()
+    }
     changed = set()
     for name, w in merged.items():
         if "vision_tower" in name:
@@ -160,16 +209,21 @@ def test_lora_in_the_vision_tower(tmp_path: Path, verb: Any, encoder: str) -> No
             if not torch.equal(w, base[short]):
                 changed.add(short)
     assert len(changed) == 2 * 6
-    assert not [name for name in changed if ".2." in name or not name.endswith("weight")], "neither the last layer nor a bias"
+    assert not [name for name in changed if ".2." in name or not name.endswith("weight")], (
+        "neither the last layer nor a bias"
+    )
     opens_natively(tmp_path, Path(report["model"]))
 
 
 @pytest.mark.parametrize(
     ("changes", "words"),
     [
-        (("train.lora=null",), r"full fine-tuning \(lora: null\) needs quantise: false"),
+        (("train.lora=null",), r"full fine-tuning \(lora: null\) needs quantize: false"),
         (("train.lora.vision=true",), r"train.lora.vision needs features.dtype: pixels"),
-        (("train.lora.vision=true", "features.dtype=pixels", "projector.nested=[1, 2]"), "and no projector.nested"),
+        (
+            ("train.lora.vision=true", "features.dtype=pixels", "projector.nested=[1, 2]"),
+            "and no projector.nested",
+        ),
     ],
 )
 def test_what_does_not_go_together_is_refused(changes: tuple[str, ...], words: str) -> None:

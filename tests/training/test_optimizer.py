@@ -9,7 +9,7 @@ import torch
 from torch import nn
 
 from phisense.recipe import Stage
-from phisense.training.optimizer import Together, stage_optimizer
+from phisense.training.optimizer import CombinedOptimizer, stage_optimizer
 
 STAGE = Stage(learning_rate=1e-3, projector_learning_rate=4e-2, projector_optimizer="muon")
 
@@ -27,7 +27,9 @@ def stepped(model: Small, optimizer: torch.optim.Optimizer, times: int, start: i
     for i in range(start, start + times):
         torch.manual_seed(i)
         optimizer.zero_grad()
-        model.lora(model.multi_modal_projector(torch.randn(8, 4) * torch.tensor([9.0, 3.0, 1.0, 0.3]))).square().sum().backward()
+        model.lora(
+            model.multi_modal_projector(torch.randn(8, 4) * torch.tensor([9.0, 3.0, 1.0, 0.3]))
+        ).square().sum().backward()
         optimizer.step()
     return model
 
@@ -35,18 +37,34 @@ def stepped(model: Small, optimizer: torch.optim.Optimizer, times: int, start: i
 def test_muon_takes_the_projectors_matrices_and_adamw_the_rest() -> None:
     model = Small()
     optimizer = stage_optimizer(model.named_parameters(), STAGE)
-    assert isinstance(optimizer, Together)
-    held = [(type(part).__name__, group["lr"], group["params"]) for part in optimizer.parts for group in part.param_groups]
+    assert isinstance(optimizer, CombinedOptimizer)
+    held = [
+        (type(part).__name__, group["lr"], group["params"])
+        for part in optimizer.optimizers
+        for group in part.param_groups
+    ]
     projector = model.multi_modal_projector
-    wanted = [("Muon", 4e-2, projector.weight), ("AdamW", 1e-3, projector.bias), ("AdamW", 1e-3, model.lora.weight)]
+    wanted = [
+        ("Muon", 4e-2, projector.weight),
+        ("AdamW", 1e-3, projector.bias),
+        ("AdamW", 1e-3, model.lora.weight),
+    ]
     assert [(name, rate) for name, rate, _ in held] == [(name, rate) for name, rate, _ in wanted]
-    assert all(len(params) == 1 and params[0] is p for (_, _, params), (_, _, p) in zip(held, wanted, strict=True))
+    assert all(
+        len(params) == 1 and params[0] is p
+        for (_, _, params), (_, _, p) in zip(held, wanted, strict=True)
+    )
 
 
 def test_adamw_alone_unless_asked() -> None:
-    optimizer = stage_optimizer(Small().named_parameters(), STAGE.model_copy(update={"projector_optimizer": "adamw"}))
+    optimizer = stage_optimizer(
+        Small().named_parameters(), STAGE.model_copy(update={"projector_optimizer": "adamw"})
+    )
     assert type(optimizer) is torch.optim.AdamW
-    assert [(group["lr"], len(group["params"])) for group in optimizer.param_groups] == [(4e-2, 2), (1e-3, 1)]
+    assert [(group["lr"], len(group["params"])) for group in optimizer.param_groups] == [
+        (4e-2, 2),
+        (1e-3, 1),
+    ]
 
 
 def test_a_muon_step_is_equally_long_in_all_directions() -> None:
@@ -68,10 +86,19 @@ def test_muon_does_what_torchs_does() -> None:
     start = ours.multi_modal_projector.weight.detach().clone()
     for model, optimizer in (
         (ours, stage_optimizer(ours.named_parameters(), STAGE)),
-        (theirs, torch.optim.Muon([theirs.multi_modal_projector.weight], lr=4e-2, weight_decay=0.0, adjust_lr_fn="match_rms_adamw")),
+        (
+            theirs,
+            torch.optim.Muon(
+                [theirs.multi_modal_projector.weight],
+                lr=4e-2,
+                weight_decay=0.0,
+                adjust_lr_fn="match_rms_adamw",
+            ),
+        ),
     ):
         stepped(model, optimizer, 1)
-    a, b = ours.multi_modal_projector.weight.detach() - start, theirs.multi_modal_projector.weight.detach() - start
+    a = ours.multi_modal_projector.weight.detach() - start
+    b = theirs.multi_modal_projector.weight.detach() - start
     assert float((a - b).norm() / b.norm()) < 0.03
 
 
@@ -93,8 +120,12 @@ def test_going_on_from_a_saved_state_is_going_on(restored: bool) -> None:
 
 def test_a_schedule_moves_every_rate() -> None:
     optimizer = stage_optimizer(Small().named_parameters(), STAGE)
-    assert isinstance(optimizer, Together)
+    assert isinstance(optimizer, CombinedOptimizer)
     schedule = torch.optim.lr_scheduler.LambdaLR(optimizer, lambda step: 0.5)
     optimizer.step()
     schedule.step()
-    assert [group["lr"] for part in optimizer.parts for group in part.param_groups] == [2e-2, 5e-4, 5e-4]
+    assert [group["lr"] for part in optimizer.optimizers for group in part.param_groups] == [
+        2e-2,
+        5e-4,
+        5e-4,
+    ]

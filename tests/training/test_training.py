@@ -1,4 +1,6 @@
-"""Training, through the command's own function: what moves, what does not, what is refused, and resuming."""
+"""Training, through the command's own function: what moves, what does not, what is refused, and
+resuming.
+"""
 
 from __future__ import annotations
 
@@ -12,9 +14,16 @@ import torch
 import yaml
 from safetensors.torch import load_file
 
-from phisense.errors import ArtefactError, TrainingError
+from phisense.errors import ArtifactError, RecipeError, TrainingError
 
-QUICK = ("--set", "train.align.max_steps=6", "--set", "train.instruct.max_steps=4", "--set", "train.log_every=1")
+QUICK = (
+    "--set",
+    "train.align.max_steps=6",
+    "--set",
+    "train.instruct.max_steps=4",
+    "--set",
+    "train.log_every=1",
+)
 
 
 @pytest.fixture
@@ -26,7 +35,12 @@ def root(world: Path, trained: dict[str, Any], tmp_path: Path) -> Path:
 
 
 def settings(root: Path, *more: str) -> tuple[str, ...]:
-    return ("--set", f"root={root}", *QUICK, *(word for change in more for word in ("--set", change)))
+    return (
+        "--set",
+        f"root={root}",
+        *QUICK,
+        *(word for change in more for word in ("--set", change)),
+    )
 
 
 def test_a_run_records_what_it_did(trained: dict[str, Any]) -> None:
@@ -45,18 +59,25 @@ def test_a_run_records_what_it_did(trained: dict[str, Any]) -> None:
     assert facts["projector_change"] > 0
     assert facts["stages"]["align"]["projector_change"] > 0
     # Width 192, MLP 512, 6 layers, rank 16; projector 192 -> 192 -> 192 with biases.
-    by_hand = 6 * 16 * ((192 + 576) + (192 + 192) + (192 + 1024) + (512 + 192)) + 2 * (192 * 192 + 192)
+    by_hand = 6 * 16 * ((192 + 576) + (192 + 192) + (192 + 1024) + (512 + 192)) + 2 * (
+        192 * 192 + 192
+    )
     assert facts["trainable"] == facts["trainable_expected"] == by_hand
     assert len(facts["modules"]) == 6 * 4
-    first, last = steps[0]["loss"], [line for line in steps if line["stage"] == "instruct"][-1]["loss"]
+    first = steps[0]["loss"]
+    last = [line for line in steps if line["stage"] == "instruct"][-1]["loss"]
     assert last < first / 2
 
 
 def test_only_the_adapter_is_stored_and_lora_moved_everywhere(trained: dict[str, Any]) -> None:
     weights = load_file(Path(trained["run"]) / "adapter" / "adapter_model.safetensors")
-    moved = [name for name, weight in weights.items() if "lora_B" in name and weight.abs().max() > 0]
+    moved = [
+        name for name, weight in weights.items() if "lora_B" in name and weight.abs().max() > 0
+    ]
     assert len(moved) == 24
-    assert not [name for name in weights if "lora_" not in name and "multi_modal_projector" not in name]
+    assert not [
+        name for name in weights if "lora_" not in name and "multi_modal_projector" not in name
+    ]
 
 
 def test_frozen_weights_do_not_change_by_a_bit(parts: tuple[str, str]) -> None:
@@ -65,13 +86,17 @@ def test_frozen_weights_do_not_change_by_a_bit(parts: tuple[str, str]) -> None:
     from phisense.model.lora import add_lora
     from phisense.recipe import Lora
 
-    built = Phi3WithProjector.assemble(*parts, quantise=True, stored_features=True, dtype=torch.float32)
+    built = Phi3WithProjector.assemble(
+        *parts, quantize=True, stored_features=True, dtype=torch.float32
+    )
     built.model.requires_grad_(False)
     adapted = add_lora(built.model, Lora(rank=4))
     before = {name: p.detach().clone() for name, p in adapted.named_parameters()}
     adapted.train()
     optimizer = torch.optim.AdamW([p for p in adapted.parameters() if p.requires_grad], lr=1e-2)
-    batch = built.inputs([[Message("user", f"{IMAGE}\nWhat?"), Message("assistant", "Red.")]], [[torch.rand(16, 16)]])
+    batch = built.inputs(
+        [[Message("user", f"{IMAGE}\nWhat?"), Message("assistant", "Red.")]], [[torch.rand(16, 16)]]
+    )
     for _ in range(3):
         optimizer.zero_grad()
         adapted(**batch).loss.backward()
@@ -83,29 +108,40 @@ def test_frozen_weights_do_not_change_by_a_bit(parts: tuple[str, str]) -> None:
 def test_other_pictures_give_another_loss(trained: dict[str, Any], world: Path) -> None:
     """The loss depends on which picture is seen: the control that training looked at all."""
     from phisense.conversations import IMAGE, Message, read_questions
-    from phisense.evaluation.run import shown_pictures  # the same pairing as the evaluation's
-    from phisense.merging import _with_adapter
+    from phisense.evaluation.run import (
+        pictures_for_condition,  # the same pairing as the evaluation's
+    )
+    from phisense.model.unmerged import load_with_adapter
     from phisense.recipe import load_recipe
     from phisense.vision.encoders import Encoder
-    from phisense.vision.pictures import open_picture
+    from phisense.vision.image_io import open_image
 
     recipe = load_recipe(Path(trained["run"]) / "recipe.yaml")
-    built = _with_adapter(recipe, Path(trained["run"]), "cpu", quantise=True)
+    built = load_with_adapter(recipe, Path(trained["run"]), "cpu")
     encoder = Encoder(recipe.vision.part)
     questions = read_questions(world / "data" / "heldout.jsonl")[:48]
 
     def loss(pictures: list[str | None]) -> float:
-        features = [encoder.encode([open_picture(world / "data" / "images" / str(name))])[0] for name in pictures]
-        talks = [[Message("user", f"{IMAGE}\n{q.text}"), Message("assistant", q.answers[0])] for q in questions]
+        features = [
+            encoder.encode([open_image(world / "data" / "images" / str(name))])[0]
+            for name in pictures
+        ]
+        talks = [
+            [Message("user", f"{IMAGE}\n{q.text}"), Message("assistant", q.answers[0])]
+            for q in questions
+        ]
         with torch.inference_mode():
             return float(built.model(**built.inputs(talks, [[f] for f in features])).loss)
 
     own = loss([q.image for q in questions])
-    assert loss(shown_pictures(questions, "shuffled", 0)) > own * 1.2
+    assert loss(pictures_for_condition(questions, "shuffled", 0)) > own * 1.2
 
 
+@pytest.mark.slow
 @pytest.mark.usefixtures("compute")
-def test_resuming_ends_where_an_uninterrupted_run_ends(root: Path, verb: Any, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_resuming_ends_where_an_uninterrupted_run_ends(
+    root: Path, verb: Any, monkeypatch: pytest.MonkeyPatch
+) -> None:
     from phisense.training import trainer
 
     recipe = settings(root)
@@ -114,7 +150,9 @@ def test_resuming_ends_where_an_uninterrupted_run_ends(root: Path, verb: Any, mo
     shutil.rmtree(root / "runs")
 
     original = trainer.arguments
-    monkeypatch.setattr("phisense.training.run.arguments", lambda *a, **k: original(*a, **{**k, "save_every": 2}))
+    monkeypatch.setattr(
+        "phisense.training.stages.arguments", lambda *a, **k: original(*a, **{**k, "save_every": 2})
+    )
     step = trainer.StageTrainer.training_step
     seen = {"steps": 0}
 
@@ -132,7 +170,7 @@ def test_resuming_ends_where_an_uninterrupted_run_ends(root: Path, verb: Any, mo
         changes = tuple(word for word in recipe if word != "--set")
         Training(load_recipe("practice", changes), lambda row: None)()
     monkeypatch.setattr(trainer.StageTrainer, "training_step", step)
-    with pytest.raises(ArtefactError, match="is not a finished run"):
+    with pytest.raises(ArtifactError, match="is not a finished run"):
         verb("merge", root / "runs" / "practice")
     verb("train", "practice", *recipe, "--resume")
     resumed = load_file(root / "runs" / "practice" / "adapter" / "adapter_model.safetensors")
@@ -143,45 +181,62 @@ def test_resuming_ends_where_an_uninterrupted_run_ends(root: Path, verb: Any, mo
 @pytest.mark.parametrize(
     ("change", "error", "words"),
     [
-        (r"train.lora.targets='.*(qkv_proj|o_proj)'", TrainingError, "the LoRA pattern matches the wrong modules; got 12 matched"),
-        ("name=other", ArtefactError, "is not a finished feature store; got no such folder"),
-        ("vision.layer=-1", ArtefactError, "was made by another encoder"),
+        (
+            r"train.lora.target_modules='.*(qkv_proj|o_proj)'",
+            TrainingError,
+            "the LoRA pattern matches the wrong modules; got 12 matched",
+        ),
+        (
+            "features.folder=features/other",
+            ArtifactError,
+            "is not a finished feature store; got no such folder",
+        ),
+        ("vision.layer=-1", ArtifactError, "was made by another encoder"),
         ("data.instruct=[data/none.json]", Exception, "there is no data file"),
-        ("train.align.projector_learning_rate=1.0e+30", TrainingError, "the loss is not finite at step"),
+        ("train.align.projector_learning_rate=1.0e+30", RecipeError, "a number must lie within"),
     ],
 )
-def test_what_must_not_start_does_not(root: Path, verb: Any, change: str, error: type[Exception], words: str) -> None:
+def test_what_must_not_start_does_not(
+    root: Path, verb: Any, change: str, error: type[Exception], words: str
+) -> None:
     with pytest.raises(error, match=words):
-        verb("train", "practice", *settings(root, change))
-    assert not list((root / "runs").rglob("adapter"))
-    assert not (root / "runs" / "practice" / "manifest.json").exists()
+        verb(
+            "train",
+            "practice",
+            *settings(root, "name=never", "features.folder=features/practice", change),
+            "--overwrite",
+        )
+    assert not list((root / "runs" / "never").rglob("adapter"))
+    assert not (root / "runs" / "never" / "manifest.json").exists()
 
 
 def test_resuming_nothing_is_refused(root: Path, verb: Any) -> None:
-    with pytest.raises(ArtefactError, match="there is no run .* to resume"):
+    with pytest.raises(ArtifactError, match="there is no run .* to resume"):
         verb("train", "practice", *settings(root), "--resume")
 
 
 def test_a_damaged_checkpoint_is_passed_over(tmp_path: Path, parts: tuple[str, str]) -> None:
-    from phisense.model import trained
+    from phisense.model import trainable
     from phisense.training import checkpoints
 
     model = torch.nn.Linear(3, 3)
     for step in (2, 4):
         folder = tmp_path / f"checkpoint-{step}"
-        trained.save_trainable(model, folder)
-        checkpoints.finish(folder, about={"run": 1})
-    assert checkpoints.newest_verified(tmp_path, about={"run": 1}) == tmp_path / "checkpoint-4"
-    weights = tmp_path / "checkpoint-4" / trained.FILE
+        trainable.save_trainable(model, folder)
+        checkpoints.finish_checkpoint(folder, about={"run": 1})
+    assert checkpoints.latest_verified(tmp_path, about={"run": 1}) == tmp_path / "checkpoint-4"
+    weights = tmp_path / "checkpoint-4" / trainable.TRAINABLE_FILE
     data = bytearray(weights.read_bytes())
     data[-1] ^= 1
     weights.write_bytes(data)
-    assert checkpoints.newest_verified(tmp_path, about={"run": 1}) == tmp_path / "checkpoint-2"
-    trained.save_trainable(model, tmp_path / "checkpoint-3")  # a life that went on from there
-    checkpoints.finish(tmp_path / "checkpoint-3", about={"run": 1})
-    assert checkpoints.newest_verified(tmp_path, about={"run": 1}) == tmp_path / "checkpoint-3"
+    assert checkpoints.latest_verified(tmp_path, about={"run": 1}) == tmp_path / "checkpoint-2"
+    trainable.save_trainable(model, tmp_path / "checkpoint-3")  # a life that went on from there
+    checkpoints.finish_checkpoint(tmp_path / "checkpoint-3", about={"run": 1})
+    assert checkpoints.latest_verified(tmp_path, about={"run": 1}) == tmp_path / "checkpoint-3"
     assert (tmp_path / "checkpoint-2").is_dir(), "the damaged one after it does not count as kept"
     shutil.rmtree(tmp_path / "checkpoint-3")
-    with pytest.raises(ArtefactError, match=r"another recipe, other data or other features; got run was 1, is 2\. "):
-        checkpoints.newest_verified(tmp_path, about={"run": 2})
-    assert checkpoints.newest_verified(tmp_path, about=None) == tmp_path / "checkpoint-2"
+    with pytest.raises(
+        ArtifactError, match=r"another recipe, other data or other features; got run was 1, is 2\. "
+    ):
+        checkpoints.latest_verified(tmp_path, about={"run": 2})
+    assert checkpoints.latest_verified(tmp_path, about=None) == tmp_path / "checkpoint-2"

@@ -1,4 +1,4 @@
-"""The Gradio page: a picture, questions by keyboard or by voice, answers as they are made."""
+"""The Gradio app: one image, questions by keyboard or microphone, streamed answers."""
 
 from .examples import Example, find_examples
 from .limits import Limits

@@ -1,6 +1,6 @@
-"""Talking: a `Session` holds one person's turns, an `Engine` says the next one."""
+"""Chat: a `ChatSession` holds one user's turns, an `Engine` generates the next answer."""
 
 from .engine import Engine, Sampling
-from .session import Session, Turn
+from .session import ChatSession, Turn
 
-__all__ = ["Engine", "Sampling", "Session", "Turn"]
+__all__ = ["ChatSession", "Engine", "Sampling", "Turn"]

@@ -1,4 +1,4 @@
-"""What a session needs of whatever produces the words."""
+"""The interface between a chat session and an inference engine."""
 
 from __future__ import annotations
 
@@ -11,13 +11,13 @@ from PIL.Image import Image
 
 from ..conversations import Message
 
-Seen = Any
+EncodedImage = Any
 """A picture as an engine keeps it: encoded once, used in every turn."""
 
 
 @dataclass(frozen=True, slots=True)
 class Sampling:
-    """Temperature 0 is greedy: the same question gets the same answer."""
+    """Sampling parameters. Temperature 0 is greedy decoding, hence deterministic."""
 
     max_new_tokens: int = 256
     temperature: float = 0.0
@@ -25,36 +25,50 @@ class Sampling:
 
 
 class Engine(Protocol):
-    """One engine serves many sessions. What it keeps of one between turns, it keeps for that `owner` alone, and can do without."""
+    """Inference engine, shared by many sessions.
+
+    State cached for a session between turns is used for its `owner` only, and can always be
+    recomputed.
+    """
 
     @property
-    def name(self) -> str: ...
+    def name(self) -> str:
+        """Name of the model, as the page and the API show it."""
 
     @property
     def window(self) -> int:
-        """Tokens that a conversation and its next answer may have together."""
+        """Context length in tokens: prompt and answer together."""
         ...
 
     @property
     def picture_tokens(self) -> int:
-        """Positions that one picture takes."""
+        """Image tokens per image."""
         ...
 
-    def see(self, picture: Image) -> Seen: ...
+    def encode_image(self, picture: Image) -> EncodedImage:
+        """Encode an image once, for all turns that use it."""
 
-    def count(self, messages: Sequence[Message], seen: Sequence[Seen]) -> int:
-        """Tokens of the prompt for the next answer."""
+    def count_tokens(self, messages: Sequence[Message], seen: Sequence[EncodedImage]) -> int:
+        """Number of prompt tokens for the next answer, image tokens included."""
         ...
 
-    def defuse(self, text: str) -> str:
-        """`text` with control tokens and picture markers broken, so that they stay text."""
+    def escape_special_tokens(self, text: str) -> str:
+        """Escape special tokens and image markers in `text`, so that they are tokenized as plain
+        text.
+        """
         ...
 
     def stream(
-        self, messages: Sequence[Message], seen: Sequence[Seen], sampling: Sampling, stop: threading.Event, owner: object
+        self,
+        messages: Sequence[Message],
+        seen: Sequence[EncodedImage],
+        sampling: Sampling,
+        stop: threading.Event,
+        owner: object,
     ) -> Iterator[str]:
-        """The next answer piece by piece, until it ends or `stop` is set. Closing the iterator also ends the generation.
+        """Yield the next answer in chunks, until it ends or `stop` is set. Closing the iterator
+        also ends generation.
 
-        `owner`, in practice the session, is who may find again what was computed in this turn.
+        `owner`, normally the session, is the key under which this turn's state is cached.
         """
         ...

@@ -1,7 +1,9 @@
-"""The engine for machines without a GPU: words by llama.cpp, pictures by the tower in torch.
+"""Inference engine for machines without a GPU: llama.cpp runs the language model, torch the vision
+tower.
 
-What a sequence of the cache holds is told by keys, one for each position: a token's id, or for a picture's positions a number below
-zero that no other picture has. A turn computes what lies behind the longest beginning that its prompt shares with them.
+What a sequence's KV cache holds is tracked by one key per position: a token id, or for image
+positions a negative number unique to the image. A turn computes only what follows the longest
+common prefix of its prompt's keys and the cached ones.
 """
 
 from __future__ import annotations
@@ -18,124 +20,181 @@ from typing import Any
 import numpy as np
 from PIL.Image import Image
 
-from .. import artefact
+from .. import artifacts
 from ..conversations import Message
-from ..errors import ArtefactError
+from ..errors import ArtifactError, ChatError, PartError
+from ..opening import validate_folder
 from ..prompt import Prompt
-from .choose import GGUF
+from .cpu_limits import available_memory, physical_cores
+from .detokenize import StreamingDetokenizer
 from .engine import Sampling
-from .kept import Shelf, shared
-from .llama_context import LlamaContext, Logits, Stopped, Vectors
+from .fair_lock import FairLock
+from .kv_cache import SessionCache, common_prefix_length
+from .llama_context import Embeddings, GenerationStopped, LlamaContext, Logits
 from .llama_probe import require_llama_cpp
-from .machine import cores, free_memory
-from .turns import Turns
-from .words import Words
+from .open_engine import GGUF_KIND
 
-KIND = GGUF
-MOST_KEPT = 16  # conversations whose cells are kept, if there is memory for so many
-PICTURE_PART = "vision"  # inside the folder: a native model whose language part has no layers
+EXPORT_KIND = GGUF_KIND
+MAX_CACHED_SESSIONS = 16  # sessions with a cached sequence, memory permitting
+VISION_FOLDER = "vision"  # subfolder: a model folder whose language model has no layers
 
 
 @dataclass(eq=False, slots=True)
-class Seen:
-    """A picture's vectors `(P', H)`, as they enter the language part. `key` is its name in the cache."""
+class ImageEmbeddings:
+    """Projected image embeddings `(P', H)`, the language model's input. `key` identifies the image
+    in the KV cache.
+    """
 
-    vectors: Vectors
+    embeddings: Embeddings
     key: int
 
     def __len__(self) -> int:
-        return len(self.vectors)
+        return len(self.embeddings)
 
 
 @dataclass(eq=False)
-class _State:
-    """What a conversation's sequence holds, position by position."""
+class _SequenceState:
+    """A session's llama.cpp sequence, and the key of each cached position."""
 
     sequence: int = -1
     keys: list[int] = field(default_factory=list)
-    free: Callable[[], object] = lambda: None  # gives the sequence back, once
+    release: Callable[[], object] = lambda: None  # returns the sequence to the free list, once
 
 
 class LlamaEngine:
-    """One generation at a time, in the order of asking. A conversation keeps its cells until others that spoke later need them."""
+    """Generates for one session at a time, in FIFO order. A session keeps its sequence until more
+    recent sessions need it.
+    """
 
-    def __init__(self, folder: Path, *, picture_tokens: int | None = None, threads: int | None = None, kept: int | None = None) -> None:
-        """Raises ArtefactError for a folder that `phisense export` did not write or finish, PartError without llama.cpp."""
-        about = artefact.read_manifest(folder, kind=KIND, verify=False)
+    def __init__(
+        self,
+        folder: Path,
+        *,
+        picture_tokens: int | None = None,
+        threads: int | None = None,
+        max_sessions: int | None = None,
+    ) -> None:
+        """Raises ArtifactError for a folder that `phisense export` did not write or finish,
+        PartError if llama.cpp is missing or a file fails validation.
+        """
+        about, file = _read_export(folder)
         require_llama_cpp()
-        from transformers import AutoConfig, AutoTokenizer
+        from transformers import AutoTokenizer
 
-        from ..model.folder import window
-        from ..model.projectors import nested_pool, picture_slots
+        from ..model.folder import check_tokenizer, context_window, open_model_config
+        from ..model.projectors import count_image_tokens, nested_pool
+        from ..parts import load_auto
 
         self.name = f"{about['name']} {about['quant']}"
-        self._part = folder / PICTURE_PART
-        config = AutoConfig.from_pretrained(self._part, trust_remote_code=False)
-        self._asked_tokens = picture_tokens
-        self.picture_tokens = picture_slots(config, nested_pool(config, picture_tokens))
-        self.window = window(config)
-        self.prompt = Prompt(AutoTokenizer.from_pretrained(self._part, trust_remote_code=False))
-        file = folder / about["file"]
-        if not file.is_file():
-            raise ArtefactError(f"{folder} lacks its model", got=f"no {about['file']}", do="Run phisense export again")
-        kept = kept or _affordable(file, about["bytes_per_position"] * self.window)
-        self.context = LlamaContext(file, window=self.window, sequences=kept, threads=threads or cores())
-        self._shelf: Shelf[_State] = Shelf(kept)
-        self._free = deque(range(kept))
-        self._turns = Turns()
-        self._pictures = itertools.count(1)
-        self._eyes: Any = None
+        self._vision_folder = folder / VISION_FOLDER
+        config, tokenizer = (
+            open_model_config(self._vision_folder),
+            load_auto(AutoTokenizer, self._vision_folder),
+        )
+        check_tokenizer(self._vision_folder, tokenizer, config)
+        self._requested_image_tokens = picture_tokens
+        self.picture_tokens = count_image_tokens(config, nested_pool(config, picture_tokens))
+        self.window = context_window(config)
+        self.prompt = Prompt(tokenizer)
+        max_sessions = max_sessions or _affordable_sequences(
+            file, about["bytes_per_position"] * self.window
+        )
+        self.context = LlamaContext(
+            file, window=self.window, sequences=max_sessions, threads=threads or physical_cores()
+        )
+        self._check_fits(folder, config)
+        self._cache: SessionCache[_SequenceState] = SessionCache(max_sessions)
+        self._free_sequences = deque(range(max_sessions))
+        self._lock = FairLock()
+        self._image_keys = itertools.count(1)
+        self._vision_model: Any = None
         self._random = np.random.default_rng()
 
     @classmethod
-    def open(cls, folder: Path, picture_tokens: int | None = None, threads: int | None = None) -> LlamaEngine:
+    def open(
+        cls, folder: Path, picture_tokens: int | None = None, threads: int | None = None
+    ) -> LlamaEngine:
+        """Open a folder that `phisense export` wrote.
+
+        Raises as `__init__` does.
+        """
         return cls(folder, picture_tokens=picture_tokens, threads=threads)
 
-    def see(self, picture: Image) -> Seen:
-        """Encodes and projects the picture, once. The tower is loaded when the first one comes."""
+    def _check_fits(self, folder: Path, config: Any) -> None:
+        """Raises PartError if the language model and the vision part belong to different models."""
+        most = max(self.prompt.tokenizer.get_vocab().values())
+        if (
+            self.context.hidden_size != config.text_config.hidden_size
+            or most >= self.context.vocab_size
+        ):
+            self.context.close()
+            raise PartError(
+                f"the files of {folder} are of different models",
+                got=f"width {self.context.hidden_size} and {self.context.vocab_size} rows",
+                wanted=f"width {config.text_config.hidden_size} and more than {most} rows",
+                do="Run phisense export again",
+            )
+
+    def encode_image(self, picture: Image) -> ImageEmbeddings:
+        """Encode and project an image. The vision tower is loaded for the first image."""
         import torch
 
-        with self._turns.next():
-            if self._eyes is None:
+        with self._lock.acquire():
+            if self._vision_model is None:
                 from ..model import load_model
 
-                self._eyes = load_model(self._part, "cpu", picture_tokens=self._asked_tokens)
+                self._vision_model = load_model(
+                    self._vision_folder, "cpu", image_tokens=self._requested_image_tokens
+                )
             with torch.inference_mode():
-                vectors = self._eyes.project([picture])[0].float().numpy()
-        return Seen(vectors, -next(self._pictures))
+                vectors = self._vision_model.project([picture])[0].float().numpy()
+        return ImageEmbeddings(vectors, -next(self._image_keys))
 
-    def count(self, messages: Sequence[Message], seen: Sequence[Seen]) -> int:
-        return len(self.prompt.ask(messages, [len(one) for one in seen]))
+    def count_tokens(self, messages: Sequence[Message], seen: Sequence[ImageEmbeddings]) -> int:
+        """Number of prompt tokens, image tokens included."""
+        return len(self.prompt.render_for_completion(messages, [len(one) for one in seen]))
 
-    def defuse(self, text: str) -> str:
-        return self.prompt.defuse(text)
+    def escape_special_tokens(self, text: str) -> str:
+        """Escape special tokens in a user's text, so that they are tokenized as plain text."""
+        return self.prompt.escape_special_tokens(text)
 
     def stream(
-        self, messages: Sequence[Message], seen: Sequence[Seen], sampling: Sampling, stop: threading.Event, owner: object
+        self,
+        messages: Sequence[Message],
+        seen: Sequence[ImageEmbeddings],
+        sampling: Sampling,
+        stop: threading.Event,
+        owner: object,
     ) -> Iterator[str]:
-        ids = self.prompt.ask(messages, [len(one) for one in seen])
-        with self._turns.next(stop) as mine:
+        """Yield the answer in chunks of text.
+
+        Sessions wait for each other; setting `stop` ends generation.
+        """
+        ids = self.prompt.render_for_completion(messages, [len(one) for one in seen])
+        with self._lock.acquire(stop) as mine:
             if not mine:
                 return
-            state = self._take(owner)
+            state = self._assign_sequence(owner)
             try:
-                logits = self._read(state, ids, seen, stop)
-                yield from self._say(state, logits, sampling, stop)
-            except Stopped:
+                logits = self._prefill(state, ids, seen, stop)
+                yield from self._generate(state, logits, sampling, stop)
+            except GenerationStopped:
                 return
             except GeneratorExit:
                 raise
-            except BaseException:  # whatever it was, what the cells hold is no longer known
+            except BaseException:  # the content of the KV cache is no longer known
                 state.keys.clear()
                 raise
             finally:
-                self._shelf.put(owner, state)
+                self._cache.put(owner, state)
 
-    def _say(self, state: _State, logits: Logits, sampling: Sampling, stop: threading.Event) -> Iterator[str]:
+    def _generate(
+        self, state: _SequenceState, logits: Logits, sampling: Sampling, stop: threading.Event
+    ) -> Iterator[str]:
         ends = set(self.prompt.stop_ids)
-        words = Words(self.prompt.tokenizer)
+        words = StreamingDetokenizer(self.prompt.tokenizer)
         for number in range(sampling.max_new_tokens):
-            token = self._choose(logits, sampling)
+            token = self._sample_token(logits, sampling)
             if token in ends or stop.is_set():
                 break
             piece = words.push(token)
@@ -145,66 +204,125 @@ class LlamaEngine:
                 break
             logits = self.context.decode(state.sequence, len(state.keys), [token])
             state.keys.append(token)
-        rest = words.rest()
+        rest = words.flush()
         if rest:
             yield rest
 
-    def _read(self, state: _State, ids: Sequence[int], seen: Sequence[Seen], stop: threading.Event) -> Logits:
-        """Computes what of the prompt the sequence does not hold; returns the logits `(V,)` after it."""
-        keys, vectors = self._keys(ids, seen)
-        held = min(shared(state.keys, keys), len(keys) - 1)  # the last one is computed again for its logits
-        self.context.forget(state.sequence, held)
+    def _prefill(
+        self,
+        state: _SequenceState,
+        ids: Sequence[int],
+        seen: Sequence[ImageEmbeddings],
+        stop: threading.Event,
+    ) -> Logits:
+        """Compute the part of the prompt that is not in the KV cache; return the logits `(V,)` of
+        its last position.
+        """
+        keys, vectors = self._position_keys(ids, seen)
+        # the last position is recomputed, for its logits
+        held = min(common_prefix_length(state.keys, keys), len(keys) - 1)
+        self.context.truncate_to(state.sequence, held)
         del state.keys[held:]
         logits: Logits | None = None
-        for begin, end in _runs(keys, held):
-            new = vectors[keys[begin]][begin - keys.index(keys[begin]) :][: end - begin] if keys[begin] < 0 else ids[begin:end]
+        for begin, end in _segments(keys, held):
+            new = (
+                vectors[keys[begin]][begin - keys.index(keys[begin]) :][: end - begin]
+                if keys[begin] < 0
+                else ids[begin:end]
+            )
             logits = self.context.decode(state.sequence, begin, new, stop=stop)
             state.keys += keys[begin:end]
         assert logits is not None
         return logits
 
-    def _keys(self, ids: Sequence[int], seen: Sequence[Seen]) -> tuple[list[int], dict[int, Vectors]]:
-        """`ids` with each picture's positions named by the picture, and the vectors of each."""
+    def _position_keys(
+        self, ids: Sequence[int], seen: Sequence[ImageEmbeddings]
+    ) -> tuple[list[int], dict[int, Embeddings]]:
+        """Return `ids` with each image token replaced by its image's key, and the embeddings by
+        key.
+        """
         keys = list(ids)
         places = iter([i for i, token in enumerate(ids) if token == self.prompt.image_id])
         for one in seen:
             for place in itertools.islice(places, len(one)):
                 keys[place] = one.key
-        return keys, {one.key: one.vectors for one in seen}
+        return keys, {one.key: one.embeddings for one in seen}
 
-    def _choose(self, logits: Logits, sampling: Sampling) -> int:
+    def _sample_token(self, logits: Logits, sampling: Sampling) -> int:
         if sampling.temperature <= 0:
             return int(logits.argmax())
+        if not np.isfinite(logits).all():
+            raise ChatError(
+                "the model computes no numbers",
+                got="logits that are none",
+                do="Run phisense export again",
+            )
         scaled = np.exp((logits - logits.max()) / sampling.temperature, dtype=np.float64)
         order = np.argsort(-scaled)
         sums = np.cumsum(scaled[order] / scaled.sum())
         nucleus = order[: int(np.searchsorted(sums, min(sampling.top_p, 1 - 1e-9))) + 1]
         return int(self._random.choice(nucleus, p=scaled[nucleus] / scaled[nucleus].sum()))
 
-    def _take(self, owner: object) -> _State:
-        """The owner's state, or a new one in a sequence that is free, or that of the conversation that has been silent longest."""
-        state = self._shelf.take(owner)
+    def _assign_sequence(self, owner: object) -> _SequenceState:
+        """Return the owner's state, or a new one: in a free sequence, or in that of the least
+        recently used session.
+        """
+        state = self._cache.pop(owner)
         if state is None:
-            for gone in self._shelf.put(owner, _State()):  # whoever has to leave for it has left
-                gone.free()
-            state = self._shelf.take(owner)
+            for gone in self._cache.put(owner, _SequenceState()):  # evicted for the new state
+                gone.release()
+            state = self._cache.pop(owner)
             assert state is not None
-            state.sequence = self._free.popleft()
-            # However it goes, with its owner or pushed from the shelf, its cells are free then.
-            state.free = weakref.finalize(state, self._free.append, state.sequence)
-            state.free.atexit = False
-            self.context.forget(state.sequence)
+            state.sequence = self._free_sequences.popleft()
+            # Whether evicted or collected with its owner, its sequence is free again.
+            state.release = weakref.finalize(state, self._free_sequences.append, state.sequence)
+            state.release.atexit = False
+            self.context.truncate_to(state.sequence)
         return state
 
 
-def _affordable(file: Path, bytes_each: int) -> int:
-    """How many conversations' cells fit into half of the memory that is left when the model is in it."""
-    free = free_memory()
-    return 1 if free is None else int(min(MOST_KEPT, max(1, (free - file.stat().st_size) // 2 // bytes_each)))
+def _read_export(folder: Path) -> tuple[dict[str, Any], Path]:
+    """Return the manifest's metadata and the GGUF file of an exported folder. Raises ArtifactError
+    for other folders.
+    """
+    about = artifacts.read_manifest(folder, kind=EXPORT_KIND, verify=False)
+    validate_folder(folder)
+    name: Any = about.get("file")
+    each = about.get("bytes_per_position")
+    named = (
+        isinstance(name, str)
+        and Path(name).name == name
+        and all(isinstance(about.get(key), str) for key in ("name", "quant"))
+    )
+    if not named or type(each) is not int or each <= 0:
+        raise ArtifactError(
+            f"{folder} does not say what it holds",
+            got="a manifest of other values",
+            do="Run phisense export again",
+        )
+    if not (folder / name).is_file():
+        raise ArtifactError(
+            f"{folder} lacks its model", got=f"no {name}", do="Run phisense export again"
+        )
+    return about, folder / name
 
 
-def _runs(keys: Sequence[int], begin: int) -> Iterator[tuple[int, int]]:
-    """The stretches from `begin` on that are computed alike: text, or one picture."""
-    for _, run in itertools.groupby(range(begin, len(keys)), key=lambda i: min(keys[i], 0)):
+def _affordable_sequences(file: Path, sequence_bytes: int) -> int:
+    """Number of sequences that fit into half of the memory left after loading the model."""
+    free = available_memory()
+    return (
+        1
+        if free is None
+        else int(
+            min(MAX_CACHED_SESSIONS, max(1, (free - file.stat().st_size) // 2 // sequence_bytes))
+        )
+    )
+
+
+def _segments(keys: Sequence[int], start: int) -> Iterator[tuple[int, int]]:
+    """Yield `(begin, end)` of the runs from `start` on that are computed in one call: text, or one
+    image.
+    """
+    for _, run in itertools.groupby(range(start, len(keys)), key=lambda i: min(keys[i], 0)):
         places = list(run)
         yield places[0], places[-1] + 1

@@ -1,4 +1,4 @@
-"""The conversation in a terminal: type, read the answer as it comes, `/help` for the rest."""
+"""Terminal chat: streams the answers; `/help` lists the commands."""
 
 from __future__ import annotations
 
@@ -6,21 +6,24 @@ import threading
 from collections.abc import Callable
 from pathlib import Path
 
-from rich.console import Console
-
+from ..console import SafeConsole, escape_controls
 from ..errors import PhisenseError
-from ..vision.pictures import open_picture
-from .session import Session
+from ..vision.image_io import open_image_with_notes
+from .session import ChatSession
 
 HELP = """/image FILE   look at another picture (the conversation begins anew)
 /clear        forget what was said; the picture stays
 /quit         leave (or Ctrl-D); Ctrl-C stops an answer"""
 
 
-def talk(session: Session, console: Console, read: Callable[[str], str] = input) -> None:
-    """Until `/quit` or the end of the input."""
+def run_terminal_chat(
+    session: ChatSession, console: SafeConsole, read: Callable[[str], str] = input
+) -> None:
+    """Run until `/quit` or the end of input."""
     console.print(
-        f"[dim]{session.engine.name}: {session.engine.picture_tokens} tokens a picture, window {session.engine.window}. /help[/dim]"
+        f"{session.engine.name}: {session.engine.picture_tokens} tokens a picture, window"
+        f" {session.engine.window}. /help",
+        style="dim",
     )
     while True:
         try:
@@ -32,33 +35,36 @@ def talk(session: Session, console: Console, read: Callable[[str], str] = input)
             return
         try:
             if line.startswith("/"):
-                _command(session, console, line)
+                _run_command(session, console, line)
             elif line:
-                _answer(session, console, line)
+                _print_answer(session, console, line)
         except PhisenseError as error:
-            console.print(f"[red]{error}[/red]")
+            console.print(escape_controls(str(error), lines=False), style="red")
 
 
-def _command(session: Session, console: Console, line: str) -> None:
+def _run_command(session: ChatSession, console: SafeConsole, line: str) -> None:
     verb, _, rest = line.partition(" ")
     if verb == "/image" and rest:
-        session.show(open_picture(Path(rest.strip()).expanduser()))
-        console.print("[dim]Looking at it.[/dim]")
+        opened = open_image_with_notes(Path(rest.strip()).expanduser())
+        session.set_image(opened.image)
+        console.print("Looking at it.", style="dim")
+        for remark in opened.notes:
+            console.print(remark, style="yellow")
     elif verb == "/clear":
         session.clear()
-        console.print("[dim]Forgotten.[/dim]")
+        console.print("Forgotten.", style="dim")
     else:
-        console.print(HELP, highlight=False)
+        console.print(HELP)
 
 
-def _answer(session: Session, console: Console, question: str) -> None:
+def _print_answer(session: ChatSession, console: SafeConsole, question: str) -> None:
     stop = threading.Event()
     pieces = session.ask(question, stop)
     if session.notice:
-        console.print(f"[dim]{session.notice}[/dim]")
+        console.print(session.notice, style="dim")
     try:
         for piece in pieces:
-            console.out(piece, end="", highlight=False)
+            console.out(piece, end="")
     except KeyboardInterrupt:
         stop.set()
         console.out(" [stopped]", end="")

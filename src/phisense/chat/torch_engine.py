@@ -1,4 +1,4 @@
-"""The engine that runs the model folder here, in torch."""
+"""Inference engine that runs a model folder locally with PyTorch."""
 
 from __future__ import annotations
 
@@ -12,108 +12,159 @@ import torch
 from PIL.Image import Image
 
 from ..conversations import Message
+from ..errors import ChatError
 from ..model import Phi3WithProjector, load_model
-from ..model.decoding import Decoding
-from ..model.gaze import gaze_at
+from ..model.attention_map import attention_map
+from ..model.decoding import IncrementalDecoder
+from .detokenize import StreamingDetokenizer
 from .engine import Sampling
-from .kept import Shelf, shared
-from .turns import Turns
-from .words import Words
+from .fair_lock import FairLock
+from .kv_cache import SessionCache, common_prefix_length
 
-AT_ONCE = {"cpu": 64, "cuda": 1024}  # tokens of a prompt between two looks at whether to stop
-MOST_KEPT = 4e9  # bytes of keys and values of conversations that wait for their next turn
+PREFILL_CHUNK = {"cpu": 64, "cuda": 1024}  # prompt tokens between two checks of `stop`
+MAX_CACHE_BYTES = 4e9  # bytes of KV cache for all idle sessions
 
 
 @dataclass(frozen=True, slots=True)
-class _Kept:
-    """A conversation so far: what was read, the pictures in it, and its keys and values."""
+class _CachedConversation:
+    """KV state of a conversation: its token ids, its images, and their keys and values."""
 
     ids: tuple[int, ...]
-    seen: tuple[torch.Tensor, ...]
+    images: tuple[torch.Tensor, ...]
     keys_and_values: torch.Tensor
 
 
 class TorchEngine:
-    """One generation at a time; others wait, in the order they came. A picture is encoded and projected once, by `see`; of a conversation
-    that goes on, only what is new is computed. Keys and values of those that spoke last are kept, the more the shorter the window.
+    """Generates for one session at a time; others wait in FIFO order.
+
+    `encode_image` encodes and projects an image once. Later turns compute only new tokens: the KV
+    state of the most recent sessions is cached, of more sessions the shorter the context window.
     """
 
     def __init__(self, built: Phi3WithProjector, name: str) -> None:
         self.built = built
         self.name = name
-        self._decoding = Decoding(built)
-        self._kept: Shelf[_Kept] = Shelf(max(2, min(256, int(MOST_KEPT // self._decoding.nbytes))))
-        self._turns = Turns()
+        self._decoding = IncrementalDecoder(built)
+        self._cache: SessionCache[_CachedConversation] = SessionCache(
+            max(2, min(256, int(MAX_CACHE_BYTES // self._decoding.nbytes)))
+        )
+        self._lock = FairLock()
 
     @classmethod
-    def open(cls, folder: Path, device: str = "auto", picture_tokens: int | None = None, *, quantise: bool = False) -> TorchEngine:
-        return cls(load_model(folder, device, picture_tokens=picture_tokens, quantise=quantise, step="chat"), folder.name)
+    def open(
+        cls,
+        folder: Path,
+        device: str = "auto",
+        picture_tokens: int | None = None,
+        *,
+        quantize: bool = False,
+    ) -> TorchEngine:
+        """Load a model folder onto `device`; `quantize` loads the language model's weights in NF4.
+
+        Raises ArtifactError if the folder is damaged or not a model.
+        """
+        return cls(
+            load_model(folder, device, image_tokens=picture_tokens, quantize=quantize, step="chat"),
+            folder.name,
+        )
 
     @property
     def window(self) -> int:
+        """Context length in tokens: prompt and answer together."""
         return self.built.window
 
     @property
     def picture_tokens(self) -> int:
-        return self.built.slots
+        """Image tokens per image."""
+        return self.built.image_tokens
 
     @torch.inference_mode()
-    def see(self, picture: Image) -> torch.Tensor:
-        """`(P', H)`."""
-        with self._turns.next():
+    def encode_image(self, picture: Image) -> torch.Tensor:
+        """Return the projected image embeddings, `(P', H)`."""
+        with self._lock.acquire():
             return self.built.project([picture])[0]
 
-    def count(self, messages: Sequence[Message], seen: Sequence[torch.Tensor]) -> int:
-        return len(self.built.prompt.ask(messages, [len(slots) for slots in seen]))
+    def count_tokens(self, messages: Sequence[Message], seen: Sequence[torch.Tensor]) -> int:
+        """Number of prompt tokens, image tokens included."""
+        return len(
+            self.built.prompt.render_for_completion(messages, [len(slots) for slots in seen])
+        )
 
-    def defuse(self, text: str) -> str:
-        return self.built.prompt.defuse(text)
+    def escape_special_tokens(self, text: str) -> str:
+        """Escape special tokens in a user's text, so that they are tokenized as plain text."""
+        return self.built.prompt.escape_special_tokens(text)
 
     def stream(
-        self, messages: Sequence[Message], seen: Sequence[torch.Tensor], sampling: Sampling, stop: threading.Event, owner: object
+        self,
+        messages: Sequence[Message],
+        seen: Sequence[torch.Tensor],
+        sampling: Sampling,
+        stop: threading.Event,
+        owner: object,
     ) -> Iterator[str]:
-        ids = self.built.prompt.ask(messages, [len(slots) for slots in seen])
-        with self._turns.next(stop) as mine:
+        """Yield the answer in chunks of text.
+
+        Sessions wait for each other; setting `stop` ends generation.
+        """
+        ids = self.built.prompt.render_for_completion(messages, [len(slots) for slots in seen])
+        with self._lock.acquire(stop) as mine:
             if not mine:
                 return
-            logits = self._read(ids, seen, stop, owner)
-            words = Words(self.built.prompt.tokenizer)
+            logits = self._prefill(ids, seen, stop, owner)
+            words = StreamingDetokenizer(self.built.prompt.tokenizer)
             try:
                 if logits is not None:
-                    yield from self._say(logits, words, sampling, stop)
+                    yield from self._generate(logits, words, sampling, stop)
             finally:
                 read = (*ids, *words.ids)[: self._decoding.length]
-                self._kept.put(owner, _Kept(read, tuple(seen), self._decoding.save()))
+                self._cache.put(
+                    owner, _CachedConversation(read, tuple(seen), self._decoding.save())
+                )
 
-    def gaze(self, messages: Sequence[Message], seen: Sequence[torch.Tensor]) -> Any:
-        """Where on the picture the model looked while it said the last of `messages`, a grid `(rows, columns)`: see model/gaze.py."""
+    def attention_map(self, messages: Sequence[Message], seen: Sequence[torch.Tensor]) -> Any:
+        """Return the attention over the image while the last of `messages` was generated, a grid
+        `(rows, columns)`: see model/attention_map.py.
+        """
         prompt, slots = self.built.prompt, [len(one) for one in seen]
         asked, answer = messages[:-1], messages[-1]
-        before = prompt.ask(asked, slots)
-        whole = prompt.render(messages, slots).ids[:-1]  # without the end of the text
+        before = prompt.render_for_completion(asked, slots)
+        # without the end-of-text token
+        whole = prompt.render_conversation(messages, slots).ids[:-1]
         assert answer.role == "assistant"
-        with self._turns.next():
-            return gaze_at(self.built, whole, seen[0], len(whole) - len(before))
+        with self._lock.acquire():
+            return attention_map(self.built, whole, seen[0], len(whole) - len(before))
 
-    def _read(self, ids: list[int], seen: Sequence[torch.Tensor], stop: threading.Event, owner: object) -> torch.Tensor | None:
-        """Reads what the conversation has more than at its last turn; the next token's logits, or None if stopped before they came."""
+    def _prefill(
+        self, ids: list[int], seen: Sequence[torch.Tensor], stop: threading.Event, owner: object
+    ) -> torch.Tensor | None:
+        """Compute the tokens that are not in the session's KV cache. Returns the next token's
+        logits, or None if stopped before.
+        """
         decoding = self._decoding
-        kept = self._kept.take(owner)
-        same = 0 if kept is None else _same(kept, ids, seen, self.built.prompt.image_id)
+        kept = self._cache.pop(owner)
+        same = 0 if kept is None else _reusable_length(kept, ids, seen, self.built.prompt.image_id)
         decoding.length = 0
         if kept is not None and same:
             decoding.load(kept.keys_and_values, same)
         logits = None
-        for part in decoding.embed(ids, list(seen))[:, same:].split(AT_ONCE.get(self.built.device.type, 512), 1):
+        for part in decoding.embed(ids, list(seen))[:, same:].split(
+            PREFILL_CHUNK.get(self.built.device.type, 512), 1
+        ):
             if stop.is_set():
                 return None
-            logits = decoding.read(part)
+            logits = decoding.prefill(part)
         return logits
 
-    def _say(self, logits: torch.Tensor, words: Words, sampling: Sampling, stop: threading.Event) -> Iterator[str]:
+    def _generate(
+        self,
+        logits: torch.Tensor,
+        words: StreamingDetokenizer,
+        sampling: Sampling,
+        stop: threading.Event,
+    ) -> Iterator[str]:
         stops = set(self.built.prompt.stop_ids)
         for left in reversed(range(sampling.max_new_tokens)):
-            token = choose(logits, sampling)
+            token = sample_token(logits, sampling)
             if token in stops:
                 break
             if piece := words.push(token):
@@ -121,21 +172,35 @@ class TorchEngine:
             if stop.is_set() or not left:
                 break
             logits = self._decoding.step(token)
-        if rest := words.rest():
+        if rest := words.flush():
             yield rest
 
 
-def _same(kept: _Kept, ids: Sequence[int], seen: Sequence[torch.Tensor], image: int) -> int:
-    """How many of `ids` the kept ones begin with; at least the last is read again, for its logits."""
-    same = shared(kept.ids, ids[:-1])
-    if len(kept.seen) != len(seen) or any(a is not b for a, b in zip(kept.seen, seen, strict=True)):
+def _reusable_length(
+    kept: _CachedConversation, ids: Sequence[int], seen: Sequence[torch.Tensor], image: int
+) -> int:
+    """Number of leading `ids` that the cached state covers. At least the last token is recomputed,
+    for its logits.
+    """
+    same = common_prefix_length(kept.ids, ids[:-1])
+    if len(kept.images) != len(seen) or any(
+        a is not b for a, b in zip(kept.images, seen, strict=True)
+    ):
         return next((i for i in range(same) if ids[i] == image), same)
     return same
 
 
 @torch.inference_mode()
-def choose(logits: torch.Tensor, sampling: Sampling) -> int:
-    """The next token of logits `(V,)`: the likeliest, or with a temperature one of the likeliest that make up `top_p` together."""
+def sample_token(logits: torch.Tensor, sampling: Sampling) -> int:
+    """Sample the next token from logits `(V,)`: argmax at temperature 0, else nucleus sampling with
+    `top_p`.
+    """
+    if not logits.isfinite().all():
+        raise ChatError(
+            "the model computes no numbers",
+            got="logits that are none",
+            do="Compute in float32, or run phisense merge again",
+        )
     if sampling.temperature <= 0:
         return int(logits.argmax())
     chances, order = (logits / sampling.temperature).softmax(0).sort(descending=True)

@@ -1,19 +1,21 @@
-"""The command line: one function for each verb, in the order one needs them. Each imports its room only when it is called.
+"""The command line: one function for each verb, in the order one needs them. Each imports its room
+only when it is called.
 
-common.py     the application and what the verbs share
-care.py       doctor, demo
-data.py       check, convert, show, features
-making.py     train, runs, merge, compare, tune
-importing.py  import
-evaluating.py evaluate
-reporting.py  report
-talking.py    ask, chat, app
-serving.py    serve
-deploying.py  deploy
-publishing.py export
-scoring.py    score
+common.py        the application and what the verbs share
+doctor.py        doctor, demo
+data.py          check, convert, show, features
+train.py         train, runs, merge, compare, tune
+import_model.py  import
+evaluate.py      evaluate
+report.py        report
+chat.py          ask, chat, app
+serve.py         serve
+deploy.py        deploy
+export.py        export
+score.py         score
 
-Exit codes: 0 done, 1 failed, 2 asked wrongly, 130 interrupted, 143 terminated. A verb returns what it would print with `--json`.
+Exit codes: 0 done, 1 failed, 2 asked wrongly, 130 interrupted, 143 terminated. A verb returns what
+it would print with `--json`.
 """
 
 from __future__ import annotations
@@ -28,15 +30,17 @@ from ..errors import PhisenseError
 from .common import app, run_verb
 
 # isort: off
-from . import care, data, making, importing, evaluating, scoring, reporting  # noqa: F401, each adds its verbs, in this order
-from . import talking, publishing, serving, deploying  # noqa: F401
+# Each adds its verbs, in this order.
+from . import doctor, data, train, import_model, evaluate, score, report  # noqa: F401
+from . import chat, export, serve, deploy  # noqa: F401
 
 __all__ = ["app", "main", "run_verb"]
 
 
-def _watch_for_ctrl_c() -> None:
-    """Remembers that Ctrl-C was pressed. A library that is being imported at that moment may swallow the `KeyboardInterrupt`, or turn it
-    into an error of its own (a descriptor's `__set_name__` before Python 3.12, transformers' lazy modules).
+def _remember_interrupts() -> None:
+    """Remembers that Ctrl-C was pressed. A library that is being imported at that moment may
+    swallow the `KeyboardInterrupt`, or turn it into an error of its own (a descriptor's
+    `__set_name__` before Python 3.12, transformers' lazy modules).
     """
 
     def remember(number: int, frame: FrameType | None) -> None:
@@ -44,13 +48,15 @@ def _watch_for_ctrl_c() -> None:
         signal.default_int_handler(number, frame)
 
     console.interrupted.clear()
-    if signal.getsignal(signal.SIGINT) is signal.default_int_handler:  # not where the caller chose to ignore it
+    # not where the caller chose to ignore it
+    if signal.getsignal(signal.SIGINT) is signal.default_int_handler:
         signal.signal(signal.SIGINT, remember)
 
 
 def main() -> None:
     """The entry point: errors as one sentence, and the exit code that goes with them."""
-    _watch_for_ctrl_c()
+    _remember_interrupts()
+    console.guard_streams()
     try:
         _run()
     except Exception:
@@ -67,11 +73,15 @@ def _run() -> None:
     except OSError as error:
         if error.errno is None:
             raise
-        _fail(f"The system refused: {error.strerror}{f': {error.filename}' if error.filename else ''}.", 1)
+        _fail(
+            "The system refused:"
+            f" {error.strerror}{f': {error.filename}' if error.filename else ''}.",
+            1,
+        )
 
 
 def _fail(message: str, code: int) -> None:
     if os.environ.get("PHISENSE_DEBUG"):
         console.err.print_exception()
-    console.err.print(message, style="red", markup=False)
+    console.err.print(console.escape_controls(message, lines=False), style="red")
     sys.exit(code)

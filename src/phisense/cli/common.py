@@ -3,53 +3,176 @@
 from __future__ import annotations
 
 import os
+from collections.abc import Sequence
 from pathlib import Path
-from typing import Annotated, Any
+from typing import TYPE_CHECKING, Annotated, Any
 
 import typer
 
-from ..heap import return_large_blocks
+from ..malloc import set_mmap_threshold
+
+if TYPE_CHECKING:
+    from ..evaluation.caveats import Caveat
 
 app = typer.Typer(
     name="phisense",
-    help="A small text model learns to see and hear, on one GPU, and proves at every step that it did.\n\n"
-    "The road: check -> features -> train -> merge -> evaluate -> chat or app. `phisense demo` walks it in miniature.",
+    help=(
+        "A small text model learns to see and hear, on one GPU, and proves at every step that it"
+        " did.\n\nThe road: check -> features -> train -> merge -> evaluate -> chat or app."
+        " `phisense demo` walks it in miniature."
+    ),
     no_args_is_help=True,
-    add_completion=False,
     rich_markup_mode="markdown",
     pretty_exceptions_enable=False,
 )
 
-Recipe = Annotated[
-    str, typer.Argument(help="A recipe file, or the name of a shipped one: practice, phi3.5-clip-l336, phi3.5-clip-l336-16gb.")
+RecipeName = Annotated[
+    str,
+    typer.Argument(
+        help=(
+            "A recipe file, or the name of a shipped one: practice, phi3.5-clip-l336,"
+            " phi3.5-clip-l336-16gb."
+        )
+    ),
 ]
 Set = Annotated[
-    list[str] | None, typer.Option("--set", metavar="KEY=VALUE", help="Change a key, e.g. train.instruct.epochs=2. Repeatable.")
+    list[str] | None,
+    typer.Option(
+        "--set", metavar="KEY=VALUE", help="Change a key, e.g. train.instruct.epochs=2. Repeatable."
+    ),
 ]
-Json = Annotated[bool, typer.Option("--json", help="Print the result as JSON on the standard output.")]
-Device = Annotated[str, typer.Option(help="auto, cpu, cuda or cuda:0.")]
-PictureTokens = Annotated[int | None, typer.Option(help="Tokens a picture takes, of those that a model of nested training serves.")]
+Json = Annotated[
+    bool, typer.Option("--json", help="Print the result as JSON on the standard output.")
+]
+
+
+def one_of(
+    names: Sequence[str], *words: str, text: str, panel: str | None = None
+) -> Any:  # what typer.Option returns is not typed
+    """An option that takes one of `names`: shown in the help, completed by the shell. The verb
+    itself refuses others, with phisense's sentence.
+    """
+    return typer.Option(
+        *words,
+        metavar=f"[{'|'.join(names)}]",
+        autocompletion=lambda: list(names),
+        help=text,
+        rich_help_panel=panel,
+    )
+
+
+def _device(text: str, panel: str | None = None) -> Any:
+    return one_of(("auto", "cpu", "cuda", "cuda:N"), "--device", text=text, panel=panel)
+
+
+DeviceName = Annotated[str, _device("Where it computes; auto takes the GPU if there is one.")]
+Overwrite = Annotated[
+    bool,
+    typer.Option(
+        "--overwrite", help="Replace what phisense wrote there before; never anything else."
+    ),
+]
 Model = Annotated[Path, typer.Argument(help="A model folder, as phisense merge writes it.")]
 
-Talker = Annotated[
+ChatModel = Annotated[
     Path | None,
-    typer.Argument(help="A model folder, as phisense merge writes it, or what phisense export writes. Not needed with --server."),
+    typer.Argument(
+        help=(
+            "A model folder, as phisense merge writes it, or what phisense export writes. Not"
+            " needed with --server."
+        )
+    ),
 ]
-Which = Annotated[str, typer.Option("--engine", help="torch, llama or remote; auto takes what fits the folder.")]
-Quantise = Annotated[bool, typer.Option("--quantise", help="Hold the language part in NF4: a third of the memory (torch).")]
-Server = Annotated[str | None, typer.Option(help="Ask a server that speaks OpenAI's chat protocol, such as http://localhost:8000/v1.")]
-Served = Annotated[str | None, typer.Option(help="The model's name at the server, if it has several.")]
+
+
+# The options of whatever makes answers: ask, chat, app and evaluate have them all.
+_ENGINE = "Engine"
+ENGINES = ("auto", "torch", "llama", "remote")
+EngineChoice = Annotated[
+    str,
+    one_of(
+        ENGINES,
+        "--engine",
+        text="What generates; auto takes what fits the folder.",
+        panel=_ENGINE,
+    ),
+]
+EngineDevice = Annotated[
+    str, _device("Where it computes; auto takes the GPU if there is one (torch).", _ENGINE)
+]
+PictureTokens = Annotated[
+    int | None,
+    typer.Option(
+        help="Tokens a picture takes, of those that a model of nested training serves.",
+        rich_help_panel=_ENGINE,
+    ),
+]
+Quantize = Annotated[
+    bool,
+    typer.Option(
+        "--quantize",
+        help="Hold the language part in NF4: a third of the memory (torch).",
+        rich_help_panel=_ENGINE,
+    ),
+]
+ServerUrl = Annotated[
+    str | None,
+    typer.Option(
+        help="Ask a server that speaks OpenAI's chat protocol, such as http://localhost:8000/v1.",
+        rich_help_panel=_ENGINE,
+    ),
+]
+ServedName = Annotated[
+    str | None,
+    typer.Option(
+        help="The model's name at the server, if it has several.", rich_help_panel=_ENGINE
+    ),
+]
+
+
+#: The names in `evaluation.tasks.TASKS`, which is not imported only to show the help.
+TASK_NAMES = (
+    "own",
+    "vqav2",
+    "gqa",
+    "textvqa",
+    "textvqa-ocr",
+    "scienceqa",
+    "pope",
+    "mmbench",
+    "mme",
+    "captions",
+)
+CONDITION_NAMES = ("real", "blind", "shuffled", "all")
+
+
+def _print_version(wanted: bool) -> None:
+    if wanted:
+        from .. import __version__
+
+        typer.echo(f"phisense {__version__}")
+        raise typer.Exit
 
 
 @app.callback()
-def options(debug: Annotated[bool, typer.Option("--debug", help="Show tracebacks of errors.")] = False) -> None:
-    return_large_blocks()
+def options(
+    debug: Annotated[bool, typer.Option("--debug", help="Show tracebacks of errors.")] = False,
+    version: Annotated[
+        bool,
+        typer.Option(
+            "--version", callback=_print_version, is_eager=True, help="Print the version and exit."
+        ),
+    ] = False,
+) -> None:
+    """Options of every command: set up memory allocation and what is shown of errors."""
+    from .. import console
+
+    set_mmap_threshold()
+    console.show_log()
     if debug:
         os.environ["PHISENSE_DEBUG"] = "1"
         return
-    from .. import console
-
-    console.quiet()
+    console.silence_libraries()
 
 
 def run_verb(*words: object) -> Any:
@@ -57,11 +180,16 @@ def run_verb(*words: object) -> Any:
     return app([str(word) for word in words], standalone_mode=False)
 
 
-def chosen(model: Path | None, engine: str, server: str | None) -> Any:
-    """Which engine it will be: what can be said before anything heavy is imported."""
-    from ..chat.choose import choose
-    from ..errors import UsageError
+def print_caveats(caveats: Sequence[Caveat]) -> None:
+    """Beside the figures, what their rule does not quite apply to."""
+    from .. import console
 
-    if engine not in ("auto", "torch", "llama", "remote"):
-        raise UsageError("unknown engine", got=engine, wanted="auto, torch, llama or remote")
-    return choose(model, engine, server)  # type: ignore[arg-type]
+    for one in caveats:
+        console.err.print(str(one), style="yellow")
+
+
+def select_engine(model: Path | None, engine: str, server: str | None) -> Any:
+    """Which engine it will be: what can be said before anything heavy is imported."""
+    from ..chat.open_engine import choose_engine
+
+    return choose_engine(model, engine, server)  # type: ignore[arg-type]

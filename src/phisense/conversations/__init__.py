@@ -1,24 +1,28 @@
-"""Readers for every accepted format, the check, and `convert`. Nothing here needs torch.
+"""Readers for every accepted format, `check`, and `convert`. Nothing here needs torch.
 
-sources.py    what kind of data a path holds       documents.py, tables.py    its rows, as a stream
-shapes.py     a row of any shape -> turns          rows.py                    what is wrong with them
-check.py      a whole data set                     defects.py                 every class of defect
-roots.py      where its pictures are               read.py, questions.py      what training and evaluation read
+sources.py                   opens a file or folder of data
+json_reader.py, csv_reader.py, columnar.py    stream its rows
+row_parser.py                a row of any shape -> turns and images
+rows.py                      the defects of a row
+check.py                     validates a whole data set
+defects.py                   every class of defect
+image_finder.py              resolves image names to files
+read.py, questions.py        what training and evaluation read
 """
 
-from .check import Checked, check
+from .check import CheckReport, check
+from .image_finder import ImageFinder
 from .questions import CAPTION_KINDS, read_questions
 from .read import read_conversations
-from .roots import Pictures
 from .types import IMAGE, Conversation, Message, Question, Role
 
 __all__ = [
     "CAPTION_KINDS",
     "IMAGE",
-    "Checked",
+    "CheckReport",
     "Conversation",
+    "ImageFinder",
     "Message",
-    "Pictures",
     "Question",
     "Role",
     "check",

@@ -1,13 +1,14 @@
-"""Writes any data set as one of the shape that phisense, TRL and `datasets` read alike.
+"""Convert any data set to the format that phisense, TRL and `datasets` all read.
 
-    OUT/metadata.jsonl      {"id", "messages": [{"role", "content": [{"type": "image"}, {"type": "text", "text": ...}]}],
-                             "images_file_names": ["images/...", ...]}
-    OUT/images/             the pictures, linked where the file system can, else copied
-    OUT/rejects.jsonl       every row that was left out, and why
+    OUT/metadata.jsonl      {"id", "messages": [{"role", "content": [{"type": "image"}, {"type":
+                            "text", "text": ...}]}], "images_file_names": ["images/...", ...]}; an
+                            unsupervised answer has "weight": 0
+    OUT/images/             the images, hard-linked if the file system can, else copied
+    OUT/rejects.jsonl       every rejected row, and why
     OUT/manifest.json       counts
 
-`datasets.load_dataset("imagefolder", data_dir=OUT)` gives columns `id`, `messages` and `images` (decoded); TRL's `SFTTrainer`
-takes them as they are.
+`datasets.load_dataset("imagefolder", data_dir=OUT)` gives columns `id`, `messages` and `images`
+(decoded); TRL's `SFTTrainer` accepts them unchanged.
 """
 
 from __future__ import annotations
@@ -20,54 +21,68 @@ from typing import Any
 
 import orjson
 
-from .. import artefact
-from .check import Checked, Progress
-from .defects import Finding
-from .roots import Pictures
-from .rows import Row, examine
-from .sources import open_source
+from .. import artifacts
+from ..console import json_bytes
+from ..pipeline.progress import OnEvent, ignore
+from .check import CheckReport
+from .defects import Defect
+from .image_finder import ImageFinder
+from .rows import Row, validate_row
+from .sources import open_data_source
 from .types import IMAGE
 
-KIND = "data set"
+DATASET_KIND = "data set"
+REJECTS_PREFIX = '{"row":'  # first bytes of rejects.jsonl
 _CHUNK = 512
 
 
 def convert(
-    path: Path, out: Path, checked: Checked, pictures: Sequence[Path] = (), *, progress: Progress = lambda what, done, total: None
+    path: Path,
+    out: Path,
+    checked: CheckReport,
+    pictures: Sequence[Path] = (),
+    *,
+    overwrite: bool = False,
+    on_event: OnEvent = ignore,
 ) -> dict[str, Any]:
-    """Writes the rows of `path` that `checked` did not reject, whole or not at all; returns the counts.
+    """Write the rows of `path` that `checked` did not reject, atomically; returns the counts.
 
-    Rows whose pictures are in files are written with them only if `checked` looked at them, which it does where it has folders.
+    `checked` must have checked the image files, which it does if it has image folders.
     """
-    artefact.refuse_to_replace(out, kind=KIND)
-    source = open_source(path)
-    finder = Pictures([*pictures, *([source.pictures] if source.pictures is not None else [])])
+    source = open_data_source(path)
+    finder = ImageFinder([*pictures, *([source.pictures] if source.pictures is not None else [])])
     counts = {"rows": checked.rows, "written": 0, "rejected": len(checked.rejected)}
-    with artefact.staged(out, kind=KIND, about={"counts": counts, "shapes": dict(checked.shapes)}) as folder:
+    with artifacts.staged_artifact(
+        out,
+        kind=DATASET_KIND,
+        about={"counts": counts, "shapes": dict(checked.shapes)},
+        overwrite=overwrite,
+    ) as folder:
         with (folder / "metadata.jsonl").open("wb") as file:
             for number, raw, fault in source.rows():
                 if number in checked.rejected:
                     continue
-                row = examine(raw, number, fault)
-                file.write(orjson.dumps(_written(row, finder, folder)) + b"\n")
+                row = validate_row(raw, number, fault)
+                file.write(orjson.dumps(_converted_row(row, finder, folder)) + b"\n")
                 counts["written"] += 1
                 if not counts["written"] % _CHUNK:
-                    progress("writing rows", *source.progress())
+                    on_event(source.progress("writing rows"))
         write_rejects(folder / "rejects.jsonl", checked)
     return counts
 
 
-def write_rejects(path: Path, checked: Checked) -> None:
-    """A line for each finding that rejects its row."""
-    artefact.write_bytes(path, b"".join(_lines(checked.rejects)))
+def write_rejects(path: Path, checked: CheckReport) -> None:
+    """Write one line for each finding that rejects its row."""
+    artifacts.write_bytes(path, b"".join(_lines(checked.rejects)))
 
 
-def _lines(findings: Sequence[Finding]) -> Iterator[bytes]:
+def _lines(findings: Sequence[Defect]) -> Iterator[bytes]:
     for finding in findings:
-        yield orjson.dumps(finding.as_dict()) + b"\n"
+        # the id may be invalid UTF-8, which is then the row's defect
+        yield json_bytes(finding.as_dict())
 
 
-def _written(row: Row, finder: Pictures, folder: Path) -> dict[str, Any]:
+def _converted_row(row: Row, finder: ImageFinder, folder: Path) -> dict[str, Any]:
     conversation = row.conversation()
     for name in conversation.images:
         target = folder / "images" / name
@@ -78,12 +93,23 @@ def _written(row: Row, finder: Pictures, folder: Path) -> dict[str, Any]:
             target.write_bytes(row.embedded[name])
         else:
             _link(finder.path(name), target)
-    messages = [{"role": message.role, "content": _parts(message.text)} for message in conversation.messages]
-    return {"id": conversation.id, "messages": messages, "images_file_names": [f"images/{name}" for name in conversation.images]}
+    messages = [
+        {
+            "role": message.role,
+            "content": _parts(message.text),
+            **({} if message.supervised else {"weight": 0}),
+        }
+        for message in conversation.messages
+    ]
+    return {
+        "id": conversation.id,
+        "messages": messages,
+        "images_file_names": [f"images/{name}" for name in conversation.images],
+    }
 
 
 def _parts(text: str) -> list[dict[str, str]]:
-    """Text with markers, as chat templates take it: a part for each picture and each text between."""
+    """Split text at `<image>` markers into content parts, as chat templates take them."""
     parts: list[dict[str, str]] = []
     for at, piece in enumerate(text.split(IMAGE)):
         if at:
@@ -100,4 +126,4 @@ def _link(source: Path, target: Path) -> None:
         shutil.copyfile(source, target)
 
 
-__all__ = ["convert", "write_rejects"]
+__all__ = ["DATASET_KIND", "REJECTS_PREFIX", "convert", "write_rejects"]

@@ -1,4 +1,4 @@
-"""One checked conversation, whatever format it came in."""
+"""One validated conversation, independent of its source format."""
 
 from __future__ import annotations
 
@@ -12,15 +12,28 @@ Role = Literal["system", "user", "assistant"]
 
 @dataclass(frozen=True, slots=True)
 class Message:
-    """`text` may hold `<image>` markers, one for each picture shown there."""
+    """`text` may contain `<image>` markers, one for each image at that position.
+
+    An answer that is not `supervised` is context only and has no loss.
+    """
 
     role: Role
     text: str
+    supervised: bool = True
+
+    def __repr__(self) -> str:
+        """Digests of the training data use this: a supervised message is written as before
+        `supervised` existed.
+        """
+        return (
+            f"Message(role={self.role!r},"
+            f" text={self.text!r}{'' if self.supervised else ', supervised=False'})"
+        )
 
 
 @dataclass(frozen=True, slots=True)
 class Conversation:
-    """`images` are names relative to the picture folders, in the order of their markers."""
+    """`images` are names relative to the image folders, in the order of their markers."""
 
     id: str
     messages: tuple[Message, ...]
@@ -28,19 +41,23 @@ class Conversation:
 
 
 @dataclass(frozen=True, slots=True)
-class Picture:
-    """A picture that a row names. `data` are its bytes where it came inside the file (a data URL, a Parquet struct)."""
+class ImageReference:
+    r"""An image that a row names. `data` has its bytes if it is embedded (a data URL, a Parquet
+    struct); `elsewhere`: its name was a path of another machine (`C:\x\a.jpg`, `/mnt/a.jpg`,
+    `../a.jpg`), and `name` is the part below a folder.
+    """
 
     name: str
     data: bytes | None = None
+    elsewhere: bool = False
 
 
 @dataclass(frozen=True, slots=True)
 class Question:
-    """For evaluation: any of `answers` is right; `kind` groups questions in the report.
+    """For evaluation: any of `answers` is correct; `kind` groups questions in the report.
 
-    `choices` are what a multiple-choice question offers, in order. Questions of one `group` are judged together (MMBench's rotations, MME's
-    pairs); a question without one stands for itself.
+    `choices` are the options of a multiple-choice question, in order. Questions of one `group` are
+    scored together (MMBench's rotations, MME's pairs); a question without a group is scored alone.
     """
 
     id: str

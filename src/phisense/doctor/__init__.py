@@ -1,18 +1,20 @@
-"""`phisense doctor`: what this machine has, whether a recipe's parts and data are there, and what each step will need.
+"""`phisense doctor`: this machine, whether a recipe's parts and data exist, and what each step
+needs.
 
 findings.py      versions, device, parts, data
-devices.py       what is planned for: the device here, a named GPU, an amount of memory
-shapes.py        widths and counts, from the parts' configurations; known/ has those of parts that are not on this disk
-activations.py   what autograd keeps, layer by layer
-memory.py        the moments of each step and the largest of them
+devices.py       the device of a plan: the local one, a named GPU, an amount of memory
+shapes.py        widths and counts, from the parts' configurations; known/ has those of parts that
+                 are not on this disk
+activations.py   what autograd saves, layer by layer
+memory.py        the phases of each step and their peak
 lengths.py       how long the rows of the data are
-duration.py      operations and seconds
+duration.py      floating point operations and seconds
 advice.py        the cheapest single change that makes a stage fit
 plan.py          all of it for one recipe on one device
 """
 
-from .devices import Device, devices
+from .devices import Device, find_devices
 from .findings import Finding, examine
-from .plan import Plan, plan
+from .plan import Plan, make_plan
 
-__all__ = ["Device", "Finding", "Plan", "devices", "examine", "plan"]
+__all__ = ["Device", "Finding", "Plan", "examine", "find_devices", "make_plan"]

@@ -1,21 +1,26 @@
-"""What the forward pass keeps for the backward pass, and what lives for a moment beside it. Bytes.
+"""Activation memory of training: what autograd saves for the backward pass, and temporaries. In
+bytes.
 
-    B rows, T tokens a row, N = B T; H width, M MLP width, a = heads x head width, k = key heads x head width, V vocabulary,
-    r rank; c bytes of a number in what the device computes (4, or 2 under autocast)
+    B rows, T tokens per row, N = B T; H hidden size, M MLP size, a = heads x head size,
+    k = key heads x head size, V vocabulary size, r LoRA rank;
+    c bytes per element of the compute format (4, or 2 under autocast)
 
-What autograd keeps of one layer, in the order of the code (transformers' Phi-3, PEFT's LoRA):
+What autograd saves of one layer, in the order of the code (transformers' Phi-3, PEFT's LoRA):
 
-    norm        its input in float32, twice a layer                                   2 x 4 N H
-    matrices    with LoRA the input of each (with dropout: the thinned one and the    c N (2H + a + M), and c' N r each
-                mask) and the rank-r middle; without LoRA nothing, the base is frozen
-    attention   queries, keys, values, the output and a sum for each row; in spans    c N (a + 2 k + a), 4 N heads
-                also keys and values anew where one span is behind another
-    MLP         gate and up in one tensor, and the activated gate                     c N (2M + M)
+    norm        its input in float32, twice per layer                      2 x 4 N H
+    matrices    with LoRA: the input of each (with dropout: the dropped-   c N (2H + a + M), and
+                out input and the mask) and the rank-r output of A;        c N r each
+                without LoRA nothing, because the base is frozen
+    attention   queries, keys, values, the output and logsumexp per row;   c N (a + 2 k + a), and
+                for varlen also copies of the keys and values where one    4 N heads
+                span follows another
+    MLP         gate and up in one tensor, and the activated gate          c N (2M + M)
 
-In full fine-tuning each matrix keeps its input as with LoRA, and each norm what it multiplies by its weights, c N H. A vision tower that is
-trained along keeps of each layer that is read what the table says, over the P patches and a class row of every picture.
+In full fine-tuning each matrix saves its input as with LoRA, and each norm the tensor that its
+weights multiply, c N H. A trained vision tower saves the same for each used layer, over the P
+patches and a class row of every image.
 
-Tests compare this with what autograd really saved.
+Tests compare this with what autograd actually saves.
 """
 
 from __future__ import annotations
@@ -26,90 +31,104 @@ from .shapes import Shapes
 
 
 @dataclass(frozen=True, slots=True)
-class Setting:
-    """One micro-batch as it is computed."""
+class MicroBatch:
+    """The shape and settings of one micro-batch in training."""
 
     rows: int
     tokens: int
-    supervised: int  # tokens of a row that have a loss
+    supervised: int  # supervised tokens per row
     rank: int | None  # None: no LoRA (alignment)
     dropout: float
     checkpointing: bool
-    quantise: bool
-    number: int  # bytes: 4, or 2 under autocast
-    spans: bool
+    quantize: bool
+    itemsize: int  # bytes: 4, or 2 under autocast
+    varlen: bool
     cuda: bool
     pictures: int
-    scores: int  # of a row, that attention in spans computes: as large is its mask
-    behind: int  # keys of a row's spans that are behind another
-    full: bool = False  # every weight of the language part is trained
-    tower: bool = False  # LoRA in the vision tower, too
+    scores: int  # attention scores per row in varlen attention; the size of its mask
+    behind: int  # keys of a row's spans that follow another span
+    full_finetuning: bool = False  # every weight of the language part is trained
+    train_vision: bool = False  # LoRA in the vision tower, too
 
     @property
     def positions(self) -> int:
+        """Tokens of the micro-batch, padding included."""
         return self.rows * self.tokens
 
 
-def layer(s: Shapes, x: Setting) -> float:
-    """What autograd keeps of one decoder layer."""
-    n, c = x.positions, x.number
+def decoder_layer(s: Shapes, x: MicroBatch) -> float:
+    """What autograd saves of one decoder layer."""
+    n, c = x.positions, x.itemsize
     attended, keys = s.heads * s.head, s.key_heads * s.head
     kept = 2.0 * n * (4 * s.hidden + 4)
     kept += c * n * attended + _keys_and_values(x, attended, keys)
     kept += n * s.heads * 4
     kept += c * n * 3 * s.mlp
-    kept += 2 * c * n * s.hidden if x.full else 0
-    for inputs, _ in s.matrices if x.rank is not None or x.full else ():
+    kept += 2 * c * n * s.hidden if x.full_finetuning else 0
+    for inputs, _ in s.matrices if x.rank is not None or x.full_finetuning else ():
         kept += c * n * inputs + c * n * (x.rank or 0)
         if x.dropout:
             kept += n * inputs * (1 if x.cuda else c)
-    return kept + c * n * attended  # the fused kernel's output; the output matrix reads a copy in another order
+    # the fused kernel's output; the output projection reads a transposed copy
+    return kept + c * n * attended
 
 
-def _keys_and_values(x: Setting, attended: int, keys: int) -> float:
-    """Keys are made anew by the rotation. Values are a part of what the fused matrix made and kept with all of it, unless they are
-    copied: in spans for heads that share keys, and for the cache that is filled along without checkpointing."""
-    n, c = x.positions, x.number
-    behind = x.rows * x.behind * 2 * attended if x.spans else 0
-    copied = not x.checkpointing or (x.spans and attended != keys)
-    own = 2 * (attended if x.spans else keys) if copied else keys + attended + 2 * keys
+def _keys_and_values(x: MicroBatch, attended: int, keys: int) -> float:
+    """Rotary embedding creates new keys. Values are a view of the fused QKV output, which is saved
+    whole, unless they are copied: in varlen attention with grouped-query heads, and for the KV
+    cache that is filled without checkpointing.
+    """
+    n, c = x.positions, x.itemsize
+    behind = x.rows * x.behind * 2 * attended if x.varlen else 0
+    copied = not x.checkpointing or (x.varlen and attended != keys)
+    own = 2 * (attended if x.varlen else keys) if copied else keys + attended + 2 * keys
     return float(c * (n * own + behind))
 
 
-def saved(s: Shapes, x: Setting) -> float:
-    """Everything that autograd holds when the loss is known, the loss's own tensors not counted."""
-    layers = s.layers * (x.number * x.positions * s.hidden if x.checkpointing else layer(s, x))
+def saved_for_backward(s: Shapes, x: MicroBatch) -> float:
+    """Everything that autograd holds after the forward pass, except the tensors of the loss."""
+    layers = s.layers * (
+        x.itemsize * x.positions * s.hidden if x.checkpointing else decoder_layer(s, x)
+    )
     last_norm = x.positions * (4 * s.hidden + 4)
-    if x.full:  # and the output matrix keeps its input
-        last_norm += x.number * (x.positions + x.rows * x.supervised) * s.hidden
-    return layers + projector(s, x) + last_norm + around(s, x) + tower(s, x)
+    if x.full_finetuning:  # the output matrix saves its input, too
+        last_norm += x.itemsize * (x.positions + x.rows * x.supervised) * s.hidden
+    return layers + projector(s, x) + last_norm + mask_and_rotary(s, x) + vision_tower(s, x)
 
 
-def tower(s: Shapes, x: Setting) -> float:
-    """A vision tower under training. Norms keep their input, twice a layer, and their output for the matrices behind; attention queries,
-    keys, values and its output; the MLP its middle before, within and after the activation. The layers that are not read run all the same:
-    nothing in them is trained, so they keep no matrix's input."""
-    if not x.tower:
+def vision_tower(s: Shapes, x: MicroBatch) -> float:
+    """A trained vision tower. Norms save their input, twice per layer, and their output for the
+    matrices after them; attention saves queries, keys, values and its output; the MLP its hidden
+    layer before, within and after the activation. The unused last layers run, too, but nothing in
+    them is trained, so no matrix saves its input.
+    """
+    if not x.train_vision:
         return 0.0
     rows, unread = x.pictures * (s.patches + 1), s.vision_layers - s.vision_read
     if x.checkpointing:
-        return float(x.number * s.vision_layers * rows * s.width)
-    alone = 6 * s.width + 2 * s.vision_mlp + 4 + s.vision_heads  # with each norm's mean and spread, and attention's sums
-    inputs = 2 * s.width + s.vision_mlp + 6 * (x.rank or 0) + ((7 * s.width + s.vision_mlp) if x.dropout else 0)
-    return float(x.number * rows * (s.vision_read * (alone + inputs) + unread * alone))
+        return float(x.itemsize * s.vision_layers * rows * s.width)
+    # including the statistics of each norm and the logsumexp of attention
+    alone = 6 * s.width + 2 * s.vision_mlp + 4 + s.vision_heads
+    inputs = (
+        2 * s.width
+        + s.vision_mlp
+        + 6 * (x.rank or 0)
+        + ((7 * s.width + s.vision_mlp) if x.dropout else 0)
+    )
+    return float(x.itemsize * rows * (s.vision_read * (alone + inputs) + unread * alone))
 
 
-def around(s: Shapes, x: Setting) -> float:
-    """The attention mask, the rotation's angles, and which positions are a picture's."""
-    mask = x.rows * (4 * x.scores if x.spans else x.tokens**2)
-    return mask + 2 * x.tokens * s.head * x.number + x.positions
+def mask_and_rotary(s: Shapes, x: MicroBatch) -> float:
+    """The attention mask, the rotary cosines and sines, and the mask of image positions."""
+    mask = x.rows * (4 * x.scores if x.varlen else x.tokens**2)
+    return mask + 2 * x.tokens * s.head * x.itemsize + x.positions
 
 
-def projector(s: Shapes, x: Setting) -> float:
-    """Each linear layer keeps its input, each activation between two its own."""
+def projector(s: Shapes, x: MicroBatch) -> float:
+    """Each linear layer saves its input, and each activation between two of them its own."""
     if not s.projector_linears:
         return 0.0
-    rows = x.pictures * s.slots
+    rows = x.pictures * s.image_tokens
     kept = x.pictures * (s.patches + 1) * s.width * 4
     for number, (inputs, outputs) in enumerate(s.projector_linears):
         kept += rows * inputs * 4 if number else 0
@@ -117,23 +136,25 @@ def projector(s: Shapes, x: Setting) -> float:
     return float(kept)
 
 
-def loss(s: Shapes, x: Setting) -> float:
-    """Logits are made where there is a loss. At the peak three float32 copies live: log-probabilities, and two gradients of them."""
+def loss_peak(s: Shapes, x: MicroBatch) -> float:
+    """Logits are computed at supervised positions only. At the peak three float32 copies are live:
+    log-probabilities, and two gradients of them.
+    """
     return 12.0 * x.rows * x.supervised * s.vocabulary
 
 
-def kept_by_loss(s: Shapes, x: Setting) -> float:
-    """What autograd keeps of the loss: the log-probabilities and the labels."""
+def saved_by_loss(s: Shapes, x: MicroBatch) -> float:
+    """What autograd saves of the loss: the log-probabilities and the labels."""
     return x.rows * x.supervised * (4.0 * s.vocabulary + 8)
 
 
-def momentary(s: Shapes, x: Setting) -> float:
-    """Gradients that live for a moment in the backward pass of one layer, and a matrix dequantised for it."""
-    n, c = x.positions, x.number
+def backward_peak(s: Shapes, x: MicroBatch) -> float:
+    """Temporary gradients in the backward pass of one layer, and a matrix dequantized for it."""
+    n, c = x.positions, x.itemsize
     mlp = c * n * 5 * s.mlp
     return max(mlp, c * n * 4 * s.heads * s.head) + 3 * c * n * s.hidden + workspace(s, x)
 
 
-def workspace(s: Shapes, x: Setting) -> float:
-    """NF4: the largest matrix as the numbers it stands for."""
-    return float(x.number * max(a * b for a, b in s.matrices)) if x.quantise else 0.0
+def workspace(s: Shapes, x: MicroBatch) -> float:
+    """NF4: the largest matrix, dequantized."""
+    return float(x.itemsize * max(a * b for a, b in s.matrices)) if x.quantize else 0.0

@@ -1,4 +1,4 @@
-"""What a plan is made for: the device here, a named GPU, or so many gigabytes."""
+"""The device of a plan: the local device, a named GPU, or a GPU with a given amount of memory."""
 
 from __future__ import annotations
 
@@ -11,20 +11,24 @@ from pathlib import Path
 import torch
 
 from ..errors import UsageError
-from ..model.arithmetic import Arithmetic, choose
+from ..model.arithmetic import Arithmetic, choose_arithmetic
 from ..model.device import pick_device
-from ..model.spans import SPANS
+from ..model.varlen_attention import VARLEN
 
 GB = 1e9
-#: Resident memory of a process with torch, transformers, PEFT and bitsandbytes loaded. Fitted by `bench/memory.py`.
+#: Resident memory of a process after importing torch, transformers, PEFT and bitsandbytes. Fitted
+#: by `bench/memory.py`.
 CPU_BASELINE = 0.68 * GB
-#: CUDA's context and kernels, outside PyTorch's allocator. An assumption: nothing here was measured on a GPU.
+#: CUDA's context and kernels, outside PyTorch's allocator. An assumption: nothing here was measured
+#: on a GPU.
 CUDA_BASELINE = 0.6 * GB
-#: Which share of the rate of one large product a whole training step reaches. Both are assumed.
+#: Fraction of the throughput of one large matmul that a whole training step reaches. Both are
+#: assumed.
 CPU_UTILISATION, CUDA_UTILISATION = 0.6, 0.35
 
-#: name -> (memory in GB, dense peak in teraflops of what phisense computes in there: bfloat16, or float32 where there is none, which).
-#: From NVIDIA's data sheets; consumer cards with float32 accumulation.
+#: name -> (memory in GB, dense peak in TFLOP/s in phisense's compute format: bfloat16, or float32
+#: where bfloat16 is unsupported, that format). From NVIDIA's data sheets; consumer cards with
+#: float32 accumulation.
 GPUS: dict[str, tuple[int, float, str]] = {
     "T4": (16, 8.1, "float32"),
     "V100-16": (16, 15.7, "float32"),
@@ -49,7 +53,9 @@ GPUS: dict[str, tuple[int, float, str]] = {
 
 @dataclass(frozen=True, slots=True)
 class Device:
-    """`memory` in bytes, `rate` in floating point operations a second that a training step reaches."""
+    """`memory` in bytes; `rate` in floating point operations per second that a training step
+    reaches.
+    """
 
     name: str
     cuda: bool
@@ -61,78 +67,128 @@ class Device:
     basis: str
 
     @property
-    def number(self) -> int:
+    def itemsize(self) -> int:
+        """Bytes per element of the compute format."""
         return 2 if self.dtype == "bfloat16" else 4
 
     @property
-    def spans(self) -> bool:
-        return self.attention == SPANS
+    def varlen(self) -> bool:
+        """Whether training uses variable-length attention, without padding."""
+        return self.attention == VARLEN
 
 
-def devices(gpu: str | None = None, memory: str | None = None, *, asked: str = "auto") -> list[Device]:
-    """The named GPU; else the devices here. `memory` such as 16GB says how much there is, and alone plans for a GPU of that size.
+def find_devices(
+    gpu: str | None = None, memory: str | None = None, *, compute_dtype: str = "auto"
+) -> list[Device]:
+    """The named GPU, else the local devices. `memory`, such as 16GB, overrides the GPU's memory;
+    alone, it plans for a GPU of that size.
 
-    `asked` is the recipe's `compute_dtype`.
+    `compute_dtype` is the recipe's.
     """
     size = parse_memory(memory) if memory is not None else None
     if gpu is not None:
-        return [_named(gpu, size, asked=asked)]
+        return [_known_gpu(gpu, size, compute_dtype=compute_dtype)]
     if size is not None:
-        return [_named("RTX-4090", size, called=f"a GPU of {size / GB:g} GB", asked=asked)]
-    return here(asked)
+        return [
+            _known_gpu(
+                "RTX-4090", size, label=f"a GPU of {size / GB:g} GB", compute_dtype=compute_dtype
+            )
+        ]
+    return local_devices(compute_dtype)
 
 
-def here(asked: str = "auto") -> list[Device]:
+def local_devices(compute_dtype: str = "auto") -> list[Device]:
     """Every GPU of this machine, or its CPU."""
     if not torch.cuda.is_available():
-        arithmetic = choose("train", torch.device("cpu"), asked=asked)
-        rate, basis = _measured(arithmetic, CPU_UTILISATION)
-        return [Device("the CPU here", False, cpu_memory(), arithmetic.format, arithmetic.attention, CPU_BASELINE, rate, basis)]
+        arithmetic = choose_arithmetic("train", torch.device("cpu"), compute_dtype=compute_dtype)
+        rate, basis = _measure_rate(arithmetic, CPU_UTILISATION)
+        return [
+            Device(
+                "the CPU here",
+                False,
+                cpu_memory(),
+                arithmetic.format,
+                arithmetic.attention,
+                CPU_BASELINE,
+                rate,
+                basis,
+            )
+        ]
     found = []
     for number in range(torch.cuda.device_count()):
         where = pick_device(f"cuda:{number}")
         facts = torch.cuda.get_device_properties(where)
-        arithmetic = choose("train", where, asked=asked)
-        rate, basis = _measured(arithmetic, CUDA_UTILISATION)
+        arithmetic = choose_arithmetic("train", where, compute_dtype=compute_dtype)
+        rate, basis = _measure_rate(arithmetic, CUDA_UTILISATION)
         name = f"cuda:{number}, {facts.name}"
         memory = float(facts.total_memory)
-        found.append(Device(name, True, memory, arithmetic.format, arithmetic.attention, CUDA_BASELINE, rate, basis))
+        found.append(
+            Device(
+                name,
+                True,
+                memory,
+                arithmetic.format,
+                arithmetic.attention,
+                CUDA_BASELINE,
+                rate,
+                basis,
+            )
+        )
     return found
 
 
 def parse_memory(text: str) -> float:
-    """`16GB`, `16 GB`, `16GiB` or `16` in bytes. Raises UsageError."""
+    """`16GB`, `16 GB`, `16GiB` or `16` in bytes. Raises UsageError for anything else."""
     match = re.fullmatch(r"\s*(\d+(?:\.\d+)?)\s*(GB|GiB|G|MB|MiB)?\s*", text, re.IGNORECASE)
     units = {"": GB, "g": GB, "gb": GB, "gib": 2.0**30, "mb": 1e6, "mib": 2.0**20}
     size = float(match[1]) * units[(match[2] or "").lower()] if match else 0.0
     if size <= 0:
-        raise UsageError("--device-memory is no amount of memory", got=repr(text), wanted="for example 16GB")
+        raise UsageError(
+            "--device-memory is no amount of memory", got=repr(text), wanted="for example 16GB"
+        )
     return size
 
 
 def cpu_memory() -> float:
-    """Bytes of the machine, or of the container if that has fewer."""
+    """Bytes of the machine's memory, or of the container's limit if that is lower."""
     whole = float(os.sysconf("SC_PAGE_SIZE") * os.sysconf("SC_PHYS_PAGES"))
     limit = Path("/sys/fs/cgroup/memory.max")
     text = limit.read_text().strip() if limit.is_file() else "max"
     return min(whole, float(text)) if text.isdigit() else whole
 
 
-def _named(gpu: str, size: float | None, called: str | None = None, *, asked: str = "auto") -> Device:
+def _known_gpu(
+    gpu: str, size: float | None, label: str | None = None, *, compute_dtype: str = "auto"
+) -> Device:
     names = {name.lower().replace("-", ""): name for name in GPUS}
     key = gpu.lower().replace("-", "").replace(" ", "").removeprefix("nvidia")
     if key not in names:
-        raise UsageError("unknown --gpu", got=gpu, wanted=", ".join(GPUS), do="Or say --device-memory 16GB")
+        raise UsageError(
+            "unknown --gpu", got=gpu, wanted=", ".join(GPUS), do="Or say --device-memory 16GB"
+        )
     memory, peak, dtype = GPUS[names[key]]
-    if asked == "float32" and dtype == "bfloat16":  # an eighth of the rate, by the data sheets of these cards, without TF32
+    # an eighth of the throughput, by the data sheets of these cards, without TF32
+    if compute_dtype == "float32" and dtype == "bfloat16":
         peak, dtype = peak / 8, "float32"
-    basis = f"{peak:g} TFLOP/s in {dtype} by the data sheet{' of an RTX-4090' if called else ''}, {CUDA_UTILISATION:.0%} of it assumed"
-    return Device(called or names[key], True, size or memory * GB, dtype, "sdpa", CUDA_BASELINE, peak * 1e12 * CUDA_UTILISATION, basis)
+    basis = (
+        f"{peak:g} TFLOP/s in {dtype} by the data sheet{' of an RTX-4090' if label else ''},"
+        f" {CUDA_UTILISATION:.0%} of it assumed"
+    )
+    return Device(
+        label or names[key],
+        True,
+        size or memory * GB,
+        dtype,
+        "sdpa",
+        CUDA_BASELINE,
+        peak * 1e12 * CUDA_UTILISATION,
+        basis,
+    )
 
 
 @torch.inference_mode()
-def _measured(arithmetic: Arithmetic, utilisation: float) -> tuple[float, str]:
-    """The rate of a large product here, times what a training step reaches of it; well under a second."""
+def _measure_rate(arithmetic: Arithmetic, utilisation: float) -> tuple[float, str]:
+    """Measured throughput of a large matmul times `utilisation`; takes well under a second."""
     where, dtype = arithmetic.device, arithmetic.dtype
     side = 4096 if where.type == "cuda" else 768
     a, b = (torch.randn(side, side, device=where).to(dtype) for _ in range(2))
@@ -144,4 +200,10 @@ def _measured(arithmetic: Arithmetic, utilisation: float) -> tuple[float, str]:
             torch.cuda.synchronize(where)
         best = max(best, 2.0 * side**3 / (time.perf_counter() - started))
         del made
-    return best * utilisation, f"{best / 1e9:,.0f} GFLOP/s measured in {arithmetic.format}, {utilisation:.0%} of it reached"
+    return (
+        best * utilisation,
+        (
+            f"{best / 1e9:,.0f} GFLOP/s measured in {arithmetic.format}, {utilisation:.0%} of it"
+            " reached"
+        ),
+    )

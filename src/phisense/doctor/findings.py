@@ -1,4 +1,6 @@
-"""What this machine has, which attention will be used, and whether a recipe's parts and data are there."""
+"""Facts about this machine, the attention implementation, and whether a recipe's parts and data
+exist.
+"""
 
 from __future__ import annotations
 
@@ -14,8 +16,9 @@ from typing import Any, Literal
 import torch
 
 from ..errors import PhisenseError
-from ..model.arithmetic import STEPS, Arithmetic, choose
-from ..model.device import DTYPES, machine, pick_device
+from ..model.arithmetic import STEPS, Arithmetic, choose_arithmetic
+from ..model.device import DTYPES, describe_machine, pick_device
+from ..model.quantized import four_bit_backend
 from ..parts import resolve_part
 from ..recipe import Recipe
 
@@ -26,17 +29,25 @@ _GB = 1e9
 
 @dataclass(frozen=True, slots=True)
 class Finding:
+    """One line of the report: what was checked, what was found, and whether it is sufficient."""
+
     what: str
     found: str
     state: Literal["ok", "note", "missing"] = "ok"
 
     def as_dict(self) -> dict[str, Any]:
+        """The JSON object of a finding."""
         return asdict(self)
 
 
 def examine(recipe: Recipe | None) -> list[Finding]:
-    """Everything about the machine, then about the recipe if there is one."""
-    found = [Finding("python", platform.python_version()), *_packages(), *_machine(), *_arithmetic(recipe)]
+    """All findings about the machine, then about the recipe if there is one."""
+    found = [
+        Finding("python", platform.python_version()),
+        *_packages(),
+        *_machine(),
+        *_arithmetic(recipe),
+    ]
     if recipe is not None:
         found += [*_parts(recipe), *_data(recipe)]
     return found
@@ -50,14 +61,18 @@ def _packages() -> list[Finding]:
         except PackageNotFoundError:
             optional = name in _OPTIONAL
             found.append(
-                Finding(name, f"not installed{f': needed for {_OPTIONAL[name]}' if optional else ''}", "note" if optional else "missing")
+                Finding(
+                    name,
+                    f"not installed{f': needed for {_OPTIONAL[name]}' if optional else ''}",
+                    "note" if optional else "missing",
+                )
             )
     return found
 
 
 def _machine() -> list[Finding]:
     device = pick_device()
-    has = machine(device)
+    has = describe_machine(device)
     if device.type == "cuda":
         facts = torch.cuda.get_device_properties(device)
         name = f"{facts.name}, {facts.total_memory / _GB:.0f} GB"
@@ -67,24 +82,28 @@ def _machine() -> list[Finding]:
     return [
         Finding("device", name),
         Finding("instructions", f"{told}; PyTorch uses {has['capability']}"),
-        Finding("attention", attention(choose("train", device))),
+        Finding("attention", attention(choose_arithmetic("train", device))),
+        Finding("4-bit layers", four_bit_backend(device)),
         Finding("free disk here", f"{shutil.disk_usage('.').free / _GB:.0f} GB"),
     ]
 
 
 def _arithmetic(recipe: Recipe | None) -> list[Finding]:
-    """What each step computes in, steps of one format and reason on one line."""
+    """The compute format of each step; steps with the same format and reason share a line."""
     asked = recipe.compute_dtype if recipe is not None else "auto"
     stored = DTYPES[recipe.merge.dtype] if recipe is not None else None
     together: dict[tuple[str, str], list[str]] = {}
     for step in STEPS:
-        one = choose(step, asked=asked, stored=stored)
+        one = choose_arithmetic(step, compute_dtype=asked, stored=stored)
         together.setdefault((one.format, one.reason), []).append(step)
-    return [Finding("computes in", f"{name} ({', '.join(steps)}): {why}") for (name, why), steps in together.items()]
+    return [
+        Finding("computes in", f"{name} ({', '.join(steps)}): {why}")
+        for (name, why), steps in together.items()
+    ]
 
 
 def attention(training: Arithmetic) -> str:
-    """The implementation that transformers will choose."""
+    """The attention implementation that will be used."""
     cuda = training.device.type == "cuda"
     if cuda and find_spec("flash_attn") is not None:
         return "sdpa (flash-attn is installed, and PyTorch's own flash kernels are used)"

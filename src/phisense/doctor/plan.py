@@ -1,4 +1,6 @@
-"""The plan of a recipe on a device: for each step its peak memory, its time, whether it fits, and what would make it fit."""
+"""The plan of a recipe on a device: peak memory and time of each step, whether it fits, and what
+would make it fit.
+"""
 
 from __future__ import annotations
 
@@ -9,14 +11,16 @@ from ..recipe import Recipe
 from . import duration, memory
 from .advice import Change, advise
 from .devices import Device, cpu_memory
-from .lengths import Lengths, lengths
+from .lengths import Lengths, measure_lengths
 from .memory import Peak
-from .shapes import Shapes, shapes_of
+from .shapes import Shapes, read_shapes
 
 
 @dataclass(frozen=True, slots=True)
-class Step:
-    """`seconds` is None where the data is not there to count; `tried` are the changes that were predicted, if it does not fit."""
+class StepPlan:
+    """`seconds` is None if the data is missing; `tried` are the changes whose peak was predicted,
+    if the step does not fit.
+    """
 
     peak: Peak
     fits: bool
@@ -27,21 +31,40 @@ class Step:
     tried: tuple[Change, ...] = ()
 
     def as_dict(self) -> dict[str, Any]:
-        rest = {"fits": self.fits, "step_seconds": self.step_seconds, "seconds": self.seconds, "advice": self.advice}
+        """The JSON object of a step."""
+        rest = {
+            "fits": self.fits,
+            "step_seconds": self.step_seconds,
+            "seconds": self.seconds,
+            "advice": self.advice,
+        }
         data = None
         if self.lengths is not None:
             data = asdict(self.lengths)
-        return {**self.peak.as_dict(), **rest, "tokens": data, "tried": [change.as_dict() for change in self.tried]}
+        return {
+            **self.peak.as_dict(),
+            **rest,
+            "tokens": data,
+            "tried": [change.as_dict() for change in self.tried],
+        }
 
 
 @dataclass(frozen=True, slots=True)
 class Plan:
+    """Memory and time of each step of a recipe on one device."""
+
     device: Device
-    steps: tuple[Step, ...]
+    steps: tuple[StepPlan, ...]
     notes: tuple[str, ...]
 
     def as_dict(self) -> dict[str, Any]:
-        about = {"name": self.device.name, "bytes": self.device.memory, "dtype": self.device.dtype, "attention": self.device.attention}
+        """The JSON that `doctor RECIPE --json` prints."""
+        about = {
+            "name": self.device.name,
+            "bytes": self.device.memory,
+            "dtype": self.device.dtype,
+            "attention": self.device.attention,
+        }
         return {
             "device": {**about, "rate": self.device.rate, "basis": self.device.basis},
             "steps": [step.as_dict() for step in self.steps],
@@ -49,38 +72,62 @@ class Plan:
         }
 
 
-def plan(recipe: Recipe, device: Device) -> Plan:
-    """Raises PartError if the shapes of a part are not to be had."""
-    s = shapes_of(recipe)
-    steps = [_stage(recipe, name, s, device) for name in recipe.train.stages]
-    merge = memory.merging(recipe, s, device)
-    steps.append(Step(merge, merge.total <= device.memory, advice=_merge_elsewhere(recipe, s, merge, device)))
-    using = (memory.evaluating(recipe, s, device), memory.chatting(recipe, s, device))
-    steps += [Step(peak, peak.total <= device.memory, advice=_smaller(recipe, s, peak, device)) for peak in using]
+def make_plan(recipe: Recipe, device: Device) -> Plan:
+    """Plan every step of a recipe. Raises PartError if the shapes of a part are unavailable."""
+    s = read_shapes(recipe)
+    steps = [_plan_stage(recipe, name, s, device) for name in recipe.train.stages]
+    merge = memory.merging_peak(recipe, s, device)
+    steps.append(
+        StepPlan(
+            merge, merge.total <= device.memory, advice=_merge_elsewhere(recipe, s, merge, device)
+        )
+    )
+    using = (memory.evaluation_peak(recipe, s, device), memory.chat_peak(recipe, s, device))
+    steps += [
+        StepPlan(peak, peak.total <= device.memory, advice=_smaller(recipe, s, peak, device))
+        for peak in using
+    ]
     return Plan(device, tuple(steps), s.notes)
 
 
-def _stage(recipe: Recipe, name: str, s: Shapes, device: Device) -> Step:
+def _plan_stage(recipe: Recipe, name: str, s: Shapes, device: Device) -> StepPlan:
     asked = recipe.train.stages[name]
-    found = lengths(recipe, name, s)
-    peak = memory.training(recipe, name, s, device, found)
+    found = measure_lengths(recipe, name, s)
+    peak = memory.training_peak(recipe, name, s, device, found)
     each = duration.step_seconds(s, recipe, name, asked, device, found)
-    count = duration.steps(asked, found)
-    step = Step(peak, peak.total <= device.memory, found, each, None if count is None else count * each)
+    count = duration.count_steps(asked, found)
+    step = StepPlan(
+        peak, peak.total <= device.memory, found, each, None if count is None else count * each
+    )
     if step.fits:
         return step
 
     def predict(changed: Recipe) -> float:
-        """Other slots make rows longer or shorter by as many; a shorter limit cuts the longest."""
-        other = s if changed.projector == recipe.projector else shapes_of(changed)
+        """Peak with a changed recipe: other image token counts shift the row lengths, a lower
+        `max_length` caps them.
+        """
+        other = s if changed.projector == recipe.projector else read_shapes(changed)
         stage = changed.train.stages[name]
-        whole = found.longest if found.rows is None else found.longest - s.slots + other.slots
-        longest = min(whole, stage.length)
-        cut = replace(found, longest=longest, supervised=min(found.supervised, longest), scores=min(found.scores, longest**2))
-        return memory.training(changed, name, other, device, cut).total
+        whole = (
+            found.longest
+            if found.rows is None
+            else found.longest - s.image_tokens + other.image_tokens
+        )
+        longest = min(whole, stage.max_length)
+        cut = replace(
+            found,
+            longest=longest,
+            supervised=min(found.supervised, longest),
+            scores=min(found.scores, longest**2),
+        )
+        return memory.training_peak(changed, name, other, device, cut).total
 
     best, tried = advise(recipe, name, device.memory, predict)
-    told = f"--set {best.keys} ({best.cost}): {best.peak / 1e9:.1f} GB" if best else "no single change makes it fit"
+    told = (
+        f"--set {best.keys} ({best.cost}): {best.peak / 1e9:.1f} GB"
+        if best
+        else "no single change makes it fit"
+    )
     return replace(step, advice=told, tried=tuple(tried))
 
 
@@ -89,17 +136,22 @@ def _merge_elsewhere(recipe: Recipe, s: Shapes, peak: Peak, device: Device) -> s
         return None
     if device.cuda:
         here = cpu_memory()
-        return f"merge with --device cpu: it needs as much memory there, this machine has {here / 1e9:.0f} GB"
+        return (
+            "merge with --device cpu: it needs as much memory there, this machine has"
+            f" {here / 1e9:.0f} GB"
+        )
     return "no single change makes it fit"
 
 
 def _smaller(recipe: Recipe, s: Shapes, peak: Peak, device: Device) -> str | None:
-    """A smaller batch for an evaluation, a smaller window for a chat."""
+    """A smaller batch that makes an evaluation fit; there is no such change for a chat."""
     if peak.total <= device.memory:
         return None
     if peak.step == "evaluate":
-        for rows in (n for n in (32, 16, 8, 4, 2, 1) if n < recipe.evaluate.batch):
-            changed = recipe.model_copy(update={"evaluate": recipe.evaluate.model_copy(update={"batch": rows})})
-            if memory.evaluating(changed, s, device).total <= device.memory:
-                return f"--batch {rows} (the same result, somewhat slower)"
+        for rows in (n for n in (32, 16, 8, 4, 2, 1) if n < recipe.evaluate.batch_size):
+            changed = recipe.model_copy(
+                update={"evaluate": recipe.evaluate.model_copy(update={"batch_size": rows})}
+            )
+            if memory.evaluation_peak(changed, s, device).total <= device.memory:
+                return f"--batch-size {rows} (the same result, somewhat slower)"
     return "no single change makes it fit"

@@ -1,7 +1,7 @@
-"""The shapes that a plan is made of, from the parts' configurations alone: no weights are read or made.
+"""The shapes behind a plan, from the parts' configurations alone: no weights are read or allocated.
 
-The modules themselves are built on the meta device and counted, so that the count is theirs and not a second formula for it.
-A hub id that is not on this disk takes its configuration from `known/`, and `notes` says so.
+The modules are built on the meta device and their parameters are counted, instead of repeating
+formulas. A hub id that is not on this disk uses its configuration in `known/`, and `notes` says so.
 """
 
 from __future__ import annotations
@@ -15,18 +15,21 @@ from torch import nn
 from transformers import AutoConfig, Phi3ForCausalLM
 
 from ..errors import PartError
-from ..model.projectors import configure, native_class, picture_slots
-from ..parts import MODEL_TYPES, open_auto
+from ..model.projectors import count_image_tokens, make_config, native_class
+from ..parts import MODEL_TYPES, load_auto, split_revision
 from ..recipe import Projector, Recipe
-from ..vision.encoders import ENCODERS, patches
+from ..vision.encoders import ENCODER_FAMILIES, num_patches
 
 _KNOWN = Path(__file__).parent / "known"
-KNOWN = {"microsoft/Phi-3.5-mini-instruct": "phi-3.5-mini", "openai/clip-vit-large-patch14-336": "clip-l-336"}
+KNOWN = {
+    "microsoft/Phi-3.5-mini-instruct": "phi-3.5-mini",
+    "openai/clip-vit-large-patch14-336": "clip-l-336",
+}
 
 
 @dataclass(frozen=True, slots=True)
 class Shapes:
-    """Widths and counts. A matrix is `(inputs, outputs)`; everything called a number of weights counts scalars."""
+    """Widths and counts. A matrix is `(inputs, outputs)`; weight counts are in scalars."""
 
     hidden: int
     mlp: int
@@ -35,61 +38,81 @@ class Shapes:
     key_heads: int
     head: int
     vocabulary: int
-    matrices: tuple[tuple[int, int], ...]  # of one layer: what LoRA and NF4 apply to
+    matrices: tuple[tuple[int, int], ...]  # of one layer: those that LoRA and NF4 apply to
     embeddings: int
     output: int
     norms: int
     projector: int
     projector_linears: tuple[tuple[int, int], ...]
     patches: int
-    slots: int
+    image_tokens: int
     width: int
     vision: int
     vision_layers: int
-    vision_read: int  # of them, those that the projector's input comes through
+    vision_read: int  # of them, those that the projector's input passes through
     vision_heads: int
     vision_mlp: int
     notes: tuple[str, ...] = ()
 
     @property
     def matrix_weights(self) -> int:
+        """Weights of the matrices of all layers."""
         return self.layers * sum(a * b for a, b in self.matrices)
 
     @property
     def language(self) -> int:
+        """Weights of the whole language model."""
         return self.matrix_weights + self.embeddings + self.output + self.norms
 
     def lora(self, rank: int) -> int:
-        """Weights of the adapter: `rank * (inputs + outputs)` for each matrix (Hu et al. 2021, arXiv:2106.09685)."""
+        """Weights of the adapter: `rank * (inputs + outputs)` per matrix (Hu et al. 2021,
+        arXiv:2106.09685).
+        """
         return self.layers * sum(rank * (a + b) for a, b in self.matrices)
 
     def vision_lora(self, rank: int) -> int:
-        """The same of the vision tower: four square matrices and two of the MLP, in each layer that is read."""
+        """LoRA weights of the vision tower: four square matrices and two of the MLP, in each used
+        layer.
+        """
         return self.vision_read * rank * (4 * 2 * self.width + 2 * (self.width + self.vision_mlp))
 
     @property
     def vision_matrices(self) -> int:
-        """Weights of the matrices in the layers that are read."""
+        """Weights of the matrices in the used layers of the vision tower."""
         return self.vision_read * (4 * self.width**2 + 2 * self.width * self.vision_mlp)
 
 
-def shapes_of(recipe: Recipe) -> Shapes:
-    """Raises PartError for a part whose configuration is neither on disk nor known, or that is of the wrong kind."""
+def read_shapes(recipe: Recipe) -> Shapes:
+    """Read the shapes of a recipe's parts. Raises PartError for a part whose configuration is
+    neither on disk nor known, or that is of the wrong kind.
+    """
     text, text_note = _config(recipe.language.part, "text_config")
     seen, seen_note = _config(recipe.vision.part, "vision_config")
-    kind = ENCODERS[recipe.vision.encoder]
+    kind = ENCODER_FAMILIES[recipe.vision.encoder]
     if text.model_type != "phi3":
-        raise PartError(f"the language part {recipe.language.part} is no Phi-3", got=text.model_type, wanted="phi3")
+        raise PartError(
+            f"the language part {recipe.language.part} is no Phi-3",
+            got=text.model_type,
+            wanted="phi3",
+        )
     if seen.model_type not in kind.model_types:
         raise PartError(
-            f"{recipe.vision.part} is no {recipe.vision.encoder} encoder", got=seen.model_type, wanted=" or ".join(kind.model_types)
+            f"{recipe.vision.part} is no {recipe.vision.encoder} encoder",
+            got=seen.model_type,
+            wanted=" or ".join(kind.model_types),
         )
     seen = getattr(seen, "vision_config", seen)
     with torch.device("meta"):
         phi: Any = Phi3ForCausalLM(text)
         tower: Any = kind.model(seen)
-        projector, slots = _projector(recipe.projector, text, seen, recipe.vision.layer, kind.strategy)
-    matrices = tuple((m.in_features, m.out_features) for m in phi.model.layers[0].modules() if isinstance(m, nn.Linear))
+        projector, image_tokens = _projector(
+            recipe.projector, text, seen, recipe.vision.layer, kind.strategy
+        )
+    matrices = tuple(
+        (m.in_features, m.out_features)
+        for m in phi.model.layers[0].modules()
+        if isinstance(m, nn.Linear)
+    )
     of_matrices = len(phi.model.layers) * sum(a * b for a, b in matrices)
     embeddings, output = _count(phi.model.embed_tokens), _count(phi.lm_head)
     return Shapes(
@@ -105,9 +128,11 @@ def shapes_of(recipe: Recipe) -> Shapes:
         output=output,
         norms=_count(phi) - of_matrices - embeddings - output,
         projector=_count(projector),
-        projector_linears=tuple((m.in_features, m.out_features) for m in projector.modules() if isinstance(m, nn.Linear)),
-        patches=patches(seen),
-        slots=slots,
+        projector_linears=tuple(
+            (m.in_features, m.out_features) for m in projector.modules() if isinstance(m, nn.Linear)
+        ),
+        patches=num_patches(seen),
+        image_tokens=image_tokens,
         width=seen.hidden_size,
         vision=_count(tower),
         vision_layers=seen.num_hidden_layers,
@@ -119,7 +144,9 @@ def shapes_of(recipe: Recipe) -> Shapes:
 
 
 def config_folder(part: str) -> Path | None:
-    """Where a part's config.json is on this disk: its folder, or the hub's cache; None if nowhere."""
+    """The local folder with a part's config.json: its own, or in the hub cache; None if there is
+    none.
+    """
     from huggingface_hub import try_to_load_from_cache
     from huggingface_hub.errors import HFValidationError
 
@@ -127,20 +154,24 @@ def config_folder(part: str) -> Path | None:
     if (folder / "config.json").is_file():
         return folder
     try:
-        cached = try_to_load_from_cache(part, "config.json")
+        name, revision = split_revision(part)
+        cached = try_to_load_from_cache(name, "config.json", revision=revision)
     except HFValidationError:
         return None
     return Path(cached).parent if isinstance(cached, str) else None
 
 
 def _config(part: str, half: str) -> tuple[Any, str]:
-    """A part's configuration; of a model folder that `half`."""
+    """A part's configuration, and a note; for a complete model, its sub-configuration `half`."""
     folder = config_folder(part)
     if folder is not None:
-        config = open_auto(AutoConfig, folder)
+        config = load_auto(AutoConfig, folder)
         return (getattr(config, half) if config.model_type in MODEL_TYPES else config), ""
-    if part in KNOWN:
-        return open_auto(AutoConfig, _KNOWN / KNOWN[part]), f"{part} is not on this disk: planned from its known shapes"
+    if (name := split_revision(part)[0]) in KNOWN:
+        return (
+            load_auto(AutoConfig, _KNOWN / KNOWN[name]),
+            f"{part} is not on this disk: planned from its known shapes",
+        )
     raise PartError(
         f"nothing can be planned for the part {part}",
         got="no config.json on this disk",
@@ -149,12 +180,14 @@ def _config(part: str, half: str) -> tuple[Any, str]:
     )
 
 
-def _projector(projector: Projector, text: Any, seen: Any, layer: int, strategy: str) -> tuple[nn.Module, int]:
-    """The native projector of these parts, and how many slots it makes of a picture."""
-    config = configure(projector, text, seen, 0, layer, strategy)
+def _projector(
+    projector: Projector, text: Any, seen: Any, layer: int, strategy: str
+) -> tuple[nn.Module, int]:
+    """The native projector of these parts, and its number of tokens per image."""
+    config = make_config(projector, text, seen, 0, layer, strategy)
     whole: Any = native_class(config)(config)
     made: nn.Module = whole.model.multi_modal_projector
-    return made, picture_slots(config)
+    return made, count_image_tokens(config)
 
 
 def _count(module: nn.Module) -> int:

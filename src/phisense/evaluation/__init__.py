@@ -1,10 +1,22 @@
-"""Proof that a model looks: the same questions with the real picture, with none, and with another's; benchmarks; scores; a report.
+"""Evaluation: run the same questions with the real image, without an image and with another
+question's image to show whether the model uses it; benchmarks, scores, a report.
 
-task.py         what a benchmark is                    tasks/        the benchmarks
-reading.py      their official files                   given.py      answers that somebody else's program wrote
-answers.py      when an answer is right                yes_no.py     yes and no in words
-texts.py        how near a text is to others           anchors.py    what others have published
-answerers.py    who answers: batches, or any engine    journal.py    answers kept, so that a run goes on
-run.py          asks and writes                        scores.py    figures; ../intervals.py says how sure they are
-report.py       the page
+task.py               interface of a benchmark
+tasks/                the benchmarks
+benchmark_io.py       reads the official benchmark files
+predictions_io.py     reads answers written by other programs
+answer_metrics.py     decides whether an answer is correct
+yes_no.py             parses yes and no from free text
+caption_metrics.py    similarity of a text to reference texts
+published_results.py  published results of other models
+predictors.py         generates answers: batched torch, or any chat engine
+journal.py            stores answers on disk, so that an interrupted evaluation resumes
+run.py                the evaluation loop
+scores.py             metrics; ../intervals.py computes their confidence intervals
+results.py            typed results: scores.json
+model_facts.py        typed facts about the model
+report.py             the report folder
+matching.py           matches rows of an answer file with questions
+answer_column.py      selects the column of an answer file that holds the answers
+echoes.py             detects texts that repeat the question or prompt
 """

@@ -1,187 +1,277 @@
-"""A report folder: what was asked and answered, what came of it, and a page to read it on.
+"""A report folder: the predictions, the scores, and a page to read.
 
-predictions.jsonl   one line for each question and condition; what belongs together has a group
-scores.json         the figures: see scores.py; under `about`, how it was measured
-facts.json          what was trained: see facts.py
-gaze.json           where the model looked in some of the pictures: {id: {"rows", "columns", "weights"}}, if the engine can tell
-pictures/           small ones of the pictures in the gallery, so that the page can be made again elsewhere
-report.html         all of it, in one file
+predictions.jsonl   one line for each question and condition, see scores.py
+scores.json         metrics and how they were measured: `EvaluationReport` in results.py
+facts.json          facts about the model: `ModelFacts` in model_facts.py
+gaze.json           attention maps of some images by question id, see `AttentionGrid`; absent if the
+                    engine does not compute them
+pictures/           thumbnails of the images in the gallery, so that the page can be rendered again
+                    elsewhere
+report.html         everything, in one file
 """
 
 from __future__ import annotations
 
 import hashlib
 import io
-from collections.abc import Callable, Sequence
-from dataclasses import dataclass, field, fields
+from collections.abc import Callable, Mapping, Sequence
+from dataclasses import dataclass, field
 from functools import cached_property
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING
 
 import orjson
 
-from .. import artefact
-from ..conversations import CAPTION_KINDS, IMAGE, Message, Pictures, Question
-from ..errors import ArtefactError, PictureError
-from ..vision.pictures import open_picture
-from .page import render
-from .scores import CONDITIONS, Prediction
-from .shown import gallery, in_turn
+from .. import artifacts
+from ..conversations import CAPTION_KINDS, IMAGE, ImageFinder, Message
+from ..errors import ArtifactError, ImageError
+from ..vision.image_io import open_image
+from .gallery import round_robin, select_gallery
+from .json_fields import as_object, required
+from .measurement import SCORES, Measurement
+from .model_facts import FACTS, ModelFacts
+from .page import PAGE_SIGNATURE, render_page
+from .results import CONDITIONS, EvaluationReport
+from .scores import Prediction
 
 if TYPE_CHECKING:
     from ..model import Phi3WithProjector
 
-__all__ = ["KIND", "PAGE", "Report", "gallery", "gazes", "read", "render", "replace_page", "write"]
+__all__ = [
+    "PAGE",
+    "PAGE_SIGNATURE",
+    "REPORT_KIND",
+    "AttentionGrid",
+    "Report",
+    "attention_maps",
+    "read_report",
+    "render_page",
+    "replace_page",
+    "select_gallery",
+    "write_report",
+]
 
-KIND, PAGE = "report", "report.html"
-GAZED = 8  # pictures
-THUMB = 320  # pixels
-_FIELDS = {one.name for one in fields(Prediction)}
+REPORT_KIND, PAGE, GAZE = "report", "report.html", "gaze.json"
+PREDICTIONS = "predictions.jsonl"
+MAX_ATTENTION_MAPS = 8  # images
+THUMBNAIL_PIXELS = 320  # the longer side
+
+
+@dataclass(frozen=True, slots=True)
+class AttentionGrid:
+    """Attention of an answer to each cell of its image: `weights` `(rows, columns)`, which sum to
+    1.
+    """
+
+    weights: tuple[tuple[float, ...], ...]
+
+    @property
+    def rows(self) -> int:
+        """The number of rows of cells."""
+        return len(self.weights)
+
+    @property
+    def columns(self) -> int:
+        """The number of columns of cells."""
+        return len(self.weights[0]) if self.weights else 0
+
+    def to_dict(self) -> dict[str, object]:
+        """`{"rows", "columns", "weights"}`."""
+        return {"rows": self.rows, "columns": self.columns, "weights": self.weights}
+
+    @classmethod
+    def from_dict(cls, document: object, source: str = GAZE) -> AttentionGrid:
+        """Read `to_dict`'s JSON. Raises ArtifactError, naming `source`, for anything but a
+        grid.
+        """
+        weights = required(as_object(document, source), "weights", list, source)
+        if (
+            not weights
+            or not all(isinstance(row, list | tuple) for row in weights)
+            or len({len(row) for row in weights}) > 1
+        ):
+            raise ArtifactError(
+                f"{source} has no grid of weights",
+                got=f"{weights!r}"[:80],
+                wanted="rows of equal length",
+                do="Evaluate again",
+            )
+        return cls(tuple(tuple(map(float, row)) for row in weights))
 
 
 @dataclass(frozen=True)
 class Report:
-    """One evaluation of one model. `told` are the predictions' lines as they were written, in their order."""
+    """One evaluation of one model, as stored in its folder. `attention` maps question ids to
+    attention maps.
+    """
 
     title: str
-    scores: dict[str, Any]
+    scores: EvaluationReport
     predictions: Sequence[Prediction]
-    facts: dict[str, Any] = field(default_factory=dict)
-    gaze: dict[str, Any] = field(default_factory=dict)
+    facts: ModelFacts = field(default_factory=ModelFacts)
+    attention: Mapping[str, AttentionGrid] = field(default_factory=dict)
     folder: Path | None = None
-    told: Sequence[dict[str, Any]] = ()
 
     @property
-    def about(self) -> dict[str, Any]:
-        """How it was measured."""
-        found: dict[str, Any] = self.scores.get("about") or {}
-        return found
+    def about(self) -> Measurement:
+        """How the evaluation was measured."""
+        return self.scores.about
 
     @property
     def model(self) -> str:
-        """What the model is called."""
-        name = self.about.get("model") or self.facts.get("name") or (self.folder.name if self.folder else self.title)
+        """The name of the model."""
+        name = (
+            self.about.model or self.facts.name or (self.folder.name if self.folder else self.title)
+        )
         return Path(str(name)).name
 
-    def under(self, condition: str) -> list[Prediction]:
+    def predictions_under(self, condition: str) -> list[Prediction]:
         return [p for p in self.predictions if p.condition == condition]
 
     @property
     def condition(self) -> str:
-        """The one that the report is about: the real picture, or the only other that was asked."""
-        return next((name for name in CONDITIONS if name in self.scores), CONDITIONS[0])
+        """The condition that the report is about: the real image, or the only condition that was
+        evaluated.
+        """
+        return next((name for name in CONDITIONS if name in self.scores.conditions), CONDITIONS[0])
 
     @cached_property
-    def main(self) -> list[Prediction]:
+    def main_predictions(self) -> list[Prediction]:
         """The predictions under `condition`."""
-        return self.under(self.condition)
+        return self.predictions_under(self.condition)
 
     @cached_property
     def ending(self) -> str:
-        """The last line, if all questions end with the same one."""
-        asked = [p.question for p in self.main]
+        """The last line of the prompts, if all questions end with the same one."""
+        asked = [p.question for p in self.main_predictions]
         line = asked[0].rpartition("\n")[1:] if asked else ("", "")
-        return "".join(line) if line[0] and all(text.endswith("".join(line)) for text in asked) else ""
+        return (
+            "".join(line) if line[0] and all(text.endswith("".join(line)) for text in asked) else ""
+        )
 
     def picture(self, p: Prediction) -> Path | None:
         if p.image is None or self.folder is None:
             return None
-        path = self.folder / "pictures" / _thumb_name(p.image)
+        path = self.folder / "pictures" / _thumbnail_name(p.image)
         return path if path.is_file() else None
 
 
-def write(
+def write_report(
     folder: Path,
     *,
     title: str,
-    scores: dict[str, Any],
+    scores: EvaluationReport,
     predictions: Sequence[Prediction],
-    facts: dict[str, Any],
-    images: Pictures,
-    gaze: dict[str, Any] | None = None,
-    questions: Sequence[Question] = (),
+    facts: ModelFacts,
+    images: ImageFinder,
+    attention: Mapping[str, AttentionGrid] | None = None,
 ) -> Report:
-    """Writes every file of a report into `folder`, which the caller stages as an artefact of `KIND` about {"title": title}.
-
-    Of `questions` the predictions' lines get what a task needs to know which belong together: group and choices.
+    """Write every file of a report into `folder`, which the caller stages as an artifact of kind
+    `REPORT_KIND` about {"title": title}.
     """
-    more = {q.id: {"group": q.group, "choices": q.choices} for q in questions if q.group or q.choices}
-    told = [{**p.as_dict(), **more.get(p.id, {})} for p in predictions]
-    artefact.write_bytes(folder / "predictions.jsonl", b"".join(orjson.dumps(one) + b"\n" for one in told))
-    artefact.write_json(folder / "scores.json", scores)
-    artefact.write_json(folder / "facts.json", facts)
-    if gaze:
-        artefact.write_json(folder / "gaze.json", gaze)
-    report = Report(title, scores, predictions, facts, gaze or {}, folder, told)
-    shown = [*gallery(report.main), *(p for p in report.main if p.id in report.gaze)]
+    lines = (orjson.dumps(one.to_dict()) + b"\n" for one in predictions)
+    artifacts.write_bytes(folder / PREDICTIONS, b"".join(lines))
+    artifacts.write_json(folder / SCORES, scores.to_dict())
+    artifacts.write_json(folder / FACTS, facts.to_dict())
+    if attention:
+        artifacts.write_json(
+            folder / GAZE, {name: grid.to_dict() for name, grid in attention.items()}
+        )
+    report = Report(title, scores, predictions, facts, attention or {}, folder)
+    shown = [
+        *select_gallery(report.main_predictions),
+        *(p for p in report.main_predictions if p.id in report.attention),
+    ]
     for name in sorted({p.image for p in shown if p.image}):
-        if small := _thumb(images, name):
-            artefact.write_bytes(folder / "pictures" / _thumb_name(name), small)
-    artefact.write_bytes(folder / PAGE, render(title, [report]).encode())
+        if small := _thumbnail(images, name):
+            artifacts.write_bytes(folder / "pictures" / _thumbnail_name(name), small)
+    artifacts.write_bytes(folder / PAGE, render_page(title, [report]).encode())
     return report
 
 
-def read(folder: Path) -> Report:
-    """Raises ArtefactError unless `folder` is a whole report, as `evaluate` writes it now."""
+def read_report(folder: Path) -> Report:
+    """Read a report folder. Raises ArtifactError unless it is complete and in the current
+    format.
+    """
     if (folder / "config.json").is_file():
-        raise ArtefactError(f"{folder} is a model folder", wanted="a report", do=f"Make one: phisense evaluate {folder}")
-    title = artefact.read_manifest(folder, kind=KIND).get("title") or folder.name
-    scores = artefact.read_json(folder / "scores.json")
-    if "headline" not in scores:
-        raise ArtefactError(f"{folder} was written by an earlier phisense", got="figures without intervals", do="Evaluate again")
-    told = [orjson.loads(line) for line in (folder / "predictions.jsonl").read_bytes().splitlines()]
-    facts, gaze = (artefact.read_json(path) if path.is_file() else {} for path in (folder / "facts.json", folder / "gaze.json"))
-    return Report(title, scores, [_prediction(one) for one in told], facts, gaze, folder, told)
+        raise ArtifactError(
+            f"{folder} is a model folder",
+            wanted="a report",
+            do=f"Make one: phisense evaluate {folder}",
+        )
+    title = artifacts.read_manifest(folder, kind=REPORT_KIND).get("title") or folder.name
+    scores = EvaluationReport.load(folder)
+    lines = (folder / PREDICTIONS).read_bytes().splitlines()
+    predictions = [
+        Prediction.from_dict(orjson.loads(line), f"{folder / PREDICTIONS}, line {number}")
+        for number, line in enumerate(lines, 1)
+    ]
+    facts, gaze = (
+        artifacts.read_json(path) if path.is_file() else {}
+        for path in (folder / FACTS, folder / GAZE)
+    )
+    grids = {
+        name: AttentionGrid.from_dict(grid, f"{folder / GAZE}: {name}")
+        for name, grid in as_object(gaze, str(folder / GAZE)).items()
+    }
+    return Report(
+        title, scores, predictions, ModelFacts.from_dict(facts, str(folder / FACTS)), grids, folder
+    )
 
 
 def replace_page(folder: Path, page: bytes) -> Path:
-    """Puts another page into a report folder, whose manifest then names it. Returns the page's path."""
-    about = artefact.read_manifest(folder, kind=KIND, verify=False)
-    artefact.write_bytes(folder / PAGE, page)
-    artefact.write_manifest(folder, kind=KIND, about=about)
+    """Replace the page of a report folder and update its manifest. Returns the page's path."""
+    artifacts.replace_file(folder, PAGE, page, kind=REPORT_KIND)
     return folder / PAGE
 
 
-def _prediction(line: dict[str, Any]) -> Prediction:
-    known = {key: value for key, value in line.items() if key in _FIELDS}
-    return Prediction(**{**known, "answers": tuple(known["answers"])})
-
-
-def gazes(
+def attention_maps(
     built: Phi3WithProjector,
     predictions: Sequence[Prediction],
-    images: Pictures,
-    most: int = GAZED,
+    images: ImageFinder,
+    max_maps: int = MAX_ATTENTION_MAPS,
     progress: Callable[[int, int], None] = lambda done, total: None,
-) -> dict[str, Any]:
-    """Where the model looked while it said some of the gallery's short answers, by id. Each costs a forward pass."""
-    from ..model.gaze import gaze_at
+) -> dict[str, AttentionGrid]:
+    """Attention maps of some of the gallery's short answers, by question id. Each costs a forward
+    pass.
+    """
+    from ..model.attention_map import attention_map
 
-    real = [p for p in gallery([p for p in predictions if p.condition == "real"]) if p.image and p.kind not in CAPTION_KINDS]
-    found: dict[str, Any] = {}
-    for p in in_turn([[p for p in real if p.right], [p for p in real if not p.right]]):
-        if len(found) == most or round(built.slots**0.5) ** 2 != built.slots:  # a grid that is no square has no place on a picture
+    real = [
+        p
+        for p in select_gallery([p for p in predictions if p.condition == "real"])
+        if p.image and p.kind not in CAPTION_KINDS
+    ]
+    found: dict[str, AttentionGrid] = {}
+    for p in round_robin([[p for p in real if p.right], [p for p in real if not p.right]]):
+        # only a square grid of image tokens can be laid over the image
+        if len(found) == max_maps or round(built.image_tokens**0.5) ** 2 != built.image_tokens:
             break
-        slots = built.project([open_picture(images.path(str(p.image)), name=p.image)])[0]
-        said = (Message("user", f"{IMAGE}\n{built.prompt.defuse(p.question)}"), Message("assistant", built.prompt.defuse(p.answer)))
-        before = built.prompt.ask(said[:1], [len(slots)])
-        whole = built.prompt.render(said, [len(slots)]).ids[:-1]  # without the end of the text
-        grid = gaze_at(built, whole, slots, len(whole) - len(before))
-        found[p.id] = {"rows": grid.shape[0], "columns": grid.shape[1], "weights": [[round(w, 6) for w in row] for row in grid.tolist()]}
-        progress(len(found), most)
+        slots = built.project([open_image(images.path(str(p.image)), name=p.image)])[0]
+        said = (
+            Message("user", f"{IMAGE}\n{built.prompt.escape_special_tokens(p.question)}"),
+            Message("assistant", built.prompt.escape_special_tokens(p.answer)),
+        )
+        before = built.prompt.render_for_completion(said[:1], [len(slots)])
+        whole = built.prompt.render_conversation(said, [len(slots)]).ids[
+            :-1
+        ]  # without the end-of-sequence token
+        grid = attention_map(built, whole, slots, len(whole) - len(before))
+        found[p.id] = AttentionGrid(tuple(tuple(round(w, 6) for w in row) for row in grid.tolist()))
+        progress(len(found), max_maps)
     return found
 
 
-def _thumb_name(image: str) -> str:
+def _thumbnail_name(image: str) -> str:
     return f"{hashlib.sha256(image.encode()).hexdigest()[:20]}.jpg"
 
 
-def _thumb(images: Pictures, name: str) -> bytes | None:
+def _thumbnail(images: ImageFinder, name: str) -> bytes | None:
     try:
-        picture = open_picture(images.path(name), name=name)
-    except PictureError:  # the page says that it is not there
+        picture = open_image(images.path(name), name=name)
+    except ImageError:  # the page says that the image is missing
         return None
-    picture.thumbnail((THUMB, THUMB))
+    picture.thumbnail((THUMBNAIL_PIXELS, THUMBNAIL_PIXELS))
     data = io.BytesIO()
     picture.save(data, "JPEG", quality=82)
     return data.getvalue()

@@ -1,27 +1,45 @@
-"""From predictions to figures: each task's own with their intervals, by kind, and whether the model looks.
-
-{"task": "pope", "headline": "accuracy", "questions": 3000, "units": 3000,
- "real": {"figures": {"accuracy": {"value", "low", "high"}, ...}, "kinds": {kind: {"n", "value", "low", "high"}}, "loss": 0.4},
- "blind": ..., "shuffled": ...,
- "looks": {"verdict": "looks", "blind" or "too few", "figure": "accuracy", "over": {"blind": {"value", "low", "high", "above_zero"}, ...}}}
+"""From predictions to metrics: each task's own with their intervals, by kind of question, and
+whether the model uses the image. The result types are in `results.py`.
 """
 
 from __future__ import annotations
 
 from collections.abc import Sequence
-from dataclasses import asdict, dataclass
-from typing import Any
+from dataclasses import dataclass, fields
 
 from ..conversations import CAPTION_KINDS, Question
-from ..intervals import ENOUGH, above, drawn_together, wilson, with_intervals
-from .task import Marked, Task
+from ..intervals import (
+    MIN_UNITS,
+    Array,
+    PairedDifference,
+    confidence_intervals,
+    paired_bootstrap,
+    paired_difference,
+    wilson_interval,
+)
+from .caveats import of_thoughts
+from .json_fields import as_object, optional, present, required
+from .results import (
+    CONDITIONS,
+    ConditionScores,
+    EvaluationReport,
+    ImageUse,
+    KindScore,
+    Verdict,
+)
+from .task import ScoredAnswer, Task, score_answer
 
-CONDITIONS = ("real", "blind", "shuffled")
+__all__ = ["CONDITIONS", "Prediction", "score_predictions"]
 
 
 @dataclass(frozen=True, slots=True)
 class Prediction:
-    """One question asked under one condition. `loss` is that of the right answer, summed over `tokens`, where the engine tells it."""
+    """One question under one condition: a line of `predictions.jsonl`.
+
+    `shown` is the image that was shown, `loss` the loss of the reference, summed over `tokens`,
+    where the engine computes it. `choices` and `group` are those of the question: a task needs them
+    to know which questions belong together.
+    """
 
     id: str
     kind: str
@@ -34,37 +52,98 @@ class Prediction:
     credit: float
     loss: float | None = None
     tokens: int | None = None
+    choices: tuple[str, ...] = ()
+    group: str = ""
 
     @property
     def right(self) -> bool:
+        """Whether the answer earned at least half of the credit."""
         return self.credit >= 0.5
 
-    def as_dict(self) -> dict[str, Any]:
-        return {**asdict(self), "right": self.right}
+    def to_dict(self) -> dict[str, object]:
+        """The line's JSON; `group` and `choices` only if the question has them."""
+        line = {name: getattr(self, name) for name in _LINE}
+        more = {"group": self.group, "choices": self.choices} if self.group or self.choices else {}
+        return {**line, "right": self.right, **more}
+
+    @classmethod
+    def from_dict(cls, document: object, source: str = "predictions.jsonl") -> Prediction:
+        """Read `to_dict`'s JSON; unknown keys are ignored. Raises ArtifactError, naming `source`,
+        for a line without the question, its references, or the answer.
+        """
+        line = as_object(document, source)
+        for key in _NEEDED:
+            required(line, key, object, source)
+        for key in ("image", "shown"):  # null where there is none
+            present(line, key, source)
+        known = {name: line[name] for name in _FIELDS if name in line}
+        known |= {
+            name: tuple(map(str, optional(line, name, list, source) or ()))
+            for name in ("answers", "choices")
+        }
+        known["group"] = str(line.get("group") or "")
+        return cls(**known)  # type: ignore[arg-type]
 
 
-def score(task: Task, questions: Sequence[Question], said: dict[str, Sequence[str]], seed: int = 0) -> dict[str, Any]:
-    """`said` holds for each condition an answer to each question, in their order. The headline is the task's first figure."""
+_FIELDS = tuple(one.name for one in fields(Prediction))
+_LINE = _FIELDS[: _FIELDS.index("choices")]
+_NEEDED = ("id", "kind", "question", "answers", "condition", "answer", "credit")
+
+
+def score_predictions(
+    task: Task, questions: Sequence[Question], said: dict[str, Sequence[str]], seed: int = 0
+) -> EvaluationReport:
+    """Score `said`, which holds for each condition an answer to each question, in their order. The
+    headline is the task's first metric.
+    """
     ran = [name for name in CONDITIONS if name in said]
-    marked = {name: [Marked(q, answer, task.credit(q, answer)) for q, answer in zip(questions, said[name], strict=True)] for name in ran}
-    tallies = [task.tally(marked[name]) for name in ran]
-    drawn = {name: task.figures(sums) for name, sums in zip(ran, drawn_together(tallies, seed), strict=True)}
-    headline = next(iter(drawn[ran[0]]))
-    scores: dict[str, Any] = {"task": task.name, "headline": headline, "questions": len(questions), "units": len(tallies[0])}
-    scores |= {name: {"figures": with_intervals(drawn[name], len(tallies[0])), "kinds": _kinds(marked[name])} for name in ran}
-    if all(name in drawn for name in CONDITIONS):
-        over = {name: above(drawn["real"][headline], drawn[name][headline]) for name in CONDITIONS[1:]}
-        looks = all(one["above_zero"] for one in over.values())
-        verdict = "too few" if len(tallies[0]) < ENOUGH else "looks" if looks else "blind"
-        scores["looks"] = {"verdict": verdict, "figure": headline, "over": over}
-    return scores
+    marked = {
+        name: [
+            score_answer(task, q, answer) for q, answer in zip(questions, said[name], strict=True)
+        ]
+        for name in ran
+    }
+    tallies = [task.aggregate(marked[name]) for name in ran]
+    drawn = {
+        name: task.metrics(sums)
+        for name, sums in zip(ran, paired_bootstrap(tallies, seed), strict=True)
+    }
+    headline, units = next(iter(drawn[ran[0]])), len(tallies[0])
+    return EvaluationReport(
+        task.name,
+        headline,
+        len(questions),
+        units,
+        {
+            name: ConditionScores(confidence_intervals(drawn[name], units), _kinds(marked[name]))
+            for name in ran
+        },
+        (*of_thoughts(said[ran[0]]), *task.caveats(marked[ran[0]])),
+        _image_use(headline, {name: its[headline] for name, its in drawn.items()}, units),
+    )
 
 
-def _kinds(marked: Sequence[Marked]) -> dict[str, Any]:
-    """Mean credit of each kind of question; Wilson's interval, which for partial credit is a little too wide."""
+def _image_use(headline: str, drawn: dict[str, Array], units: int) -> ImageUse | None:
+    """The verdict from the bootstrap draws of the headline metric under each condition; None unless
+    all three were evaluated.
+    """
+    if any(name not in drawn for name in CONDITIONS):
+        return None
+    over: dict[str, PairedDifference] = {
+        name: paired_difference(drawn["real"], drawn[name]) for name in CONDITIONS[1:]
+    }
+    looks = all(one.above_zero for one in over.values())
+    verdict: Verdict = "too few" if units < MIN_UNITS else "looks" if looks else "blind"
+    return ImageUse(verdict, headline, over)
+
+
+def _kinds(marked: Sequence[ScoredAnswer]) -> dict[str, KindScore]:
+    """Mean credit of each kind of question with its Wilson interval, which for partial credit is
+    slightly too wide.
+    """
     found = {}
     for kind in sorted({one.question.kind for one in marked} - set(CAPTION_KINDS)):
-        earned = [one.credit for one in marked if one.question.kind == kind]
-        low, high = wilson(sum(earned), len(earned))
-        found[kind] = {"n": len(earned), "value": sum(earned) / len(earned), "low": low, "high": high}
+        earned = [one.score for one in marked if one.question.kind == kind]
+        low, high = wilson_interval(sum(earned), len(earned))
+        found[kind] = KindScore(sum(earned) / len(earned), low, high, len(earned))
     return found

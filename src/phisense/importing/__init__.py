@@ -1,11 +1,12 @@
-"""`import`: what others' tools wrote becomes a model folder, checked weight for weight and answer for answer.
+"""`import`: convert LLaVA-format folders and adapters of other tools into a model folder, and
+verify it.
 
-source.py     what lies in a folder, and what of it can be taken
-llama.py      a Phi-3 that was rewritten as a Llama, back again
-adapters.py   LoRA weights onto the folder that they were trained on
-run.py        the measured import
+source.py     reads a source folder, and checks whether it can be imported
+llama.py      converts a Phi-3 that was rewritten as a Llama back
+adapters.py   applies LoRA weights to the folder that they were trained on
+importer.py   the measured import
 """
 
-from .run import import_folder
+from .importer import import_folder
 
 __all__ = ["import_folder"]

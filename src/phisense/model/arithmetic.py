@@ -1,18 +1,22 @@
-"""The arithmetic of each step: the device, the number format and the kernels that it computes with, and why.
+"""Compute settings of each step: device, dtype and kernels, with the reason for the choice.
 
-It is chosen in this one place, from what the recipe asks for, the device, and what the processor multiplies in:
+They are chosen in this one place, from the recipe, the device, and its hardware support. `auto`
+means
 
-step       `auto` means                                                                           attention       4-bit layers
-features   bfloat16 on GPUs that have it; float32 on CPUs, so that a store does not depend on them    sdpa            –
-train      bfloat16 where the device multiplies in it, else float32                               spans (CPU)     kept readable
-merge      float32, whatever is asked: what is measured is the merge, not the format              sdpa            kept readable
-evaluate   float32 for a model stored in it; else as in training                                  sdpa            kept readable
-chat       as evaluate                                                                            sdpa            laid out for inference
-export     float32: the reference that llama.cpp's files are held to                              sdpa            –
+step       dtype                                              attention     4-bit layers
+features   bfloat16 on GPUs that support it, else float32,    sdpa          –
+           so that stores are the same on all CPUs
+train      bfloat16 if the device supports it, else float32   spans (CPU)   not repacked
+merge      float32, always: the merge is measured, not the    sdpa          not repacked
+           dtype
+evaluate   float32 for a model stored in it, else as train    sdpa          not repacked
+chat       as evaluate                                        sdpa          repacked (inference)
+export     float32: the reference for llama.cpp's files       sdpa          –
 
-The layout for inference is faster for a few tokens at once, as a chat has them, and slower for the many of an evaluation
-(docs/benchmarks.md). float16 ends at 65,504, which Phi-3's activations pass, so no step that trains computes in it. `doctor` shows every
-choice with its reason; runs, reports and model folders record it together with the machine (`Arithmetic.as_dict`).
+The inference layout is faster for a few tokens at a time, as in a chat, and slower for the many of
+an evaluation (docs/benchmarks.md). float16 ends at 65,504, which Phi-3's activations exceed, so
+training never computes in it. `doctor` shows every choice with its reason; runs, reports and model
+folders record it together with the machine (`Arithmetic.as_dict`).
 """
 
 from __future__ import annotations
@@ -22,12 +26,12 @@ from typing import Any, Literal
 
 import torch
 
-from .device import DTYPES, format_name, machine, multiplies_in_bfloat16, pick_device
-from .spans import SPANS
+from .device import DTYPES, describe_machine, dtype_name, pick_device, supports_bfloat16
+from .varlen_attention import VARLEN
 
 Step = Literal["features", "train", "merge", "evaluate", "chat", "export"]
 STEPS: tuple[Step, ...] = ("features", "train", "merge", "evaluate", "chat", "export")
-READABLE, INFERENCE = "readable", "inference"  # how 4-bit layers may lie: see quantized.py
+READABLE, INFERENCE = "readable", "inference"  # layouts of 4-bit layers: see quantized.py
 _FLOAT32_ALWAYS: dict[str, str] = {
     "merge": "a merge is measured in float32, whatever computes later",
     "export": "llama.cpp's files are held to the model in float32",
@@ -36,7 +40,9 @@ _FLOAT32_ALWAYS: dict[str, str] = {
 
 @dataclass(frozen=True, slots=True)
 class Arithmetic:
-    """`reason` says in words why the format was chosen; `layout` what is allowed to the 4-bit layers."""
+    """Compute settings of one step. `reason` explains the dtype; `layout` is the layout allowed for
+    4-bit layers.
+    """
 
     step: Step
     device: torch.device
@@ -47,15 +53,20 @@ class Arithmetic:
 
     @property
     def format(self) -> str:
-        return format_name(self.dtype)
+        """Name of the dtype, e.g. `bfloat16`."""
+        return dtype_name(self.dtype)
 
     @property
     def token_multiple(self) -> int:
-        """To a multiple of how many tokens a batch of training is filled up: oneDNN compiles a kernel for each new shape in bfloat16."""
+        """Multiple to which a training batch's token count is padded: oneDNN compiles a kernel for
+        each new shape in bfloat16.
+        """
         return 64 if self.device.type == "cpu" and self.dtype is torch.bfloat16 else 1
 
     def as_dict(self) -> dict[str, Any]:
-        """What is recorded with whatever the step makes."""
+        """The settings as recorded with the step's output."""
+        from .quantized import four_bit_backend
+
         return {
             "step": self.step,
             "device": self.device.type,
@@ -63,40 +74,60 @@ class Arithmetic:
             "reason": self.reason,
             "attention": self.attention,
             "four_bit_layout": self.layout,
-            **machine(self.device),
+            "four_bit_backend": four_bit_backend(self.device),
+            **describe_machine(self.device),
         }
 
 
-def choose(step: Step, device: torch.device | str = "auto", *, asked: str = "auto", stored: torch.dtype | None = None) -> Arithmetic:
-    """The arithmetic of one step. `asked` is the recipe's `compute_dtype`, `stored` the format of the weights if they lie in one."""
+def choose_arithmetic(
+    step: Step,
+    device: torch.device | str = "auto",
+    *,
+    compute_dtype: str = "auto",
+    stored: torch.dtype | None = None,
+) -> Arithmetic:
+    """Choose the compute settings of one step. `compute_dtype` is the recipe's, `stored` the dtype
+    of stored weights if there are any.
+    """
     where = pick_device(device) if isinstance(device, str) else device
-    dtype, reason = _format(step, where, asked, stored)
+    dtype, reason = _choose_dtype(step, where, compute_dtype, stored)
     attention = training_attention(where) if step == "train" else "sdpa"
-    layout = INFERENCE if step == "chat" and dtype is torch.bfloat16 else READABLE  # its kernels compute in bfloat16
+    # the kernels of the inference layout compute in bfloat16
+    layout = INFERENCE if step == "chat" and dtype is torch.bfloat16 else READABLE
     return Arithmetic(step, where, dtype, reason, attention, layout)
 
 
 def training_attention(device: torch.device) -> str:
-    """Spans on a CPU, where padding is computed in full; padded rows with a mask on a GPU."""
-    return SPANS if device.type == "cpu" else "sdpa"
+    """Varlen attention on CPUs, where padding costs full computation; padded rows with a mask on
+    GPUs.
+    """
+    return VARLEN if device.type == "cpu" else "sdpa"
 
 
-def _format(step: Step, where: torch.device, asked: str, stored: torch.dtype | None) -> tuple[torch.dtype, str]:
+def _choose_dtype(
+    step: Step, device: torch.device, compute_dtype: str, stored: torch.dtype | None
+) -> tuple[torch.dtype, str]:
     if step in _FLOAT32_ALWAYS:
         return torch.float32, _FLOAT32_ALWAYS[step]
-    has = multiplies_in_bfloat16(where)
-    if asked == "float16" and step == "train":
-        return torch.float32, "float16 was asked for, but Phi-3's activations pass 65,504 in training"
-    if asked != "auto":
-        emulated = asked == "bfloat16" and not has
-        return DTYPES[asked], "the recipe asks for it" + (
+    has = supports_bfloat16(device)
+    if compute_dtype == "float16" and step == "train":
+        return (
+            torch.float32,
+            "float16 was asked for, but Phi-3's activations pass 65,504 in training",
+        )
+    if compute_dtype != "auto":
+        emulated = compute_dtype == "bfloat16" and not has
+        return DTYPES[compute_dtype], "the recipe asks for it" + (
             "; without instructions for it here, so it is emulated and slow" if emulated else ""
         )
-    if step == "features" and where.type == "cpu":
-        return torch.float32, "features are encoded in float32 on every CPU, so that a store is the same on all"
+    if step == "features" and device.type == "cpu":
+        return (
+            torch.float32,
+            "features are encoded in float32 on every CPU, so that a store is the same on all",
+        )
     if step in ("evaluate", "chat") and stored is torch.float32:
         return torch.float32, "the model is stored in float32"
-    name = "GPU" if where.type == "cuda" else "processor"
+    name = "GPU" if device.type == "cuda" else "processor"
     if has:
         return torch.bfloat16, f"the {name} multiplies in bfloat16"
     return torch.float32, f"the {name} has no instructions for bfloat16, or they are hidden"

@@ -1,4 +1,4 @@
-"""What this machine computes with: its devices, their instructions, and the number formats that those multiply in."""
+"""Compute devices of this machine: their instruction sets, supported dtypes and memory."""
 
 from __future__ import annotations
 
@@ -14,39 +14,56 @@ import torch
 
 from ..errors import UsageError
 
-# What hides instructions from PyTorch hides them from oneDNN, too: else attention in bfloat16 packs for the one's kernels, runs the other's
-# and fails ("pack_vnni2"). oneDNN reads this when it first computes.
-if (_hidden := {"avx2": "AVX2", "default": "SSE41"}.get(os.environ.get("ATEN_CPU_CAPABILITY", ""))) is not None:
+# ATEN_CPU_CAPABILITY hides instructions from PyTorch; hide them from oneDNN, too, or bfloat16
+# attention packs for the kernels of one, runs those of the other and fails ("pack_vnni2"). oneDNN
+# reads the variable when it first computes.
+if (
+    _hidden := {"avx2": "AVX2", "default": "SSE41"}.get(os.environ.get("ATEN_CPU_CAPABILITY", ""))
+) is not None:
     os.environ.setdefault("ONEDNN_MAX_CPU_ISA", _hidden)
 
 DTYPES = {"float32": torch.float32, "bfloat16": torch.bfloat16, "float16": torch.float16}
-#: Instructions that change which kernels run, as Linux names them.
-_TOLD = ("avx2", "avx512f", "avx512_vnni", "avx512_bf16", "avx512_fp16", "amx_tile", "amx_bf16", "amx_int8", "asimd", "bf16", "sve")
+#: Instruction sets that change which kernels run, by their names in Linux.
+_REPORTED_INSTRUCTIONS = (
+    "avx2",
+    "avx512f",
+    "avx512_vnni",
+    "avx512_bf16",
+    "avx512_fp16",
+    "amx_tile",
+    "amx_bf16",
+    "amx_int8",
+    "asimd",
+    "bf16",
+    "sve",
+)
 _LIBRARIES = ("phisense", "torch", "transformers", "peft", "accelerate", "bitsandbytes")
 
 
-def pick_device(asked: str = "auto") -> torch.device:
-    """`auto` takes a GPU where there is one. Raises UsageError for a device that is not there."""
-    if asked == "auto":
+def pick_device(name: str = "auto") -> torch.device:
+    """Resolve a device name; `auto` is a GPU if there is one. Raises UsageError for a device that
+    does not exist.
+    """
+    if name == "auto":
         return torch.device("cuda" if torch.cuda.is_available() else "cpu")
     try:
-        device = torch.device(asked)
+        device = torch.device(name)
     except RuntimeError as error:
-        raise UsageError("unknown device", got=asked, wanted="auto, cpu, cuda or cuda:0") from error
+        raise UsageError("unknown device", got=name, wanted="auto, cpu, cuda or cuda:0") from error
     if device.type == "cuda" and not torch.cuda.is_available():
-        raise UsageError("there is no CUDA device here", got=asked, wanted="auto or cpu")
+        raise UsageError("there is no CUDA device here", got=name, wanted="auto or cpu")
     return device
 
 
-def format_name(dtype: torch.dtype) -> str:
+def dtype_name(dtype: torch.dtype) -> str:
     """`bfloat16` for `torch.bfloat16`."""
     return str(dtype).removeprefix("torch.")
 
 
-def multiplies_in_bfloat16(device: torch.device) -> bool:
-    """Whether the device has instructions for products in bfloat16, and PyTorch was not told to leave them alone.
+def supports_bfloat16(device: torch.device) -> bool:
+    """Whether the device has bfloat16 matmul instructions that PyTorch may use.
 
-    `ATEN_CPU_CAPABILITY=avx2` hides them: PyTorch then reports a capability below AVX512.
+    `ATEN_CPU_CAPABILITY=avx2` disables them: PyTorch then reports a capability below AVX512.
     """
     if device.type == "cuda":
         return bool(torch.cuda.is_bf16_supported(including_emulation=False))
@@ -57,19 +74,24 @@ def multiplies_in_bfloat16(device: torch.device) -> bool:
 
 
 def peak_memory() -> int | None:
-    """The most bytes that this process held so far: of the GPU where there is one, else of the machine; None where nothing tells."""
+    """Peak memory of this process in bytes: GPU memory if there is a GPU, else RAM; None if it is
+    unknown.
+    """
     if torch.cuda.is_available():
         return int(torch.cuda.max_memory_allocated())
     try:
         import resource
     except ImportError:  # Windows
         return None
-    return resource.getrusage(resource.RUSAGE_SELF).ru_maxrss * (1 if sys.platform == "darwin" else 1024)
+    return resource.getrusage(resource.RUSAGE_SELF).ru_maxrss * (
+        1 if sys.platform == "darwin" else 1024
+    )
 
 
-def machine(device: torch.device) -> dict[str, Any]:
-    """What a figure depends on besides the code: `processor`, `instructions`, what of them PyTorch uses (`capability`), `threads`,
-    versions of `libraries`, and a GPU's name."""
+def describe_machine(device: torch.device) -> dict[str, Any]:
+    """What measurements depend on besides the code: `processor`, `instructions`, the `capability`
+    that PyTorch uses, `threads`, versions of `libraries`, and the GPU's name.
+    """
     processor, instructions = _processor()
     facts: dict[str, Any] = {
         "processor": processor,
@@ -86,14 +108,20 @@ def machine(device: torch.device) -> dict[str, Any]:
 
 @functools.cache
 def _processor() -> tuple[str, tuple[str, ...]]:
-    """The processor's name, and those of its instructions that are worth telling."""
+    """The processor's name, and those of its instruction sets that are reported."""
     told = Path("/proc/cpuinfo")
     if not told.is_file():
         return platform.processor() or platform.machine(), ()
-    lines = [line.split(":", 1) for line in told.read_text(errors="replace").split("\n\n")[0].splitlines() if ":" in line]
+    lines = [
+        line.split(":", 1)
+        for line in told.read_text(errors="replace").split("\n\n")[0].splitlines()
+        if ":" in line
+    ]
     facts = {key.strip().lower(): value.strip() for key, value in lines}
     has = set(facts.get("flags", facts.get("features", "")).split())
-    return facts.get("model name", platform.machine()), tuple(name for name in _TOLD if name in has)
+    return facts.get("model name", platform.machine()), tuple(
+        name for name in _REPORTED_INSTRUCTIONS if name in has
+    )
 
 
 def _version(name: str) -> str | None:

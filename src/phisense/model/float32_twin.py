@@ -1,7 +1,9 @@
-"""The same model computed in float32 by plain products: what a training in another format, or through 4-bit kernels, is held to.
+"""Float32 reference of a model, computed by plain products: training in another dtype or with 4-bit
+kernels is checked against it.
 
-Nothing is copied. Inside `computed_in_float32` each frozen Linear, in 4 bits or in a narrower format, multiplies by its weight as float32,
-widened anew for each product, forward and backward; the few other narrow weights lie in float32; autocast is off.
+No weights are copied permanently. Inside `computed_in_float32` each frozen Linear, in 4 bits or in
+a narrower dtype, multiplies by its weight in float32, converted for each product, forward and
+backward; the few other narrow weights are held in float32; autocast is off.
 """
 
 from __future__ import annotations
@@ -15,11 +17,13 @@ from typing import Any
 import torch
 from torch import nn
 
-from .quantized import four_bit_layers, weight_of
+from .quantized import dequantized_weight, four_bit_layers
 
 
 class _Product(torch.autograd.Function):
-    """`x` `(..., K)` times a frozen layer's weight `(N, K)` in float32, of which nothing is kept for the backward pass."""
+    """`x` `(..., K)` times a frozen layer's weight `(N, K)` in float32; nothing is saved for the
+    backward pass.
+    """
 
     @staticmethod
     def forward(ctx: Any, x: torch.Tensor, layer: Any) -> torch.Tensor:
@@ -34,7 +38,7 @@ class _Product(torch.autograd.Function):
 
 def _float32_weight(layer: Any) -> torch.Tensor:
     if getattr(layer.weight, "quant_state", None) is not None:
-        return weight_of(layer)
+        return dequantized_weight(layer)
     weight: torch.Tensor = layer.weight.detach().float()
     return weight
 
@@ -45,25 +49,33 @@ def _multiply(layer: Any, x: torch.Tensor) -> torch.Tensor:
 
 
 def _require_no_autocast(_: nn.Module, given: tuple[torch.Tensor, ...]) -> None:
-    assert not torch.is_autocast_enabled(given[0].device.type), "somebody turned autocast on inside the twin"
+    assert not torch.is_autocast_enabled(given[0].device.type), (
+        "somebody turned autocast on inside the twin"
+    )
 
 
 @contextmanager
 def computed_in_float32(model: Any) -> Iterator[None]:
-    """Inside, `model` is its float32 twin. Weights that are trained must be float32 already, as they are in every stage.
+    """Inside the context, `model` computes in float32. Trained weights must be float32 already, as
+    they are in every stage.
 
-    Accelerate's autocast around `forward` is taken away for the time, and so is TF32.
+    Accelerate's autocast wrapper around `forward` is removed inside it, and TF32 is off.
     """
     with ExitStack() as put_back:
         plain = {id(layer): layer for _, layer in four_bit_layers(model)}
-        # Only a Linear itself: what is derived from it, as in nn.MultiheadAttention, may be read past its forward pass.
-        plain |= {id(m): m for m in model.modules() if type(m) is nn.Linear and _is_narrow(m.weight)}
+        # Only Linear itself: the weight of a subclass, as in nn.MultiheadAttention, may be read
+        # without its forward pass.
+        plain |= {
+            id(m): m for m in model.modules() if type(m) is nn.Linear and _is_narrow(m.weight)
+        }
         for layer in plain.values():
             _replace(put_back, layer, "forward", functools.partial(_multiply, layer))
         for module in model.modules():
             if id(module) not in plain:
                 _widen(put_back, module)
-        for module in model.modules():  # a model of an earlier stage lies in that of the next, each with autocasts around its forward
+        # the model of an earlier stage is nested in that of the next, each with its own autocast
+        # wrapper around forward
+        for module in model.modules():
             if "_original_forward" in module.__dict__:
                 _replace(put_back, module, "forward", MethodType(type(module).forward, module))
         hook = model.get_output_embeddings().register_forward_pre_hook(_require_no_autocast)
@@ -78,12 +90,15 @@ def computed_in_float32(model: Any) -> Iterator[None]:
 
 def _is_narrow(weight: Any) -> bool:
     return (
-        isinstance(weight, torch.Tensor) and weight.is_floating_point() and weight.dtype is not torch.float32 and not weight.requires_grad
+        isinstance(weight, torch.Tensor)
+        and weight.is_floating_point()
+        and weight.dtype is not torch.float32
+        and not weight.requires_grad
     )
 
 
 def _widen(put_back: ExitStack, module: nn.Module) -> None:
-    """Puts the module's own frozen weights and buffers into float32."""
+    """Convert the module's own frozen weights and buffers to float32."""
     for tensor in (*module.parameters(recurse=False), *module.buffers(recurse=False)):
         if _is_narrow(tensor):
             put_back.callback(setattr, tensor, "data", tensor.data)
@@ -91,7 +106,7 @@ def _widen(put_back: ExitStack, module: nn.Module) -> None:
 
 
 def _replace(put_back: ExitStack, holder: Any, name: str, value: Any) -> None:
-    """Sets an attribute of the instance, for the time."""
+    """Set an instance attribute until the stack is closed."""
     before = holder.__dict__.get(name)
     if before is None:
         put_back.callback(holder.__dict__.pop, name)

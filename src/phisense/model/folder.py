@@ -1,10 +1,12 @@
-"""The model folder: what `merge` writes and everything else reads. It opens in plain transformers without phisense.
+"""The model folder: written by `merge`, read by every later step. It opens in plain transformers
+without phisense.
 
 config.json, generation_config.json, *.safetensors      the native model
 processor_config.json, tokenizer files, chat template   the native processor
-merge_report.json                                       what the merge measured
-training.json                                           what was trained, on what, with which curves: see history.py
-manifest.json                                           written last: phisense's facts and every file's sha256
+merge_report.json                                       measurements of the merge
+training.json                                           training record: see training_record.py
+manifest.json                                           written last: phisense's facts and every
+                                                        file's sha256
 """
 
 from __future__ import annotations
@@ -14,20 +16,29 @@ from pathlib import Path
 from typing import Any
 
 import torch
-from safetensors import SafetensorError
-from transformers import AutoConfig, AutoModelForImageTextToText, AutoProcessor
+from PIL import Image
+from transformers import AutoConfig, AutoProcessor
 
-from ..artefact import MANIFEST, check_is_model, read_json
-from ..errors import ArtefactError
+from ..artifacts import MANIFEST, check_is_model, read_json
+from ..conversations import IMAGE, Message
+from ..errors import ArtifactError, PartError
+from ..opening import validate_folder
+from ..opening.configs import check_usable_config
+from ..opening.shape_checks import build_meta_model, check_stored_weights
+from ..parts import MODEL_TYPES, load_auto, load_weights
 from ..prompt import Prompt
-from .arithmetic import INFERENCE, Step, choose
-from .assembly import Phi3WithProjector, _window
-from .device import format_name
-from .projectors import nested_pool
-from .quantized import allow_inference_layout, compute_in, keep_readable, nf4
+from .arithmetic import INFERENCE, Step, choose_arithmetic
+from .assembly import Phi3WithProjector, _context_window, make_generation_config
+from .device import dtype_name
+from .projectors import native_class, nested_pool
+from .quantized import allow_repacking, forbid_repacking, nf4_config, set_compute_dtype
 
-KIND = "model folder"
-WHOLE = ("model.vision_tower", "model.multi_modal_projector", "lm_head")  # never quantised
+MODEL_KIND = "model folder"
+NEVER_QUANTIZED = (
+    "model.vision_tower",
+    "model.multi_modal_projector",
+    "lm_head",
+)  # modules that stay unquantized
 
 
 def load_model(
@@ -35,67 +46,189 @@ def load_model(
     device: str = "auto",
     dtype: torch.dtype | None = None,
     *,
-    picture_tokens: int | None = None,
-    quantise: bool = False,
+    image_tokens: int | None = None,
+    quantize: bool = False,
     step: Step = "evaluate",
 ) -> Phi3WithProjector:
-    """Opens a model folder for inference. What it computes in is `dtype`, or what arithmetic.py chooses for `step`.
+    """Load a model folder for inference. The compute dtype is `dtype`, or the one that
+    arithmetic.py chooses for `step`.
 
-    `picture_tokens` chooses among those that a model of nested training serves; `quantise` holds the language part in NF4.
-    Raises ArtefactError if the folder is missing, unfinished, or holds another kind of model.
+    `image_tokens` selects one of the numbers that a model with nested training supports; `quantize`
+    loads the language part in NF4. Raises ArtifactError if the folder is missing, unfinished,
+    damaged, or holds another kind of model, PartError if its files are rejected.
+    """
+    config = open_model_config(folder)
+    pool = nested_pool(config, image_tokens)
+    stored = (
+        getattr(torch, str(config.dtype).removeprefix("torch.")) if config.dtype else torch.float32
+    )
+    arithmetic = choose_arithmetic(
+        step, device, compute_dtype=_recipe_compute_dtype(folder), stored=stored
+    )
+    if dtype is not None:
+        arithmetic = replace(
+            choose_arithmetic(step, device, compute_dtype=dtype_name(dtype)),
+            dtype=dtype,
+            reason="it was asked for",
+        )
+    dtype, where = arithmetic.dtype, arithmetic.device
+    processor = open_processor(folder, config)
+    how: dict[str, Any] = (
+        {"quantization_config": nf4_config(dtype, NEVER_QUANTIZED)} if quantize else {}
+    )
+    model: Any = load_weights(
+        native_class(config),
+        folder,
+        config=config,
+        dtype=torch.float32 if quantize else dtype,
+        device_map={"": where},
+        **how,
+    )
+    if quantize:
+        set_compute_dtype(model, dtype)
+    forbid_repacking(model)
+    if arithmetic.layout == INFERENCE:
+        allow_repacking(model)
+    prompt = Prompt(processor.tokenizer)
+    # decoding strategy and length are not taken from the folder's generation_config.json
+    model.generation_config = make_generation_config(prompt)
+    return Phi3WithProjector(
+        model.eval(), processor, prompt, context_window(config), pool, arithmetic
+    )
+
+
+def open_model_config(folder: Path) -> Any:
+    """Configuration of a model folder. Raises ArtifactError if there is none, PartError if it is
+    rejected.
     """
     check_is_model(folder)
-    try:
-        config = AutoConfig.from_pretrained(folder, trust_remote_code=False)
-        if config.model_type not in ("llava", "aya_vision"):
-            raise ArtefactError(
-                f"{folder} holds another kind of model", got=config.model_type, wanted="a merged model folder", do="Run phisense merge RUN"
-            )
-        pool = nested_pool(config, picture_tokens)
-        stored = getattr(torch, str(config.dtype).removeprefix("torch.")) if config.dtype else torch.float32
-        arithmetic = choose(step, device, asked=_asked(folder), stored=stored)
-        if dtype is not None:
-            arithmetic = replace(choose(step, device, asked=format_name(dtype)), dtype=dtype, reason="it was asked for")
-        dtype, where = arithmetic.dtype, arithmetic.device
-        how: dict[str, Any] = {"quantization_config": nf4(dtype, WHOLE)} if quantise else {}
-        model: Any = AutoModelForImageTextToText.from_pretrained(
-            folder, dtype=torch.float32 if quantise else dtype, device_map={"": where}, trust_remote_code=False, **how
+    found = validate_folder(folder).documents["config.json"].get("model_type")
+    if found not in MODEL_TYPES:
+        raise ArtifactError(
+            f"{folder} holds another kind of model",
+            got=found,
+            wanted="a merged model folder",
+            do="Run phisense merge RUN",
         )
-        processor: Any = AutoProcessor.from_pretrained(folder, trust_remote_code=False)
-    except (SafetensorError, OSError, ValueError) as error:
-        raise ArtefactError(f"{folder} cannot be opened", got=str(error).splitlines()[0], do="Run phisense merge again") from error
-    if quantise:
-        compute_in(model, dtype)
-    keep_readable(model)
-    if arithmetic.layout == INFERENCE:
-        allow_inference_layout(model)
-    return Phi3WithProjector(model.eval(), processor, Prompt(processor.tokenizer), window(config), pool, arithmetic)
+    config = load_auto(AutoConfig, folder)
+    check_usable_config(folder, config)
+    return config
 
 
-def _asked(folder: Path) -> str:
-    """The number format that the recipe of the model asked for."""
+def check_weights(folder: Path, config: Any) -> None:
+    """Raises PartError unless the stored weights match the configuration, by their headers; for
+    readers of single weights.
+    """
+    check_stored_weights(
+        folder,
+        build_meta_model(native_class(config), config, folder),
+        validate_folder(folder).headers,
+        is_whole=True,
+    )
+
+
+def open_processor(folder: Path, config: Any) -> Any:
+    """The folder's native processor, tested on an image and a question.
+
+    Raises PartError now, not at the first request, if it cannot process them as the model needs.
+    """
+    processor: Any = load_auto(AutoProcessor, folder)
+    side = config.vision_config.image_size
+    try:
+        pixels = processor.image_processor(
+            [Image.new("RGB", (side, side // 2 + 1))], return_tensors="pt"
+        )["pixel_values"]
+        shape = tuple(pixels.shape)
+    except Exception as error:  # any error of a processor class with unusual but valid settings
+        said = " ".join(str(error).split())[:200] or type(error).__name__
+        raise PartError(
+            f"the picture processor of {folder} prepares nothing",
+            got=said,
+            do="Run phisense merge again",
+        ) from error
+    if shape != (1, 3, side, side) or not pixels.isfinite().all():
+        raise PartError(
+            f"{folder} prepares pictures otherwise than its tower takes them",
+            got=shape,
+            wanted=(1, 3, side, side),
+            do="Check processor_config.json against config.json",
+        )
+    check_tokenizer(folder, processor.tokenizer, config)
+    return processor
+
+
+def check_tokenizer(folder: Path, tokenizer: Any, config: Any) -> None:
+    """Raises PartError unless the tokenizer encodes a question as the model needs it: whole chat
+    tags, ids within the vocabulary.
+    """
+    rows, image = config.text_config.vocab_size, config.image_token_index
+    try:
+        prompt = Prompt(tokenizer)
+        ids = prompt.render_for_completion(
+            [Message("user", f"{IMAGE}\nWhat is 12 + 3, “née”?\n\t🙂 {'x' * 99}")], [2]
+        )
+        ids += tokenizer("a b\nc", add_special_tokens=False)["input_ids"]
+        most = max(*ids, *tokenizer.get_vocab().values())
+        prompt.decode(ids)
+    except PartError:
+        raise
+    except Exception as error:
+        said = " ".join(str(error).split())[:200] or type(error).__name__
+        raise PartError(
+            f"the tokenizer of {folder} does not read Phi-3's turns",
+            got=said,
+            do="Run phisense merge again",
+        ) from error
+    if most >= max(rows, 2) and rows != 1:
+        raise PartError(
+            f"the tokenizer of {folder} has more tokens than the model rows",
+            got=f"id {most}",
+            wanted=f"below {rows}",
+        )
+    if prompt.image_id != image:
+        raise PartError(
+            f"the tokenizer of {folder} and its config.json do not agree on {IMAGE}",
+            got=f"id {prompt.image_id}",
+            wanted=f"id {image}",
+        )
+
+
+def _recipe_compute_dtype(folder: Path) -> str:
+    """The `compute_dtype` of the recipe that the model was made with."""
     manifest = folder / MANIFEST
     found = read_json(manifest) if manifest.is_file() else {}
-    return str(found["about"].get("compute_dtype", "auto")) if found.get("kind") == KIND else "auto"
+    return (
+        str(found["about"].get("compute_dtype", "auto"))
+        if found.get("kind") == MODEL_KIND
+        else "auto"
+    )
 
 
-def window(config: Any) -> int:
-    """Tokens that a conversation with a model of this configuration may have."""
-    return _window(config, 4096)
+def context_window(config: Any) -> int:
+    """Maximum number of tokens in a conversation with a model of this configuration."""
+    return _context_window(config, 4096)
 
 
 def save_model(loaded: Phi3WithProjector, folder: Path) -> None:
-    """Writes model and processor into `folder`, without a manifest: the caller stages the folder."""
-    for config in (loaded.model.config, loaded.model.config.text_config, loaded.model.config.vision_config):
-        config._name_or_path = ""  # where the parts lay on this machine is nobody else's business
-    loaded.model.save_pretrained(folder, max_shard_size="4GB", state_dict=_published(loaded.model))
+    """Write model and processor into `folder`, without a manifest: the caller stages the folder."""
+    for config in (
+        loaded.model.config,
+        loaded.model.config.text_config,
+        loaded.model.config.vision_config,
+    ):
+        config._name_or_path = ""  # local paths of the parts must not be published
+    loaded.model.save_pretrained(
+        folder, max_shard_size="4GB", state_dict=_published_names(loaded.model)
+    )
     loaded.processor.save_pretrained(folder)
 
 
-def _published(model: Any) -> dict[str, torch.Tensor]:
-    """The weights under the names that published LLaVA folders have: a CLIP or SigLIP tower says `vision_model.`, as vLLM's loader wants.
+def _published_names(model: Any) -> dict[str, torch.Tensor]:
+    """State dict with the names of published LLaVA folders: CLIP and SigLIP towers with
+    `vision_model.`, which vLLM's loader expects.
 
-    transformers has dropped that from its classes and reads both; a model it has opened it saves as it found it.
+    transformers has dropped that prefix from its classes and reads both; it saves a loaded model
+    under the names it was loaded with.
     """
     weights: dict[str, torch.Tensor] = model.state_dict()
     opened = getattr(model, "_weight_conversions", None) is not None
@@ -103,5 +236,8 @@ def _published(model: Any) -> dict[str, torch.Tensor]:
         return weights
     tower = "model.vision_tower."
     return {
-        f"{tower}vision_model.{name.removeprefix(tower)}" if name.startswith(tower) else name: weight for name, weight in weights.items()
+        (
+            f"{tower}vision_model.{name.removeprefix(tower)}" if name.startswith(tower) else name
+        ): weight
+        for name, weight in weights.items()
     }

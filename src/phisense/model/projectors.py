@@ -1,14 +1,16 @@
-"""Which native model holds which projector, how many slots a picture then takes, and a fresh projector's weights.
+"""Projectors: the native class for each kind, the number of image tokens, and the initial weights.
 
-recipe                        native class                            slots of 24 x 24 patches
-kind linear or mlp            LlavaForConditionalGeneration           576
-kind mlp, pool 2 or 3         AyaVisionForConditionalGeneration       144 or 64; begins as the average of the patches it joins
-kind pixel_shuffle            the same                                the same; begins without a preference
-kind mlp, nested [1, 2, 4]    LlavaForConditionalGeneration           576, 144 or 36, chosen at run time
+recipe                       native class                        image tokens of 24 x 24 patches
+kind linear or mlp           LlavaForConditionalGeneration       576
+kind mlp, pool 2 or 3        AyaVisionForConditionalGeneration   144 or 64; initialized to the
+                                                                 average of the merged patches
+kind pixel_shuffle           the same                            the same; random initialization
+kind mlp, nested [1, 2, 4]   LlavaForConditionalGeneration       576, 144 or 36, chosen at run time
 
-LLaVA's projector has one or two layers and no native class has more of them that stays out of the way (Janus's brings an image
-generator along), so `mlp` means two. Nested training is that of Cai et al. 2024 (Matryoshka Multimodal Models, arXiv:2405.17430): the
-patches are averaged before the projector, over squares of a side drawn for each sample, and one checkpoint serves every side.
+LLaVA's projector has one or two layers and no native class offers more without other parts (Janus's
+brings an image generator along), so `mlp` means two. Nested training is that of Cai et al. 2024
+(Matryoshka Multimodal Models, arXiv:2405.17430): the patches are averaged before the projector,
+over squares whose side is drawn for each sample, and one checkpoint serves every side.
 """
 
 from __future__ import annotations
@@ -30,23 +32,31 @@ from transformers import (
 )
 
 from ..errors import PartError, UsageError
-from ..parts import open_auto, weight_files
+from ..opening import validate_folder
+from ..opening.headers import StoredTensor
+from ..opening.shape_checks import check_shapes
+from ..parts import load_auto
 from ..recipe import Projector
-from ..vision.encoders import patches
+from ..vision.encoders import num_patches
 
-_SET = {
+_ADVICE = {
     "model_type": "Set projector.pool as it was trained",
     "vision_feature_layer": "Set vision.layer",
     "vision_feature_select_strategy": "Set vision.encoder",
     "projector_hidden_act": "Set projector.kind",
     "downsample_factor": "Set projector.pool",
 }
-NESTED = "nested_pooling"  # in the configuration of a model trained at several sides
+NESTED_KEY = "nested_pooling"  # in the configuration of a model trained with several pooling sides
 
 
-def configure(projector: Projector, text: Any, seen: Any, image_id: int, layer: int, strategy: str) -> PreTrainedConfig:
-    """The native model's configuration. Raises PartError if the patches cannot be pooled so."""
-    text.architectures = ["Phi3ForCausalLM"]  # what converters and servers look the language half up by
+def make_config(
+    projector: Projector, text: Any, seen: Any, image_id: int, layer: int, strategy: str
+) -> PreTrainedConfig:
+    """Build the native model's configuration. Raises PartError if the patches cannot be pooled like
+    that, or the tower lacks the layer.
+    """
+    # converters and servers select the language model by it
+    text.architectures = ["Phi3ForCausalLM"]
     shared = {
         "text_config": text,
         "vision_config": seen,
@@ -55,6 +65,14 @@ def configure(projector: Projector, text: Any, seen: Any, image_id: int, layer: 
         "image_token_index": image_id,
         "tie_word_embeddings": False,
     }
+    depth = int(seen.num_hidden_layers)
+    if not -depth - 1 <= layer <= depth:
+        raise PartError(
+            "the vision part has no such layer",
+            got=f"vision.layer {layer}",
+            wanted=f"{-depth - 1} to -1, for {depth} layers",
+            do="Set vision.layer",
+        )
     side = seen.image_size // seen.patch_size
     for pool in (projector.pool, *projector.nested):
         if side % pool:
@@ -64,18 +82,29 @@ def configure(projector: Projector, text: Any, seen: Any, image_id: int, layer: 
                 do="Change projector.pool or projector.nested, or take another vision part",
             )
     if projector.pool > 1:
-        return AyaVisionConfig(**shared, downsample_factor=projector.pool, alignment_intermediate_size=2 * text.hidden_size)
-    nested = {NESTED: list(projector.nested)} if projector.nested else {}
+        return AyaVisionConfig(
+            **shared,
+            downsample_factor=projector.pool,
+            alignment_intermediate_size=2 * text.hidden_size,
+        )
+    nested = {NESTED_KEY: list(projector.nested)} if projector.nested else {}
     act = "linear" if projector.kind == "linear" else "gelu"
-    return LlavaConfig(**shared, **nested, projector_hidden_act=act, image_seq_length=patches(seen))
+    return LlavaConfig(
+        **shared, **nested, projector_hidden_act=act, image_seq_length=num_patches(seen)
+    )
 
 
 def native_class(config: PreTrainedConfig) -> Any:
-    return AyaVisionForConditionalGeneration if isinstance(config, AyaVisionConfig) else LlavaForConditionalGeneration
+    """The transformers class of a merged model with this configuration."""
+    return (
+        AyaVisionForConditionalGeneration
+        if isinstance(config, AyaVisionConfig)
+        else LlavaForConditionalGeneration
+    )
 
 
 def fresh_projector(model: Any, config: PreTrainedConfig, kind: str, seed: int) -> nn.Module:
-    """The frame's own projector class with new weights."""
+    """The native model's projector class with newly initialized weights, in float32."""
     torch.manual_seed(seed)
     projector: Any = type(model.model.multi_modal_projector)(config).float()
     for linear in (projector.linear_1, projector.linear_2):
@@ -90,59 +119,93 @@ def fresh_projector(model: Any, config: PreTrainedConfig, kind: str, seed: int) 
     return made
 
 
-def load_projector(projector: nn.Module, folder: Path, config: PreTrainedConfig) -> None:
-    """Puts the weights of a model folder's projector into `projector`. Raises PartError unless it is such a one, reading the same layer."""
-    own = open_auto(AutoConfig, folder)
-    facts = ("model_type", "vision_feature_layer", "vision_feature_select_strategy", "projector_hidden_act", "downsample_factor")
+def check_projector(
+    projector: nn.Module, folder: Path, config: PreTrainedConfig
+) -> dict[str, tuple[str, StoredTensor]]:
+    """Stored weights of a model folder's projector, by their names in `projector`: the name in the
+    file, and its header entry.
+
+    Raises PartError unless kind, shapes and vision layer are the same. No weight is read.
+    """
+    own = load_auto(AutoConfig, folder)
+    facts = (
+        "model_type",
+        "vision_feature_layer",
+        "vision_feature_select_strategy",
+        "projector_hidden_act",
+        "downsample_factor",
+    )
     for fact in facts:
         got, wanted = getattr(own, fact, None), getattr(config, fact, None)
         if got != wanted:
-            raise PartError(f"the recipe does not fit the projector of {folder}", got=f"{fact} {got}", wanted=f"{wanted}", do=_SET[fact])
+            raise PartError(
+                f"the recipe does not fit the projector of {folder}",
+                got=f"{fact} {got}",
+                wanted=f"{wanted}",
+                do=_ADVICE[fact],
+            )
     stored = {}
-    for path in weight_files(folder):
-        with safe_open(path, "pt") as file:
-            for name in file.keys():  # noqa: SIM118, it is no dict
-                head, found, rest = name.partition("multi_modal_projector.")
-                if found and head in ("", "model."):
-                    stored[rest] = file.get_tensor(name).float()
-    try:
-        projector.load_state_dict(stored)
-    except RuntimeError as error:
-        said = " ".join(str(error).split())
-        raise PartError(f"the projector of {folder} does not fit the parts", got=said, do="Take both parts from it") from error
+    for name, one in validate_folder(folder).headers.items():
+        head, found, rest = name.partition("multi_modal_projector.")
+        if found and head in ("", "model."):
+            stored[rest] = (name, one)
+    check_shapes(
+        f"the projector of {folder} does not fit the parts",
+        {rest: (one.shape, f"in {one.file.name}") for rest, (_, one) in stored.items()},
+        {name: tuple(weight.shape) for name, weight in projector.state_dict().items()},
+        wanted_by="as the recipe's parts and projector have it",
+        do="Take both parts from that folder: leave language.part and vision.part out",
+    )
+    return stored
 
 
-def _joined(config: PreTrainedConfig) -> int:
-    """The side of the squares of patches that the projector itself makes one slot of."""
+def load_projector(projector: nn.Module, folder: Path, config: PreTrainedConfig) -> None:
+    """Load the projector weights of a model folder into `projector`. Raises PartError as
+    `check_projector` does.
+    """
+    weights = {}
+    for rest, (name, one) in check_projector(projector, folder, config).items():
+        with safe_open(one.file, "pt") as file:
+            weights[rest] = file.get_tensor(name).float()
+    projector.load_state_dict(weights)
+
+
+def _merged_side(config: PreTrainedConfig) -> int:
+    """Side of the squares of patches that the projector itself merges into one image token."""
     return int(config.downsample_factor) if isinstance(config, AyaVisionConfig) else 1
 
 
-def picture_slots(config: PreTrainedConfig, pool: int = 1) -> int:
-    """The positions that one picture takes in a prompt, if its patches are averaged over `pool` x `pool` before the projector."""
-    return patches(config.vision_config) // (_joined(config) * pool) ** 2
-
-
-def nested_pool(config: PreTrainedConfig, tokens: int | None) -> int:
-    """The side over which patches are averaged so that a picture takes `tokens`; None: as native consumers read it, not at all.
-
-    Raises UsageError for a number that the model was not trained at.
+def count_image_tokens(config: PreTrainedConfig, pool: int = 1) -> int:
+    """Number of prompt positions per image, if its patches are averaged over `pool` x `pool` before
+    the projector.
     """
-    if tokens is None:
+    return num_patches(config.vision_config) // (_merged_side(config) * pool) ** 2
+
+
+def nested_pool(config: PreTrainedConfig, image_tokens: int | None) -> int:
+    """Pooling side with which an image takes `image_tokens`; for None it is 1, no pooling, as
+    native consumers read it.
+
+    Raises UsageError for a number that the model was not trained with.
+    """
+    if image_tokens is None:
         return 1
-    sides = getattr(config, NESTED, [1])
-    served: dict[int, int] = {picture_slots(config, side): side for side in sides}
-    if tokens not in served:
+    sides = getattr(config, NESTED_KEY, [1])
+    served: dict[int, int] = {count_image_tokens(config, side): side for side in sides}
+    if image_tokens not in served:
         raise UsageError(
             "the model was not trained at that many tokens a picture",
-            got=f"{tokens}",
+            got=f"{image_tokens}",
             wanted=" or ".join(map(str, served)),
             do="Train with projector.nested to choose at run time" if len(served) == 1 else None,
         )
-    return served[tokens]
+    return served[image_tokens]
 
 
 def average_patches(features: torch.Tensor, pool: int) -> torch.Tensor:
-    """Features `(..., P, D)` -> `(..., P / pool^2, D)`: the means over squares of `pool` x `pool` patches."""
+    """Features `(..., P, D)` -> `(..., P / pool^2, D)`: means over squares of `pool` x `pool`
+    patches.
+    """
     if pool == 1:
         return features
     side = round(features.shape[-2] ** 0.5)
@@ -151,12 +214,16 @@ def average_patches(features: torch.Tensor, pool: int) -> torch.Tensor:
     return averaged
 
 
-def make_processor(images: Any, tokenizer: Any, config: PreTrainedConfig, extra_rows: int) -> LlavaProcessor:
-    """Counts slots as the model does: a pooled slot is as wide as `pool` patches."""
+def make_processor(
+    images: Any, tokenizer: Any, config: PreTrainedConfig, extra_rows: int
+) -> LlavaProcessor:
+    """Processor that counts image tokens as the model does: a pooled token is as wide as `pool`
+    patches.
+    """
     return LlavaProcessor(
         images,
         tokenizer,
-        patch_size=config.vision_config.patch_size * _joined(config),
+        patch_size=config.vision_config.patch_size * _merged_side(config),
         vision_feature_select_strategy=config.vision_feature_select_strategy,
         num_additional_image_tokens=extra_rows,
         chat_template=tokenizer.chat_template,

@@ -1,0 +1,1 @@
+"""The practice world: a synthetic data set, small pretrained parts, and the demo."""

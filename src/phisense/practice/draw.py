@@ -1,7 +1,8 @@
-"""Draws a scene as a picture of 192x192 pixels: shapes as antialiased masks, digits as real handwriting.
+"""Renders a scene as an image of 192 x 192 pixels: shapes as antialiased masks, digits as real
+handwriting.
 
-Everything a scene leaves open is drawn from its seed: where in its corner a thing lies, its exact tint, the background.
-The same scene therefore always gives the same picture.
+What a scene leaves open is sampled with its seed: the position within the corner, the exact tint,
+the background. The same scene therefore always gives the same image.
 """
 
 from __future__ import annotations
@@ -15,9 +16,9 @@ from PIL import Image, ImageDraw, ImageFilter
 
 from .world import Scene, Thing
 
-SIDE = 192  # pixels
-_CORNER = SIDE // 2
-_DIAMETER = {"small": (34, 42), "large": (62, 76)}  # pixels, least and most
+IMAGE_SIDE = 192  # pixels
+_CORNER = IMAGE_SIDE // 2
+_DIAMETER = {"small": (34, 42), "large": (62, 76)}  # pixels, minimum and maximum
 _RGB = {
     "red": (214, 32, 36),
     "orange": (245, 136, 12),
@@ -32,8 +33,8 @@ _RGB = {
 DigitSet = Literal["train", "heldout"]
 
 
-def draw(scene: Scene, digits: DigitSet = "train") -> Image.Image:
-    """`(192, 192)` RGB. `digits` says from which writers' images the scene's digits are taken."""
+def draw_scene(scene: Scene, digits: DigitSet = "train") -> Image.Image:
+    """Render an RGB image of 192 x 192 pixels; `digits` selects the set of handwritten digits."""
     rng = np.random.default_rng(scene.seed)
     picture = _background(rng)
     for thing in scene.things:
@@ -47,15 +48,21 @@ def draw(scene: Scene, digits: DigitSet = "train") -> Image.Image:
 
 
 def _background(rng: np.random.Generator) -> Image.Image:
-    """A grey-brown wash between four corner tints, with grain."""
+    """A gray-brown gradient between four corner tints, with noise."""
     tints = rng.uniform(96, 168, size=(2, 2, 1)) + rng.normal(0, 7, size=(2, 2, 3))
-    wash = Image.fromarray(tints.clip(0, 255).astype(np.uint8)).resize((SIDE, SIDE), Image.Resampling.BILINEAR)
-    grain = rng.normal(0, rng.uniform(3, 11), size=(SIDE // 2, SIDE // 2, 1)).repeat(2, 0).repeat(2, 1)
+    wash = Image.fromarray(tints.clip(0, 255).astype(np.uint8)).resize(
+        (IMAGE_SIDE, IMAGE_SIDE), Image.Resampling.BILINEAR
+    )
+    grain = (
+        rng.normal(0, rng.uniform(3, 11), size=(IMAGE_SIDE // 2, IMAGE_SIDE // 2, 1))
+        .repeat(2, 0)
+        .repeat(2, 1)
+    )
     return Image.fromarray((np.asarray(wash) + grain).clip(0, 255).astype(np.uint8))
 
 
 def _mask(thing: Thing, digits: DigitSet, rng: np.random.Generator) -> Image.Image:
-    """Coverage of the thing, mode L, square, as large as the thing."""
+    """Coverage mask of the thing, mode L, square, of the thing's size."""
     low, high = _DIAMETER[thing.size]
     side = int(rng.integers(low, high + 1))
     if thing.is_digit:
@@ -63,7 +70,7 @@ def _mask(thing: Thing, digits: DigitSet, rng: np.random.Generator) -> Image.Ima
     big = side * 3
     mask = Image.new("L", (big, big), 0)
     pen = ImageDraw.Draw(mask)
-    _SHAPE_PENS[thing.noun](pen, big)
+    _SHAPE_DRAWERS[thing.noun](pen, big)
     if thing.noun not in ("circle", "ring"):
         mask = mask.rotate(float(rng.uniform(-8, 8)), Image.Resampling.BICUBIC)
     return mask.resize((side, side), Image.Resampling.BOX)
@@ -72,18 +79,23 @@ def _mask(thing: Thing, digits: DigitSet, rng: np.random.Generator) -> Image.Ima
 def _digit_mask(thing: Thing, digits: DigitSet, side: int, rng: np.random.Generator) -> Image.Image:
     images = digit_images(digits)[int(thing.noun)]
     image = images[int(rng.integers(len(images)))]
-    mask = Image.fromarray((image * 255 / 16).clip(0, 255).astype(np.uint8)).resize((side, side), Image.Resampling.BICUBIC)
+    mask = Image.fromarray((image * 255 / 16).clip(0, 255).astype(np.uint8)).resize(
+        (side, side), Image.Resampling.BICUBIC
+    )
     mask = mask.rotate(float(rng.uniform(-10, 10)), Image.Resampling.BICUBIC)
-    return mask.filter(ImageFilter.GaussianBlur(0.5)).point([min(255, max(0, int((v - 70) * 2.2))) for v in range(256)])
+    return mask.filter(ImageFilter.GaussianBlur(0.5)).point(
+        [min(255, max(0, int((v - 70) * 2.2))) for v in range(256)]
+    )
 
 
 @cache
 def digit_images(digits: DigitSet) -> tuple[np.ndarray, ...]:
-    """Scikit-learn's 1,797 handwritten digits, as one `(n, 8, 8)` array of 0..16 for each digit 0..9.
+    """Scikit-learn's 1,797 handwritten digits: an `(n, 8, 8)` array of 0..16 per digit 0..9.
 
-    Every fifth image of a digit is held out: the set's order mixes its 43 writers, so both sides have seen all of them.
+    Every fifth image of a digit is held out: the set mixes its 43 writers, so both splits contain
+    all of them.
     """
-    from sklearn.datasets import load_digits  # heavy, and only this function needs it
+    from sklearn.datasets import load_digits  # slow to import, and only used here
 
     data = load_digits()
     held_out = digits == "heldout"
@@ -145,7 +157,7 @@ def _heart(pen: ImageDraw.ImageDraw, side: int) -> None:
     _polygon(pen, side, outline)
 
 
-_SHAPE_PENS = {
+_SHAPE_DRAWERS = {
     "circle": _circle,
     "square": _square,
     "triangle": _triangle,

@@ -1,15 +1,18 @@
 """The practice world: scenes of one to four things, and everything that is true about them.
 
-A scene is a 2x2 arrangement of *corners* (top left ... bottom right). A corner is empty or holds one thing: a geometric
-shape or a handwritten digit, in a colour and a size. Nothing here draws (`draw`) or talks (`talk`); a scene is plain data,
-so that a question can be answered from it without looking at its picture.
+A scene is a 2 x 2 arrangement of *corners* (top left ... bottom right). A corner is empty or holds
+one thing: a geometric shape or a handwritten digit, with a color and a size. This module neither
+renders (`draw`) nor phrases (`dialogue`); a scene is plain data, so that a question can be answered
+without its image.
 
-Three things are held out of *all* training on pictures, that of the shipped parts included:
+Three things are held out of *all* training on images, including that of the shipped parts:
 
 * scenes: training and evaluation scenes come from different seeds;
-* `HELD_OUT_COMBINATIONS`: colour-shape pairs that occur only in pictures of the `combinations` split. The language part has read of
-  them, as a real one has read of red stars; neither the vision part nor the projector nor the adapter ever meets one;
-* handwritten digits: a fifth of scikit-learn's images (`draw.digit_images`) is used for evaluation only.
+* `HELD_OUT_COMBINATIONS`: color-shape pairs that occur only in images of the `combinations` split.
+  The language model has read of them, as a real one has read of red stars; the vision encoder,
+  projector and adapter are never trained on one;
+* handwritten digits: a fifth of scikit-learn's images (`draw.digit_images`) is used for evaluation
+  only.
 """
 
 from __future__ import annotations
@@ -25,7 +28,7 @@ DIGITS = ("0", "1", "2", "3", "4", "5", "6", "7", "8", "9")
 SIZES = ("small", "large")
 CORNERS = ("top left", "top right", "bottom left", "bottom right")
 
-#: One colour of every shape, every colour once: no picture of one of these pairs is ever trained on.
+#: Each shape and each color once; images of these pairs are never trained on.
 HELD_OUT_COMBINATIONS: frozenset[tuple[str, str]] = frozenset(
     {
         ("red", "star"),
@@ -53,6 +56,7 @@ class Thing:
 
     @property
     def is_digit(self) -> bool:
+        """Whether it is a handwritten digit; else it is a shape."""
         return self.noun in DIGITS
 
     @property
@@ -67,27 +71,41 @@ class Thing:
 
     @property
     def held_out(self) -> bool:
+        """Whether its color-shape pair is held out of training on images."""
         return (self.colour, self.noun) in HELD_OUT_COMBINATIONS
 
 
 @dataclass(frozen=True, slots=True)
 class Scene:
-    """Things in the order of their corners. `seed` fixes everything the words do not say: positions, noise, handwriting."""
+    """A scene: `things` are ordered by corner.
+
+    `seed` determines everything else: positions, noise, handwriting.
+    """
 
     things: tuple[Thing, ...]
     seed: int
 
     def find(self, matches: Callable[[Thing], bool]) -> list[Thing]:
+        """Things for which `matches` is true, in the order of their corners."""
         return [thing for thing in self.things if matches(thing)]
 
 
-def sample_scene(rng: random.Random, split: Split = "train", *, digit_share: float = 0.4, counts: tuple[int, ...] = (1, 2, 3, 4)) -> Scene:
-    """As many things as one of `counts` says, `digit_share` of them digits.
+def sample_scene(
+    rng: random.Random,
+    split: Split = "train",
+    *,
+    digit_share: float = 0.4,
+    counts: tuple[int, ...] = (1, 2, 3, 4),
+) -> Scene:
+    """Sample a scene with a number of things from `counts`, `digit_share` of them digits.
 
-    Split `combinations` holds at least one held-out pair; `read`, for text only, any pairs; the others none.
+    Split `combinations` has at least one held-out pair; `read`, for text only, may have any pairs;
+    the others have none.
     """
     corners = sorted(rng.sample(range(4), rng.choice(counts)))
-    things = [_sample_thing(rng, corner, digit_share, every_pair=split == "read") for corner in corners]
+    things = [
+        _sample_thing(rng, corner, digit_share, every_pair=split == "read") for corner in corners
+    ]
     if split == "combinations":
         at = rng.randrange(len(things))
         colour, noun = rng.choice(sorted(HELD_OUT_COMBINATIONS))
@@ -95,14 +113,18 @@ def sample_scene(rng: random.Random, split: Split = "train", *, digit_share: flo
     return Scene(tuple(things), rng.randrange(2**31))
 
 
-def _sample_thing(rng: random.Random, corner: int, digit_share: float, *, every_pair: bool = False) -> Thing:
+def _sample_thing(
+    rng: random.Random, corner: int, digit_share: float, *, every_pair: bool = False
+) -> Thing:
     noun = rng.choice(DIGITS) if rng.random() < digit_share else rng.choice(SHAPES)
-    colour = rng.choice([c for c in COLOURS if every_pair or (c, noun) not in HELD_OUT_COMBINATIONS])
+    colour = rng.choice(
+        [c for c in COLOURS if every_pair or (c, noun) not in HELD_OUT_COMBINATIONS]
+    )
     return Thing(noun, colour, rng.choice(SIZES), corner)
 
 
 def near_miss(scene: Scene, rng: random.Random) -> Scene:
-    """The same scene with one thing about it changed: the hard negatives that a contrastive model has to tell apart."""
+    """The same scene with one fact changed: a hard negative for contrastive training."""
     things = list(scene.things)
     at = rng.randrange(len(things))
     thing = things[at]
@@ -111,7 +133,9 @@ def near_miss(scene: Scene, rng: random.Random) -> Scene:
     if change == "colour":
         things[at] = replace(thing, colour=_other(rng, COLOURS, thing.colour))
     elif change == "noun":
-        things[at] = replace(thing, noun=_other(rng, DIGITS if thing.is_digit else SHAPES, thing.noun))
+        things[at] = replace(
+            thing, noun=_other(rng, DIGITS if thing.is_digit else SHAPES, thing.noun)
+        )
     elif change == "size":
         things[at] = replace(thing, size=_other(rng, SIZES, thing.size))
     elif change == "corner" and free:

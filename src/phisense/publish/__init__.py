@@ -1,1 +1,1 @@
-"""A model folder for others: files of llama.cpp, a Space, a model card."""
+"""Publication of a model folder: GGUF files for llama.cpp, a Space, a model card."""

@@ -1,17 +1,18 @@
-"""A model folder as files of llama.cpp: the text model and, where its graph knows the projector, the part that sees.
+"""Conversion of a model folder to GGUF: the text model and, if llama.cpp supports the projector,
+the vision tower and projector.
 
-model folder                    llama.cpp                                     source of the names
-language part (Phi-3)           `phi3`, one file for each quantisation        llama.cpp, src/models/phi3.cpp
-CLIP or SigLIP, LLaVA's MLP     `clip` with projector `mlp`, float16          llama.cpp, tools/mtmd/models/llava.cpp
-2x2 pooling, linear projector   no name for it: only our engine reads these   -
+model folder                    GGUF                                    source of the names
+language model (Phi-3)          `phi3`, one file per quantization       src/models/phi3.cpp
+CLIP or SigLIP, LLaVA's MLP     `clip` with projector `mlp`, float16    tools/mtmd/models/llava.cpp
+2x2 pooling, linear projector   unsupported: only our engine does it    -
 
-Tensors pass one by one, so that the model is never in memory as a whole.
+Sources are paths in llama.cpp's repository. Tensors are converted one at a time, so the model is
+never in memory as a whole.
 """
 
 from __future__ import annotations
 
 import math
-from collections.abc import Callable
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -19,26 +20,26 @@ from typing import Any
 import numpy as np
 import torch
 
-from ..errors import ArtefactError, PartError
-from .vocabulary import Vocabulary
-from .weights import Weights
+from ..errors import ArtifactError, PartError
+from ..pipeline.progress import OnEvent, Progress
+from .vocabulary import GGUFVocabulary
+from .weights import WeightReader
 
-Progress = Callable[[str, int, int], None]
-
-#: What can be asked for, as `llama_cpp` numbers it.
-QUANTISATIONS = {"f16": 1, "q8_0": 7, "q4_k_m": 15}
-#: The types its matrices get; those whose rows are no multiples of 256 get others instead of the k-quants.
+#: Supported quantizations, with `llama_cpp`'s file type number.
+QUANTIZATIONS = {"f16": 1, "q8_0": 7, "q4_k_m": 15}
+#: Tensor types of the matrices; those whose row length is no multiple of 256 get fallbacks for the
+#: k-quants.
 TENSOR_TYPES = {"f16": ("F16",), "q8_0": ("Q8_0",), "q4_k_m": ("Q4_K", "Q6_K", "Q5_0", "Q8_0")}
 
-_LAYER = {
+_LAYER_NAMES = {
     "input_layernorm": "attn_norm",
     "self_attn.qkv_proj": "attn_qkv",
     "self_attn.o_proj": "attn_output",
     "post_attention_layernorm": "ffn_norm",
-    "mlp.gate_up_proj": "ffn_up",  # gate and up in one, in this order, as the graph wants them
+    "mlp.gate_up_proj": "ffn_up",  # gate and up fused in this order, as in llama.cpp's graph
     "mlp.down_proj": "ffn_down",
 }
-_TOWER = {
+_TOWER_NAMES = {
     "self_attn.q_proj": "attn_q",
     "self_attn.k_proj": "attn_k",
     "self_attn.v_proj": "attn_v",
@@ -51,8 +52,11 @@ _TOWER = {
 
 
 @dataclass(frozen=True, slots=True)
-class Planned:
-    """A tensor of the file: where it comes from, or its values; matrices go as float16, vectors as float32."""
+class PlannedTensor:
+    """A tensor of the file: its source name or its values.
+
+    Matrices are stored as float16, vectors as float32.
+    """
 
     name: str
     shape: tuple[int, ...]
@@ -60,22 +64,43 @@ class Planned:
 
     @property
     def dtype(self) -> Any:
-        return np.dtype(np.float16 if len(self.shape) > 1 and not self.name.endswith("position_embd.weight") else np.float32)
+        """NumPy dtype in the file: float16 for matrices, float32 for vectors and position
+        embeddings.
+        """
+        return np.dtype(
+            np.float16
+            if len(self.shape) > 1 and not self.name.endswith("position_embd.weight")
+            else np.float32
+        )
 
 
 def write_text_model(
-    weights: Weights, config: Any, vocabulary: Vocabulary, tokenizer: Any, path: Path, name: str, progress: Progress
+    weights: WeightReader,
+    config: Any,
+    vocabulary: GGUFVocabulary,
+    tokenizer: Any,
+    path: Path,
+    name: str,
+    on_event: OnEvent,
 ) -> None:
-    """The language part in float16. `config` is the Phi-3 configuration. Raises PartError for a rope that llama.cpp does not know."""
+    """Write the language model in float16; `config` is the Phi-3 configuration.
+
+    Raises PartError for a RoPE type that llama.cpp does not support.
+    """
     import gguf
 
     writer = gguf.GGUFWriter(path, "phi3")
     rope = config.rope_parameters
     heads = config.num_attention_heads
     head = config.hidden_size // heads
-    # With this word in its name llama.cpp lets tags swallow the white space behind them, and then wants a `</s>`.
-    writer.add_name(f"Phi-3 with a projector: {name}" if "</s>" in vocabulary.pieces else "a small language part")
-    writer.add_file_type(QUANTISATIONS["f16"])
+    # With "phi-3" in its name, llama.cpp lets special tokens strip the white space after them, and
+    # then requires a `</s>`.
+    writer.add_name(
+        f"Phi-3 with a projector: {name}"
+        if "</s>" in vocabulary.pieces
+        else "a small language part"
+    )
+    writer.add_file_type(QUANTIZATIONS["f16"])
     writer.add_context_length(config.max_position_embeddings)
     writer.add_embedding_length(config.hidden_size)
     writer.add_feed_forward_length(config.intermediate_size)
@@ -87,30 +112,39 @@ def write_text_model(
     writer.add_rope_dimension_count(rope_dims)
     writer.add_rope_freq_base(rope["rope_theta"])
     writer.add_rope_scaling_orig_ctx_len(config.original_max_position_embeddings)
-    writer.add_sliding_window(0)  # a chat is shorter than Phi-3's, and llama.cpp leaves it out anyway
+    # Chats are shorter than Phi-3's sliding window, and llama.cpp ignores it anyway.
+    writer.add_sliding_window(0)
     factors = _rope_factors(config, rope, rope_dims)
     if factors:
         writer.add_rope_scaling_attn_factors(_attention_factor(config, rope))
     vocabulary.write(writer, tokenizer)
-    plan = [_from(weights, "token_embd.weight", "embed_tokens.weight"), *factors]
+    plan = [_take_weight(weights, "token_embd.weight", "embed_tokens.weight"), *factors]
     for i in range(config.num_hidden_layers):
-        plan += [_from(weights, f"blk.{i}.{there}.weight", f"layers.{i}.{here}.weight") for here, there in _LAYER.items()]
-    plan += [_from(weights, "output_norm.weight", "norm.weight")]
+        plan += [
+            _take_weight(weights, f"blk.{i}.{there}.weight", f"layers.{i}.{here}.weight")
+            for here, there in _LAYER_NAMES.items()
+        ]
+    plan += [_take_weight(weights, "output_norm.weight", "norm.weight")]
     if not config.tie_word_embeddings:
-        plan.append(_from(weights, "output.weight", "lm_head.weight"))
-    _write(writer, weights, plan, progress)
+        plan.append(_take_weight(weights, "output.weight", "lm_head.weight"))
+    _write(writer, weights, plan, on_event)
 
 
-def write_projector(weights: Weights, config: Any, images: Any, path: Path, progress: Progress) -> str | None:
-    """The tower and LLaVA's MLP in float16; or nothing, and the reason. `images` is the image processor."""
-    why = inexpressible(config)
+def write_projector(
+    weights: WeightReader, config: Any, images: Any, path: Path, on_event: OnEvent
+) -> str | None:
+    """Write the tower and LLaVA's MLP in float16, or nothing; returns the reason for nothing.
+
+    `images` is the image processor.
+    """
+    why = why_no_projector(config)
     if why is not None:
         return why
     import gguf
 
     seen = config.vision_config
     writer = gguf.GGUFWriter(path, "clip")
-    writer.add_file_type(QUANTISATIONS["f16"])
+    writer.add_file_type(QUANTIZATIONS["f16"])
     writer.add_clip_has_vision_encoder(True)
     writer.add_clip_projector_type("mlp")
     writer.add_vision_projection_dim(config.text_config.hidden_size)
@@ -126,75 +160,113 @@ def write_projector(weights: Weights, config: Any, images: Any, path: Path, prog
     writer.add_vision_use_gelu(seen.hidden_act != "quick_gelu")
     layer = config.vision_feature_layer
     layer = layer if layer >= 0 else seen.num_hidden_layers + 1 + layer
-    if layer != seen.num_hidden_layers - 1:  # which is what llama.cpp reads when nothing is said
+    if layer != seen.num_hidden_layers - 1:  # llama.cpp's default layer
         writer.add_array("clip.vision.feature_layer", [layer])
-    _write(writer, weights, _tower(weights, seen), progress)
+    _write(writer, weights, _tower_tensors(weights, seen), on_event)
     return None
 
 
-def inexpressible(config: Any) -> str | None:
-    """Why llama.cpp has no graph for what sees, or None."""
+def why_no_projector(config: Any) -> str | None:
+    """Why llama.cpp has no graph for the tower and projector, or None."""
     if config.model_type != "llava":
         side = config.downsample_factor
         return f"llama.cpp knows no projector that joins {side} x {side} patches as ours does"
     if config.projector_hidden_act != "gelu":
-        return f"llama.cpp's projector has a GELU between its layers, this one has {config.projector_hidden_act}"
+        return (
+            "llama.cpp's projector has a GELU between its layers, this one has"
+            f" {config.projector_hidden_act}"
+        )
     if config.vision_config.model_type not in ("clip_vision_model", "siglip_vision_model"):
-        return f"llama.cpp's LLaVA reads CLIP and SigLIP towers, this one is {config.vision_config.model_type}"
+        return (
+            "llama.cpp's LLaVA reads CLIP and SigLIP towers, this one is"
+            f" {config.vision_config.model_type}"
+        )
     return None
 
 
-def caution(config: Any) -> str | None:
-    """What others should know who read the `mmproj`, or None."""
+def projector_caveat(config: Any) -> str | None:
+    """A warning for other readers of the `mmproj`, or None."""
     if config.vision_config.model_type != "clip_vision_model":
         return None
-    return "llama.cpp reads CLIP's class row as the last patch and loses the first (its issue 25814); our engine does not"
+    return (
+        "llama.cpp reads CLIP's class row as the last patch and loses the first (its issue 25814);"
+        " our engine does not"
+    )
 
 
-def quantise(source: Path, target: Path, quant: str, threads: int) -> None:
-    """Raises ArtefactError if llama.cpp refuses, with what it said."""
+def quantize(source: Path, target: Path, quant: str, threads: int) -> None:
+    """Quantize a GGUF file. Raises ArtifactError, with llama.cpp's message, if it fails."""
     import ctypes
 
     import llama_cpp
 
-    from ..chat.llama_context import listening
+    from ..chat.llama_context import capture_errors
 
     how = llama_cpp.llama_model_quantize_default_params()
-    how.ftype = QUANTISATIONS[quant]
+    how.ftype = QUANTIZATIONS[quant]
     how.nthread = threads
-    with listening() as heard:
-        code = llama_cpp.llama_model_quantize(str(source).encode(), str(target).encode(), ctypes.byref(how))
+    with capture_errors() as heard:
+        code = llama_cpp.llama_model_quantize(
+            str(source).encode(), str(target).encode(), ctypes.byref(how)
+        )
     if code != 0:
-        raise ArtefactError(f"llama.cpp could not quantise to {quant}", got=heard.last or f"code {code}", do="Free some space, or try q8_0")
+        raise ArtifactError(
+            f"llama.cpp could not quantize to {quant}",
+            got=heard.last or f"code {code}",
+            do="Free some space, or try q8_0",
+        )
 
 
-def _rope_factors(config: Any, rope: dict[str, Any], dims: int) -> list[Planned]:
-    """What long-rope divides each frequency by, within the original context and past it."""
+def _rope_factors(config: Any, rope: dict[str, Any], dims: int) -> list[PlannedTensor]:
+    """LongRoPE divisors of the frequencies, within the original context and beyond it."""
     kind = rope.get("rope_type", "default")
     if kind == "default":
         return []
     if kind != "longrope":
-        raise PartError("llama.cpp's Phi-3 knows no such rope", got=kind, wanted="default or longrope")
+        raise PartError(
+            "llama.cpp's Phi-3 knows no such rope", got=kind, wanted="default or longrope"
+        )
     planned = []
     for length in ("long", "short"):
         factors = np.asarray(rope[f"{length}_factor"], np.float32)
         if factors.shape != (dims // 2,):
-            raise PartError(f"the rope's {length} factors do not fit", got=f"{factors.size}", wanted=f"{dims // 2}")
-        planned.append(Planned(f"rope_factors_{length}.weight", factors.shape, factors))
+            raise PartError(
+                f"the rope's {length} factors do not fit",
+                got=f"{factors.size}",
+                wanted=f"{dims // 2}",
+            )
+        planned.append(PlannedTensor(f"rope_factors_{length}.weight", factors.shape, factors))
     return planned
 
 
 def _attention_factor(config: Any, rope: dict[str, Any]) -> float:
-    """By which long-rope scales cosines and sines, in a short context as in a long one (transformers, modeling_rope_utils.py)."""
+    """LongRoPE scale of cosines and sines, the same for short and long contexts.
+
+    Formula: transformers, modeling_rope_utils.py.
+    """
     if rope.get("attention_factor") is not None:
         return float(rope["attention_factor"])
-    times = rope.get("factor") or config.max_position_embeddings / config.original_max_position_embeddings
-    return math.sqrt(1 + math.log(times) / math.log(config.original_max_position_embeddings)) if times > 1 else 1.0
+    times = (
+        rope.get("factor")
+        or config.max_position_embeddings / config.original_max_position_embeddings
+    )
+    return (
+        math.sqrt(1 + math.log(times) / math.log(config.original_max_position_embeddings))
+        if times > 1
+        else 1.0
+    )
 
 
-def _tower(weights: Weights, seen: Any) -> list[Planned]:
-    """The tower's tensors. Its last norm is left out: LLaVA reads a hidden layer, and llama.cpp applies the norm where there is one."""
-    prefix = "vision_tower.vision_model." if any(n.startswith("vision_tower.vision_model.") for n in weights.vision) else "vision_tower."
+def _tower_tensors(weights: WeightReader, seen: Any) -> list[PlannedTensor]:
+    """The tower's tensors, without the final norm.
+
+    LLaVA reads a hidden layer, but llama.cpp applies the final norm if the file has one.
+    """
+    prefix = (
+        "vision_tower.vision_model."
+        if any(n.startswith("vision_tower.vision_model.") for n in weights.vision)
+        else "vision_tower."
+    )
     wanted = {
         "v.patch_embd.weight": "embeddings.patch_embedding.weight",
         "v.patch_embd.bias": "embeddings.patch_embedding.bias",
@@ -203,36 +275,58 @@ def _tower(weights: Weights, seen: Any) -> list[Planned]:
         "v.pre_ln.weight": "pre_layrnorm.weight",
         "v.pre_ln.bias": "pre_layrnorm.bias",
     }
-    # CLIP has no patch bias, SigLIP no class row and no norm before its layers.
-    plan = [_from(weights, there, prefix + here) for there, here in wanted.items() if prefix + here in weights.vision]
+    # CLIP has no patch bias; SigLIP has no class token and no norm before its layers.
+    plan = [
+        _take_weight(weights, there, prefix + here)
+        for there, here in wanted.items()
+        if prefix + here in weights.vision
+    ]
     names = [
         (f"v.blk.{i}.{there}", f"{prefix}encoder.layers.{i}.{here}")
         for i in range(seen.num_hidden_layers)
-        for here, there in _TOWER.items()
+        for here, there in _TOWER_NAMES.items()
     ]
-    names += [(f"mm.{there}", f"multi_modal_projector.linear_{here}") for here, there in ((1, 0), (2, 2))]
-    plan += [_from(weights, f"{there}.{kind}", f"{here}.{kind}") for there, here in names for kind in ("weight", "bias")]
+    names += [
+        (f"mm.{there}", f"multi_modal_projector.linear_{here}") for here, there in ((1, 0), (2, 2))
+    ]
+    plan += [
+        _take_weight(weights, f"{there}.{kind}", f"{here}.{kind}")
+        for there, here in names
+        for kind in ("weight", "bias")
+    ]
     return plan
 
 
-def _from(weights: Weights, name: str, source: str) -> Planned:
-    return Planned(name, tuple(weights.shape(source)), source)
+def _take_weight(weights: WeightReader, name: str, source: str) -> PlannedTensor:
+    return PlannedTensor(name, tuple(weights.shape(source)), source)
 
 
-def _write(writer: Any, weights: Weights, plan: list[Planned], progress: Progress) -> None:
-    """Header first, then each tensor as it is read."""
+def _write(
+    writer: Any, weights: WeightReader, plan: list[PlannedTensor], on_event: OnEvent
+) -> None:
+    """Write the header, then each tensor as it is read."""
     for one in plan:
-        writer.add_tensor_info(one.name, one.shape, one.dtype, math.prod(one.shape) * one.dtype.itemsize)
+        writer.add_tensor_info(
+            one.name, one.shape, one.dtype, math.prod(one.shape) * one.dtype.itemsize
+        )
     writer.write_header_to_file()
     writer.write_kv_data_to_file()
     writer.write_ti_data_to_file()
     for done, one in enumerate(plan):
-        progress("writing", done, len(plan))
+        on_event(Progress("writing", done, len(plan), "tensors"))
         values = one.source
         if isinstance(values, str):
-            values = weights.read(values).to(torch.float16 if one.dtype == np.float16 else torch.float32).numpy()
+            values = (
+                weights.read(values)
+                .to(torch.float16 if one.dtype == np.float16 else torch.float32)
+                .numpy()
+            )
         if not np.isfinite(values).all():
-            raise ArtefactError(f"{one.name} does not fit float16", got="a number past 65504, or none at all", do="Merge again in float32")
+            raise ArtifactError(
+                f"{one.name} does not fit float16",
+                got="a number past 65504, or none at all",
+                do="Merge again in float32",
+            )
         writer.write_tensor_data(np.ascontiguousarray(values))
     writer.close()
-    progress("writing", len(plan), len(plan))
+    on_event(Progress("writing", len(plan), len(plan), "tensors"))

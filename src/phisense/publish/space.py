@@ -1,11 +1,13 @@
-"""A Hugging Face Space over a model, as a folder and as two uploads.
+"""A Hugging Face Space for a model, as a folder and as two uploads.
 
 model/     -> the model USER/NAME         the weights with a card; --gguf's under gguf/
-space/     -> the Space USER/NAME         README.md (front matter), app.py, requirements.txt, phisense/, perhaps speech/
+space/     -> the Space USER/NAME         README.md (front matter), app.py, requirements.txt,
+           phisense/, perhaps speech/
 
-A Space is rebuilt with every change, so the weights are in a repository of their own, and app.py names the revision it was written for; in
-a dry run it finds them in the folder beside, without a network. phisense travels as source: a Space installs its requirements before any
-other of its files is there, so a wheel in the folder could not be among them.
+A Space is rebuilt on every change, so the weights are in a repository of their own, and app.py pins
+its revision; in a dry run it uses the folder beside it, without network. phisense is included as
+source: a Space installs its requirements before its other files are there, so a wheel in the folder
+could not be among them.
 """
 
 from __future__ import annotations
@@ -20,180 +22,253 @@ from importlib.metadata import PackageNotFoundError, requires, version
 from pathlib import Path
 from typing import Any
 
-from .. import artefact
-from ..chat.choose import GGUF
-from ..errors import ArtefactError, PhisenseError, UsageError
-from .card import Told, check_id, model_card
+from .. import artifacts, safe_replace
+from ..chat.open_engine import GGUF_KIND
+from ..errors import ArtifactError, PhisenseError, UsageError
+from ..opening import validate_folder
+from ..opening.files import load_manifest
+from .card import CardMetadata, check_hub_id, model_card
 
-KINDS = ("model folder", GGUF)
-KIND = "space"
-MOST_ON_CPU = 3e9  # bytes of weights that two free cores and 16 GB should be asked to run in torch
-PYTHON = "3.12"
+MODEL_KINDS = ("model folder", GGUF_KIND)
+SPACE_KIND = "space"
+MAX_CPU_BYTES = 3e9  # bytes of weights that torch can serve on a free Space (2 cores, 16 GB)
+PYTHON_VERSION = "3.12"
 _EXTRA = r"extra == ['\"](\w+)['\"]"
-#: A Space is built on one machine and runs on another: llama.cpp is compiled for AVX2, not for the processor it happens to be built on.
-_ANYWHERE = " --config-settings=cmake.define.GGML_NATIVE=OFF"
-_LEFT_OUT = shutil.ignore_patterns("__pycache__", "*.pyc", "parts", "pretrain")
+#: A Space is built on one machine and runs on another: llama.cpp is compiled for AVX2, not for the
+#: CPU of the build machine.
+_PORTABLE_BUILD = " --config-settings=cmake.define.GGML_NATIVE=OFF"
+_IGNORED_FILES = shutil.ignore_patterns("__pycache__", "*.pyc", "parts", "pretrain")
 
 
 @dataclass(frozen=True, slots=True)
-class Plan:
-    """`hardware` is what the Space suggests; it is only rented if it was `asked` for."""
+class SpacePlan:
+    """What to deploy, checked.
+
+    `hardware` is what the Space suggests; it is requested, and billed, only if
+    `hardware_requested`.
+    """
 
     space: str
     model: Path
     gguf: Path | None
     hardware: str
-    asked: bool
+    hardware_requested: bool
     private: bool
-    told: Told
+    metadata: CardMetadata
 
     @property
-    def runs(self) -> Path:
+    def runtime_folder(self) -> Path:
+        """Folder that the Space runs: the GGUF files if there are any, else the model."""
         return self.gguf or self.model
 
     @property
-    def in_llama(self) -> bool:
-        return any(self.runs.glob("*.gguf"))
+    def uses_llama_cpp(self) -> bool:
+        """Whether the Space runs llama.cpp; else it runs torch."""
+        return any(self.runtime_folder.glob("*.gguf"))
 
 
-def plan(space: str, model: Path, gguf: Path | None, hardware: str | None, private: bool, told: Told) -> Plan:
-    """Checks everything that can be before anything is written. Raises UsageError and ArtefactError."""
+def plan_space(
+    space: str,
+    model: Path,
+    gguf: Path | None,
+    hardware: str | None,
+    private: bool,
+    metadata: CardMetadata,
+) -> SpacePlan:
+    """Check everything that can be checked before anything is written.
+
+    Raises UsageError and ArtifactError.
+    """
     from huggingface_hub import SpaceHardware
 
-    check_id(space, "a Space")
+    check_hub_id(space, "a Space")
     for folder in (model, *([gguf] if gguf else [])):
-        _manifest(folder, verify=True)
+        _read_model_manifest(folder, verify=True)
     if gguf is not None and not any(gguf.glob("*.gguf")):
         raise UsageError(f"{gguf} holds no GGUF files", wanted="what phisense export writes")
-    made = Plan(space, model, gguf, hardware or "", hardware is not None, private, told)
-    heavy = sum(path.stat().st_size for path in made.runs.glob("*.safetensors")) > MOST_ON_CPU
-    for name in (*told.base_models, *told.datasets):
-        check_id(name, "a base model or data set")
+    made = SpacePlan(space, model, gguf, hardware or "", hardware is not None, private, metadata)
+    heavy = (
+        sum(path.stat().st_size for path in made.runtime_folder.glob("*.safetensors"))
+        > MAX_CPU_BYTES
+    )
+    for name in (*metadata.base_models, *metadata.datasets):
+        check_hub_id(name, "a base model or data set")
     known = [str(kind.value) for kind in SpaceHardware]
     if hardware is not None and hardware not in known:
         raise UsageError("there is no such hardware", got=hardware, wanted=", ".join(known))
-    if hardware is not None and hardware.startswith("cpu") and heavy and not made.in_llama:
+    if hardware is not None and hardware.startswith("cpu") and heavy and not made.uses_llama_cpp:
         raise UsageError(
             f"{model} is too large for a Space without a GPU",
             got="gigabytes of weights for torch",
             do="Run phisense export and name --gguf DIR",
         )
-    return Plan(space, model, gguf, hardware or ("zero-a10g" if heavy and not made.in_llama else "cpu-basic"), made.asked, private, told)
+    return SpacePlan(
+        space,
+        model,
+        gguf,
+        hardware or ("zero-a10g" if heavy and not made.uses_llama_cpp else "cpu-basic"),
+        made.hardware_requested,
+        private,
+        metadata,
+    )
 
 
-def _manifest(folder: Path, *, verify: bool = False) -> dict[str, Any]:
-    """The whole manifest of a finished model or GGUF folder. `plan` verifies the files, which may be gigabytes; the rest trusts it."""
-    kind = artefact.read_json(folder / artefact.MANIFEST)["kind"] if (folder / artefact.MANIFEST).is_file() else KINDS[0]
-    if kind not in KINDS:
-        raise ArtefactError(f"{folder} is something else", got=f"a {kind}", wanted=" or a ".join(KINDS))
-    artefact.read_manifest(folder, kind=kind, verify=verify)
-    found: dict[str, Any] = artefact.read_json(folder / artefact.MANIFEST)
+def _read_model_manifest(folder: Path, *, verify: bool = False) -> dict[str, Any]:
+    """The manifest of a finished model or GGUF folder.
+
+    Only `plan_space` verifies the files, which may be gigabytes.
+    """
+    if folder.is_dir():
+        validate_folder(folder)
+    kind = (
+        load_manifest(folder)["kind"] if (folder / artifacts.MANIFEST).is_file() else MODEL_KINDS[0]
+    )
+    if kind not in MODEL_KINDS:
+        raise ArtifactError(
+            f"{folder} is something else", got=f"a {kind}", wanted=" or a ".join(MODEL_KINDS)
+        )
+    artifacts.read_manifest(folder, kind=kind, verify=verify)
+    found: dict[str, Any] = artifacts.read_json(folder / artifacts.MANIFEST)
     return found
 
 
 @contextmanager
-def staged(made: Plan, out: Path) -> Iterator[Path]:
-    """Gives the finished folder, still aside; it becomes `out` when the block ends well."""
-    if out.exists() and not (out / artefact.MANIFEST).is_file() and (not out.is_dir() or any(out.iterdir())):
-        raise UsageError(f"{out} is there and no Space of phisense's", do="Name another folder")
-    with artefact.staged(out, kind=KIND, about={"space": made.space}) as aside:
-        write(made, aside)
+def staged_space(plan: SpacePlan, out: Path, *, overwrite: bool = False) -> Iterator[Path]:
+    """Yield the finished staging folder; it is renamed to `out` when the block succeeds."""
+    with artifacts.staged_artifact(
+        out, kind=SPACE_KIND, about={"space": plan.space}, overwrite=overwrite
+    ) as aside:
+        write_repositories(plan, aside)
         yield aside
 
 
-def write(made: Plan, folder: Path) -> None:
-    """`model/` and `space/`, the latter as for a dry run."""
-    write_model(made, folder / "model")
-    write_space(made, folder / "space", revision=None)
+def write_repositories(plan: SpacePlan, folder: Path) -> None:
+    """Write `model/` and `space/`, the latter as for a dry run."""
+    write_model_repository(plan, folder / "model")
+    write_space_repository(plan, folder / "space", revision=None)
 
 
-def write_model(made: Plan, folder: Path) -> None:
-    """What goes into the model's repository: the files that its manifest names, and no others, with a card."""
-    about = _copy(made.model, folder)
-    if made.gguf is not None:
-        _copy(made.gguf, folder / "gguf")
-    (folder / "README.md").write_text(model_card(made.space, made.model, about, made.told))
+def write_model_repository(plan: SpacePlan, folder: Path) -> None:
+    """Write the model repository: exactly the files named in the manifest, and a card."""
+    about = _copy_model(plan.model, folder)
+    if plan.gguf is not None:
+        _copy_model(plan.gguf, folder / "gguf")
+    (folder / "README.md").write_text(model_card(plan.space, plan.model, about, plan.metadata))
 
 
-def _copy(source: Path, folder: Path) -> dict[str, Any]:
-    """Hard links where the disk allows. Paths of this machine are left out of the manifest; returns what it says besides."""
-    manifest = _manifest(source)
+def _copy_model(source: Path, folder: Path) -> dict[str, Any]:
+    """Copy the files, as hard links if possible, and remove local paths from the manifest.
+
+    Returns the remaining `about` of the manifest.
+    """
+    manifest = _read_model_manifest(source)
     for name in manifest["files"]:
         to = folder / name
         to.parent.mkdir(parents=True, exist_ok=True)
         try:
             os.link(source / name, to)
-        except OSError:  # another disk, or one without links
+        except OSError:  # another file system, or one without hard links
             shutil.copyfile(source / name, to)
     about = {key: value for key, value in manifest["about"].items() if not _is_local(value)}
-    artefact.write_json(folder / artefact.MANIFEST, {**manifest, "about": about})
+    artifacts.write_json(folder / artifacts.MANIFEST, {**manifest, "about": about})
     return about
 
 
 def _is_local(value: Any) -> bool:
-    return isinstance(value, str) and (value.startswith((".", "/", "~")) or "\\" in value or Path(value).is_dir())
+    return isinstance(value, str) and (
+        value.startswith((".", "/", "~")) or "\\" in value or Path(value).is_dir()
+    )
 
 
-def write_space(made: Plan, folder: Path, revision: str | None) -> None:
-    """What goes into the Space. `revision` of the model's repository is what app.py will fetch; None in a dry run."""
+def write_space_repository(plan: SpacePlan, folder: Path, revision: str | None) -> None:
+    """Write the Space repository.
+
+    `revision` of the model repository is what app.py downloads; None in a dry run.
+    """
     from huggingface_hub import SpaceCard, SpaceCardData
 
     folder.mkdir(parents=True)
-    name = made.space.split("/")[1]
+    name = plan.space.split("/")[1]
     data = SpaceCardData(
         title=name,
         sdk="gradio",
         sdk_version=version("gradio"),
-        python_version=PYTHON,
+        python_version=PYTHON_VERSION,
         app_file="app.py",
-        models=[made.space],
-        license=made.told.licence,
-        suggested_hardware=made.hardware,
+        models=[plan.space],
+        license=plan.metadata.licence,
+        suggested_hardware=plan.hardware,
     )
-    text = f"# {name}\n\nShow a picture and ask about it, by keyboard or by voice. The page is phisense's, the model is {made.space}."
+    text = (
+        f"# {name}\n\nShow a picture and ask about it, by keyboard or by voice. The page is"
+        f" phisense's, the model is {plan.space}."
+    )
     (folder / "README.md").write_text(str(SpaceCard(f"---\n{data.to_yaml()}\n---\n\n{text}\n")))
-    speech = _speech(made, folder)
-    (folder / "requirements.txt").write_text("\n".join(_requirements(made, speech is not None)) + "\n")
-    (folder / "app.py").write_text(_app(made, speech, revision))
-    shutil.copytree(Path(__file__).parents[1], folder / "phisense", ignore=_LEFT_OUT)
+    speech = _copy_speech_part(plan, folder)
+    (folder / "requirements.txt").write_text(
+        "\n".join(_requirements(plan, speech is not None)) + "\n"
+    )
+    (folder / "app.py").write_text(_app_source(plan, speech, revision))
+    shutil.copytree(Path(__file__).parents[1], folder / "phisense", ignore=_IGNORED_FILES)
 
 
-def _speech(made: Plan, folder: Path) -> str | None:
-    """The speech part as app.py calls it: an id of the hub, or the folder's `speech/` if the model names a folder, which is copied."""
-    part = next((found for folder_ in (made.model, made.runs) if (found := _manifest(folder_)["about"].get("speech"))), None)
+def _copy_speech_part(plan: SpacePlan, folder: Path) -> str | None:
+    """The speech part for app.py: a hub id, or `speech/`, to which a local folder is copied."""
+    part = next(
+        (
+            found
+            for folder_ in (plan.model, plan.runtime_folder)
+            if (found := _read_model_manifest(folder_)["about"].get("speech"))
+        ),
+        None,
+    )
     if part is None or not _is_local(part):
         return None if part is None else repr(part)
     source = Path(part).expanduser()
     if not source.is_dir():
-        raise ArtefactError(f"the model's speech part {part} is not there", do="Put it back where the recipe says")
+        raise ArtifactError(
+            f"the model's speech part {part} is not there", do="Put it back where the recipe says"
+        )
     (folder / "speech").mkdir()
     for path in source.iterdir():
-        if path.suffix in (".json", ".safetensors", ".txt") or path.name == "model.bin":  # the latter in CTranslate2's format
+        # model.bin is CTranslate2's format
+        if path.suffix in (".json", ".safetensors", ".txt") or path.name == "model.bin":
             shutil.copyfile(path, folder / "speech" / path.name)
     return 'HERE / "speech"'
 
 
-def _requirements(made: Plan, speech: bool) -> list[str]:
-    """phisense's own requirements, each at the version that is installed here; for ZeroGPU torch in the range it supports."""
+def _requirements(plan: SpacePlan, speech: bool) -> list[str]:
+    """Requirements of phisense, pinned to the installed versions.
+
+    For ZeroGPU, torch is pinned to the supported range.
+    """
     try:
         declared = requires("phisense") or []
     except PackageNotFoundError as error:
-        raise PhisenseError("phisense is not installed, so what it needs is not known", do="pip install phisense") from error
-    extras = {"app", *(["speech"] if speech else []), *(["cpu"] if made.in_llama else [])}
+        raise PhisenseError(
+            "phisense is not installed, so what it needs is not known", do="pip install phisense"
+        ) from error
+    extras = {"app", *(["speech"] if speech else []), *(["cpu"] if plan.uses_llama_cpp else [])}
     if lacking := extras - set(re.findall(_EXTRA, " ".join(declared))):
         raise PhisenseError(
-            "phisense was installed before it became what it is", got=f"no extra {', '.join(sorted(lacking))}", do="pip install it again"
+            "phisense was installed before it became what it is",
+            got=f"no extra {', '.join(sorted(lacking))}",
+            do="pip install it again",
         )
-    lines = ["--extra-index-url https://download.pytorch.org/whl/cpu"] if made.hardware.startswith("cpu") else []
+    lines = (
+        ["--extra-index-url https://download.pytorch.org/whl/cpu"]
+        if plan.hardware.startswith("cpu")
+        else []
+    )
     for requirement in declared:
         extra = re.search(_EXTRA, requirement)
         name, wanted = re.match(r"([\w.-]+)(?:\[[^]]*\])?\s*([^;]*)", requirement).groups()  # type: ignore[union-attr]
         if name == "phisense" or (extra is not None and extra[1] not in extras):
             continue
-        if name == "torch" and made.hardware.startswith("zero"):
+        if name == "torch" and plan.hardware.startswith("zero"):
             lines.append("torch>=2.9,<2.12")
             continue
-        options = _ANYWHERE if name == "llama-cpp-python" else ""
+        options = _PORTABLE_BUILD if name == "llama-cpp-python" else ""
         try:
             lines.append(f"{name}=={version(name).split('+')[0]}{options}")
         except PackageNotFoundError:  # not needed on this machine
@@ -201,23 +276,28 @@ def _requirements(made: Plan, speech: bool) -> list[str]:
     return lines
 
 
-def _app(made: Plan, speech: str | None, revision: str | None) -> str:
-    room, engine = ("llama_engine", "LlamaEngine") if made.in_llama else ("torch_engine", "TorchEngine")
-    fetched = f"{made.space!r}{f', revision={revision!r}' if revision else ''}"
-    fetched += ', allow_patterns="gguf/*"' if made.gguf else ""
-    lent = not made.in_llama
+def _app_source(plan: SpacePlan, speech: str | None, revision: str | None) -> str:
+    room, engine = (
+        ("llama_engine", "LlamaEngine") if plan.uses_llama_cpp else ("torch_engine", "TorchEngine")
+    )
+    fetched = f"{plan.space!r}{f', revision={revision!r}' if revision else ''}"
+    fetched += ', allow_patterns="gguf/*"' if plan.gguf else ""
+    lent = not plan.uses_llama_cpp
     lines = [
-        f'"""The page of {made.space}, written by phisense deploy. Change what you like: only the Space reads it."""',
+        (
+            f'"""The page of {plan.space}, written by phisense deploy. Change what you like: only'
+            ' the Space reads it."""'
+        ),
         "",
         "import os",
         "from pathlib import Path",
-        *(_SPACES if lent else []),
+        *(_IMPORT_SPACES if lent else []),
         "",
         "from huggingface_hub import snapshot_download",
         "",
         "from phisense.app import build, launch",
         f"from phisense.chat.{room} import {engine}",
-        *(["from phisense.chat.on_loan import OnLoan"] if lent else []),
+        *(["from phisense.chat.zerogpu import ZeroGPUEngine"] if lent else []),
         *(["from phisense.speech import Transcriber"] if speech else []),
         "",
         "HERE = Path(__file__).resolve().parent",
@@ -225,16 +305,26 @@ def _app(made: Plan, speech: str | None, revision: str | None) -> str:
         "if not model.is_dir():",
         f"    model = Path(snapshot_download({fetched}))",
         "",
-        f"engine = {engine}.open({'model / ' + repr('gguf') if made.gguf else 'model'})",
-        *(['if spaces is not None and os.environ.get("SPACES_ZERO_GPU"):', "    engine = OnLoan(engine, spaces.GPU)"] if lent else []),
+        f"engine = {engine}.open({'model / ' + repr('gguf') if plan.gguf else 'model'})",
+        *(
+            [
+                'if spaces is not None and os.environ.get("SPACES_ZERO_GPU"):',
+                "    engine = ZeroGPUEngine(engine, spaces.GPU)",
+            ]
+            if lent
+            else []
+        ),
         f"ears = {f'Transcriber({speech})' if speech else 'None'}",
-        'host, port = os.environ.get("GRADIO_SERVER_NAME", "0.0.0.0"), int(os.environ.get("GRADIO_SERVER_PORT", "7860"))',
+        (
+            'host, port = os.environ.get("GRADIO_SERVER_NAME", "0.0.0.0"),'
+            ' int(os.environ.get("GRADIO_SERVER_PORT", "7860"))'
+        ),
         "launch(build(engine, ears), host=host, port=port)",
     ]
     return "\n".join(lines) + "\n"
 
 
-_SPACES = [
+_IMPORT_SPACES = [
     "",
     "try:",
     "    import spaces  # before torch: on ZeroGPU it lends a GPU for each answer",
@@ -243,46 +333,69 @@ _SPACES = [
 ]
 
 
-def check_token() -> None:
-    """Raises UsageError, saying how to get one, unless huggingface_hub finds a token. It is not read further."""
+def check_hub_token() -> None:
+    """Raise UsageError, explaining how to get a token, unless huggingface_hub finds one.
+
+    The token itself is not used.
+    """
     from huggingface_hub import get_token
 
     if get_token() is None:
         raise UsageError(
             "there is no Hugging Face token here",
-            do="Make one that may write, in your settings on huggingface.co under Access Tokens, and run hf auth login (or set HF_TOKEN); "
-            "--dry-run DIR needs none",
+            do=(
+                "Make one that may write, in your settings on huggingface.co under Access Tokens,"
+                " and run hf auth login (or set HF_TOKEN); --dry-run DIR needs none"
+            ),
         )
 
 
-def upload(made: Plan, folder: Path, say: Callable[[str], None]) -> str:
-    """`folder/model` and `folder/space` to the hub; returns the Space's address. The model comes first: the Space names its revision.
+def upload_repositories(plan: SpacePlan, folder: Path, on_progress: Callable[[str], None]) -> str:
+    """Upload `folder/model` and `folder/space` to the hub; returns the Space's URL.
 
-    Raises PhisenseError if the hub refuses, saying what is there already.
+    The model is first, since the Space pins its revision. Raises PhisenseError if the hub rejects
+    an upload, saying what was uploaded before.
     """
     from huggingface_hub import HfApi
 
     api, done = HfApi(), "nothing was uploaded"
     try:
-        say(f"model {made.space}")
-        api.create_repo(made.space, repo_type="model", private=made.private, exist_ok=True)
-        commit = api.upload_folder(repo_id=made.space, repo_type="model", folder_path=folder / "model", commit_message="phisense deploy")
-        done = f"the model {made.space} is there, the Space is not finished"
-        shutil.rmtree(folder / "space")
-        write_space(made, folder / "space", revision=commit.oid)
-        say(f"space {made.space}")
-        hardware: dict[str, Any] = {"space_hardware": made.hardware} if made.asked else {}
-        api.create_repo(made.space, repo_type="space", space_sdk="gradio", private=made.private, exist_ok=True, **hardware)
+        on_progress(f"model {plan.space}")
+        api.create_repo(plan.space, repo_type="model", private=plan.private, exist_ok=True)
+        commit = api.upload_folder(
+            repo_id=plan.space,
+            repo_type="model",
+            folder_path=folder / "model",
+            commit_message="phisense deploy",
+        )
+        done = f"the model {plan.space} is there, the Space is not finished"
+        safe_replace.discard(folder / "space")
+        write_space_repository(plan, folder / "space", revision=commit.oid)
+        on_progress(f"space {plan.space}")
+        hardware: dict[str, Any] = (
+            {"space_hardware": plan.hardware} if plan.hardware_requested else {}
+        )
+        api.create_repo(
+            plan.space,
+            repo_type="space",
+            space_sdk="gradio",
+            private=plan.private,
+            exist_ok=True,
+            **hardware,
+        )
         api.upload_folder(
-            repo_id=made.space,
+            repo_id=plan.space,
             repo_type="space",
             folder_path=folder / "space",
             commit_message="phisense deploy",
-            delete_patterns=["phisense/*", "speech/*"],  # of an earlier deploy; what else is there stays
+            # Remove files of an earlier deployment; others stay.
+            delete_patterns=["phisense/*", "speech/*"],
         )
-    except Exception as error:  # the hub's client raises what three libraries raise
+    except Exception as error:  # the hub client raises errors of three libraries
         reason = str(error).strip().splitlines()[0] if str(error).strip() else type(error).__name__
         raise PhisenseError(
-            f"the hub refused; {done}", got=reason.rstrip("."), do="Mend that and deploy again; it goes on where it must"
+            f"the hub refused; {done}",
+            got=reason.rstrip("."),
+            do="Mend that and deploy again; it goes on where it must",
         ) from error
-    return f"https://huggingface.co/spaces/{made.space}"
+    return f"https://huggingface.co/spaces/{plan.space}"

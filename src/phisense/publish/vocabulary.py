@@ -1,8 +1,9 @@
-"""A tokenizer as llama.cpp's files hold it: pieces, what kind each is, and by what they are joined.
+"""Conversion of a tokenizer to GGUF: pieces, token types, and scores or merges.
 
-tokenizer.json                       there         joined by
-BPE with bytes as a last resort      `llama`       scores: the earlier a merge, the higher (Phi-3's, once a SentencePiece)
-BPE over bytes                       `gpt2`        the list of merges (the practice tokenizer's)
+tokenizer.json                       GGUF model    merge order
+BPE with byte fallback               `llama`       scores: the earlier the merge, the higher (Phi-3,
+                                                   converted from SentencePiece)
+byte-level BPE                       `gpt2`        list of merges (the practice tokenizer)
 """
 
 from __future__ import annotations
@@ -20,8 +21,12 @@ _BYTE = re.compile(r"<0x[0-9A-F]{2}>")
 
 
 @dataclass(frozen=True)
-class Vocabulary:
-    """`pieces`, `kinds` and `scores` have one entry for each of the vocabulary's rows; `merges` are `gpt2`'s."""
+class GGUFVocabulary:
+    """A vocabulary in GGUF terms.
+
+    `pieces`, `kinds` (token types) and `scores` have one entry per row; `merges` are for `gpt2`
+    only.
+    """
 
     model: str
     pieces: list[str]
@@ -34,14 +39,16 @@ class Vocabulary:
 
     @property
     def chat_template(self) -> str:
+        """Jinja chat template for llama.cpp."""
         return LLAMA_CPP_TEMPLATE.replace(LEAD, self.lead)
 
     @property
     def ollama_template(self) -> str:
+        """Chat template for Ollama, in Go's template language."""
         return OLLAMA_TEMPLATE.replace(LEAD, self.lead)
 
     def write(self, writer: Any, tokenizer: Any) -> None:
-        """Into a `gguf.GGUFWriter`; `tokenizer` names the special ids."""
+        """Write into a `gguf.GGUFWriter`; `tokenizer` provides the special token ids."""
         prompt = Prompt(tokenizer)
         end, turn, end_of_text = prompt.stop_ids
         writer.add_tokenizer_model(self.model)
@@ -55,8 +62,11 @@ class Vocabulary:
         writer.add_add_space_prefix(self.space_prefix)
         writer.add_add_bos_token(False)
         writer.add_add_eos_token(False)
-        writer.add_bos_token_id(tokenizer.bos_token_id if tokenizer.bos_token_id is not None else end_of_text)
-        # All three end an answer, wherever the file is read: as end of sequence, of turn and of message.
+        writer.add_bos_token_id(
+            tokenizer.bos_token_id if tokenizer.bos_token_id is not None else end_of_text
+        )
+        # All three end generation wherever the file is loaded: end of sequence, of turn and of
+        # message.
         writer.add_eos_token_id(end)
         writer.add_eot_token_id(end_of_text)
         writer.add_eom_token_id(turn)
@@ -64,8 +74,11 @@ class Vocabulary:
         writer.add_chat_template(self.chat_template)
 
 
-def vocabulary(tokenizer: Any, rows: int) -> Vocabulary:
-    """The vocabulary of a fast tokenizer for a matrix of `rows` rows. Raises PartError for a kind that llama.cpp cannot be told."""
+def read_vocabulary(tokenizer: Any, rows: int) -> GGUFVocabulary:
+    """The vocabulary of a fast tokenizer for an embedding of `rows` rows.
+
+    Raises PartError for a tokenizer type that GGUF cannot express.
+    """
     told = json.loads(tokenizer.backend_tokenizer.to_str())
     model = told["model"]
     bytes_last = bool(model.get("byte_fallback"))
@@ -78,7 +91,11 @@ def vocabulary(tokenizer: Any, rows: int) -> Vocabulary:
         )
     known: dict[str, int] = tokenizer.get_vocab()
     if max(known.values()) >= rows:
-        raise PartError("the tokenizer has more tokens than the model rows", got=f"id {max(known.values())}", wanted=f"below {rows}")
+        raise PartError(
+            "the tokenizer has more tokens than the model rows",
+            got=f"id {max(known.values())}",
+            wanted=f"below {rows}",
+        )
     added = {int(i): token for i, token in tokenizer.added_tokens_decoder.items()}
     pieces = [f"[PAD{i}]" for i in range(rows)]
     kinds = [UNUSED] * rows
@@ -93,28 +110,49 @@ def vocabulary(tokenizer: Any, rows: int) -> Vocabulary:
         kinds[unknown] = UNKNOWN
     merges = [tuple(m.split(" ")) if isinstance(m, str) else tuple(m) for m in model["merges"]]
     first = known[END]
-    behind_tag = tokenizer.convert_ids_to_tokens(tokenizer(f"{END}a", add_special_tokens=False)["input_ids"])
-    assert known[behind_tag[0]] == first, "a tag was not tokenised as one token"
+    behind_tag = tokenizer.convert_ids_to_tokens(
+        tokenizer(f"{END}a", add_special_tokens=False)["input_ids"]
+    )
+    if known.get(behind_tag[0]) != first:
+        raise PartError(
+            f"the model's tokenizer does not keep {END} whole",
+            got=f"{behind_tag}",
+            wanted=f"{END} first",
+            do="Merge again",
+        )
     prefixed = behind_tag[1][0] in "▁Ġ"
-    return Vocabulary(
+    return GGUFVocabulary(
         model="llama" if bytes_last else "gpt2",
         pieces=pieces,
         kinds=kinds,
         scores=_scores(pieces, kinds, merges),
         merges=[" ".join(merge) for merge in merges],
         space_prefix=prefixed and bytes_last,
-        lead=" " if prefixed and not bytes_last else "",  # llama.cpp does it for `llama` only
+        lead=" " if prefixed and not bytes_last else "",  # llama.cpp adds it for `llama` only
         stops=[pieces[i] for i in Prompt(tokenizer).stop_ids],
     )
 
 
 def _scores(pieces: list[str], kinds: list[int], merges: list[tuple[str, ...]]) -> list[float]:
-    """Minus the place of the first merge that makes a piece; a piece that none makes is never looked for, and comes last."""
+    """Negative rank of the first merge that produces a piece.
+
+    A piece that no merge produces is never looked up, and ranks last.
+    """
     first: dict[str, int] = {}
     for place, merge in enumerate(merges):
         first.setdefault("".join(merge), place)
     last = -float(len(merges))
     return [
-        0.0 if kind in (BYTE, UNKNOWN) else -1000.0 if kind in (CONTROL, USER_DEFINED) else -float(first[piece]) if piece in first else last
+        (
+            0.0
+            if kind in (BYTE, UNKNOWN)
+            else (
+                -1000.0
+                if kind in (CONTROL, USER_DEFINED)
+                else -float(first[piece])
+                if piece in first
+                else last
+            )
+        )
         for piece, kind in zip(pieces, kinds, strict=True)
     ]

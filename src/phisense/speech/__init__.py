@@ -1,6 +1,8 @@
-"""Hearing: a sound file becomes English text, by a Whisper that runs in CTranslate2 through faster-whisper."""
+"""Speech input: transcribes a recording, or translates it into English, with Whisper on CTranslate2
+(faster-whisper).
+"""
 
-from .sounds import read_sound
+from .audio import read_audio
 from .transcriber import Transcriber, Transcript
 
-__all__ = ["Transcriber", "Transcript", "read_sound"]
+__all__ = ["Transcriber", "Transcript", "read_audio"]

@@ -1,9 +1,12 @@
-"""A sound file in, what was said in it out: in English, whatever it was said in."""
+"""Transcribes an audio file with Whisper; other languages than English are translated into English
+by default.
+"""
 
 from __future__ import annotations
 
 import re
 import threading
+import zlib
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, Literal
@@ -13,20 +16,35 @@ import numpy as np
 from faster_whisper import WhisperModel
 from faster_whisper.vad import VadOptions, get_speech_timestamps
 
-from ..artefact import read_json
-from ..errors import PartError, UsageError
+from ..artifacts import read_json
+from ..errors import PartError, SoundError, UsageError
+from ..safe_parsing import quote
+from .audio import MAX_SECONDS, SAMPLE_RATE, AudioSamples, no_speech_error, read_recording
+from .ctranslate2_model import ctranslate2_folder, layer_counts
 from .languages import LANGUAGES
-from .part import depths, runnable_part
-from .sounds import MOST_SECONDS, RATE, Sound, nothing_heard, read_sound
 
-Task = Literal["transcribe", "translate"]
+TranscriptionTask = Literal["transcribe", "translate"]
+
+#: Text with a higher compression ratio is repetitive: the threshold of Whisper's own decoding
+#: (Radford et al. 2022, section 4.5).
+COMPRESSION_RATIO_THRESHOLD = 2.4
+#: Beam search ends when `beam_size` times this many hypotheses have ended (Kasai et al. 2022). With
+#: 1, a few poor hypotheses that end early stop it while a far more probable one goes on, and a
+#: confident model returns one of the poor ones.
+BEAM_SEARCH_PATIENCE = 2.0
+MIN_BEAM_SEARCH_LAYERS = 4  # encoder and decoder layers of whisper-tiny
+CONFIDENT_PROBABILITY = 0.5  # a language detected with lower probability is uncertain
 
 
 @dataclass(frozen=True, slots=True)
 class Transcript:
-    """`text` as it was said or, if `translated`, in English, trimmed; `seconds` is the length of the sound.
+    """A transcript: `text` is trimmed, in the spoken language, or in English if `translated`;
+    `seconds` is the duration of the audio.
 
-    `language` is the code of what was spoken; `probability` is the part's own for it, or None where it was told.
+    `language` is the code of the spoken language; `probability` is the model's own for it, or None
+    if the caller specified it. `truncated` is set if the recording ends before its audio does;
+    `repetitive` if a part of the text repeats itself even when decoded again; `channel_count` as in
+    `audio.Recording`.
     """
 
     text: str
@@ -34,21 +52,60 @@ class Transcript:
     language: str = "en"
     probability: float | None = None
     translated: bool = False
+    truncated: bool = False
+    repetitive: bool = False
+    channel_count: int | None = None
 
     @property
-    def spoken(self) -> str:
-        """For people: "German (97 %), put into English"."""
+    def is_uncertain(self) -> bool:
+        """Whether the detected language is uncertain."""
+        return self.probability is not None and self.probability < CONFIDENT_PROBABILITY
+
+    @property
+    def language_description(self) -> str:
+        """For display: "German (97 %), put into English"; "perhaps German (41 %), put into
+        English".
+        """
         sure = "" if self.probability is None else f" ({self.probability:.0%})".replace("%", " %")
-        return LANGUAGES.get(self.language, self.language) + sure + (", put into English" if self.translated else "")
+        named = LANGUAGES.get(self.language, self.language) + sure
+        return (
+            ("perhaps " if self.is_uncertain else "")
+            + named
+            + (", put into English" if self.translated else "")
+        )
+
+    @property
+    def warnings(self) -> list[str]:
+        """Warnings for the reader about the reliability of the text."""
+        found = []
+        if self.truncated:
+            found.append(
+                f"The recording is cut off: {self.seconds:.1f} s of it were there to be heard."
+            )
+        if self.channel_count is not None:
+            found.append(
+                f"The {self.channel_count} channels of the recording cancel each other out, so"
+                " the loudest"
+                " alone was heard."
+            )
+        if self.is_uncertain:
+            found.append("The language is a guess: name it, if it is another one.")
+        if self.repetitive:
+            found.append(
+                "The speech part repeats itself in some of this, which may not have been said."
+            )
+        return found
 
 
 class Transcriber:
-    """A Whisper, loaded once; `transcribe` may be called from several threads.
+    """A Whisper model, loaded once; `transcribe` is thread-safe.
 
-    `folder` is a Whisper in transformers' layout (converted once into `cache`), a CTranslate2 folder, or an id of the hub. It
-    computes in float16 on a GPU and in int8 on a CPU, unless `compute` says otherwise. `longest` bounds a sound, in seconds;
-    `threads` 0 leaves their number to CTranslate2; `beams` is the width of the search, 1 takes the likeliest word each time.
-    Raises PartError if there is no such part or it is not a Whisper.
+    `folder` is a Whisper in transformers' layout (converted once into `cache`), a CTranslate2
+    folder, or a Hub id. `compute_type` defaults to float16 on a GPU and int8 on a CPU.
+    `max_seconds` limits the duration of a recording; `threads` 0 is CTranslate2's default.
+    `beam_size` is the beam width, 1 is greedy decoding; by default 5, as OpenAI's, and 1 for models
+    with fewer layers than any of OpenAI's, which lose words in a wider search (`docs/voice.md`).
+    Raises PartError if the model does not exist or is not a Whisper.
     """
 
     def __init__(
@@ -57,83 +114,154 @@ class Transcriber:
         *,
         cache: Path | None = None,
         device: Literal["auto", "cpu", "cuda"] = "auto",
-        compute: str | None = None,
-        longest: float = MOST_SECONDS,
+        compute_type: str | None = None,
+        max_seconds: float = MAX_SECONDS,
         threads: int = 0,
-        beams: int = 5,
+        beam_size: int | None = None,
     ) -> None:
-        self.folder = runnable_part(folder, cache)
-        self.longest, self.beams = longest, beams
-        self.device = ("cuda" if ctranslate2.get_cuda_device_count() else "cpu") if device == "auto" else device
-        self.compute = compute or ("float16" if self.device == "cuda" else "int8")
+        self.folder = ctranslate2_folder(folder, cache)
+        self.max_seconds = max_seconds
+        self.device = (
+            ("cuda" if ctranslate2.get_cuda_device_count() else "cpu")
+            if device == "auto"
+            else device
+        )
+        self.compute_type = compute_type or ("float16" if self.device == "cuda" else "int8")
         try:
-            self._model = _Whisper(str(self.folder), device=self.device, compute_type=self.compute, cpu_threads=threads)
-        except (RuntimeError, ValueError) as error:
-            reason = str(error).splitlines()[0]
-            raise PartError(f"the speech part {folder} cannot be loaded on {self.device}", got=reason) from error
-        self._tells_languages = bool(read_json(self.folder / "config.json").get("lang_ids"))
-        self._untaught = _untaught(Path(folder).name, *depths(self.folder))
+            self._model = _Whisper(
+                str(self.folder),
+                device=self.device,
+                compute_type=self.compute_type,
+                cpu_threads=threads,
+            )
+        # CTranslate2's errors, and plain Exceptions of the tokenizers library
+        except Exception as error:
+            reason = (str(error).splitlines() or [type(error).__name__])[0]
+            raise PartError(
+                f"the speech part {folder} cannot be loaded on {self.device}", got=reason
+            ) from error
+        self._can_detect_language = bool(read_json(self.folder / "config.json").get("lang_ids"))
+        layers = layer_counts(self.folder)
+        self.beam_size = beam_size or (5 if min(layers) >= MIN_BEAM_SEARCH_LAYERS else 1)
+        self._no_translation_reason = _why_no_translation(Path(folder).name, *layers)
 
     @property
     def multilingual(self) -> bool:
+        """Whether the model supports languages other than English."""
         return bool(self._model.model.is_multilingual)
 
     @property
-    def translates(self) -> bool:
-        """Whether it puts other languages into English."""
-        return self.multilingual and self._untaught is None
+    def can_translate(self) -> bool:
+        """Whether the model can translate other languages into English."""
+        return self.multilingual and self._no_translation_reason is None
 
     def transcribe(
-        self, sound: Path, *, name: str | None = None, language: str | None = None, task: Task | None = None, vad: bool = True
+        self,
+        sound: Path,
+        *,
+        name: str | None = None,
+        language: str | None = None,
+        task: TranscriptionTask | None = None,
+        vad: bool = True,
     ) -> Transcript:
-        """What is said in the file `sound`, which errors call `name` if that is given.
+        """Transcribe the file `sound`, which errors call `name` if given.
 
-        `language` is what is spoken, as Whisper's code for it; None lets a multilingual part find out. `task` "transcribe" leaves
-        the text in that language, "translate" gives English, and None translates what is not English. `vad` cuts out what is
-        not speech (Silero's detector, shipped with faster-whisper): on silence a Whisper makes words up.
+        `language` is Whisper's code of the spoken language; None lets a multilingual model detect
+        it. `task` "transcribe" keeps that language, "translate" returns English, and None
+        translates everything that is not English. `vad` removes non-speech (Silero VAD, shipped
+        with faster-whisper): on silence Whisper hallucinates.
 
-        Raises SoundError if the sound cannot be used or nothing is said in it; PartError if the part does not know the language,
-        or was never taught to translate.
+        Raises SoundError if the audio cannot be read, contains no speech, or yields only repetitive
+        text; UsageError for an unknown language code; PartError if the model does not support the
+        language, or cannot translate.
         """
         if language is not None and language not in LANGUAGES:
-            raise UsageError("no such language", got=language, wanted=f"a code such as {', '.join(list(LANGUAGES)[:6])}")
-        if not self.multilingual and (language or "en", task or "transcribe") != ("en", "transcribe"):
+            raise UsageError(
+                "no such language",
+                got=language,
+                wanted=f"a code such as {', '.join(list(LANGUAGES)[:6])}",
+            )
+        if not self.multilingual and (language or "en", task or "transcribe") != (
+            "en",
+            "transcribe",
+        ):
             asked = f"{task or 'translate'} from {LANGUAGES[language or 'en']}"
-            raise PartError("this speech part hears English only", got=asked, do="Use a multilingual Whisper such as openai/whisper-small")
+            raise PartError(
+                "this speech part hears English only",
+                got=asked,
+                do="Use a multilingual Whisper such as openai/whisper-small",
+            )
         if task == "translate":
             self._check_translates(language)
         called = name or sound.name
-        samples = read_sound(sound, name=called, longest=self.longest)
-        windows = self._windows(samples, called, vad)
+        recording = read_recording(sound, name=called, max_seconds=self.max_seconds)
+        windows = self._windows(recording.samples, called, vad)
         language, probability = self._language(windows[0], language)
         if task is None:
             task = "transcribe" if language == "en" else "translate"
         if task == "translate":
             self._check_translates(language)
-        text = " ".join(filter(None, (self._hear(window, language, task) for window in windows)))
-        self._model.forget()
-        if not text:
-            raise nothing_heard(called, "speech without words")
-        return Transcript(text, len(samples) / RATE, language, probability, task == "translate")
+        heard = [
+            text
+            for text in (self._transcribe_window(window, language, task) for window in windows)
+            if text
+        ]
+        self._model.clear_cache()
+        if not heard:
+            raise no_speech_error(called, "speech without words")
+        loops = sum(map(is_repetitive, heard))
+        if loops == len(heard):
+            do = "Speak again, in short sentences, or name the language that is spoken"
+            raise SoundError(
+                f"{called} was not understood", got=f"a loop: {quote(heard[0])}", do=do
+            )
+        translated = task == "translate"
+        return Transcript(
+            " ".join(heard),
+            recording.seconds,
+            language,
+            probability,
+            translated,
+            recording.truncated,
+            loops > 0,
+            recording.channel_count,
+        )
 
     def _check_translates(self, language: str | None) -> None:
-        if not self.translates:
+        if not self.can_translate:
             what = "this speech part was never taught to translate into English"
-            got = f"{LANGUAGES[language] if language else 'another language'} for {self._untaught}"
-            raise PartError(what, got=got, do="Use openai/whisper-small, -medium or -large-v3, which were")
+            got = (
+                f"{LANGUAGES[language] if language else 'another language'} for"
+                f" {self._no_translation_reason}"
+            )
+            raise PartError(
+                what, got=got, do="Use openai/whisper-small, -medium or -large-v3, which were"
+            )
 
-    def _windows(self, samples: Sound, called: str, vad: bool) -> list[Sound]:
-        """What is spoken, in pieces that fit the part's window: cut where the speaker pauses, if there is more than one of them."""
+    def _windows(self, samples: AudioSamples, name: str, vad: bool) -> list[AudioSamples]:
+        """Split the speech into pieces that fit the model's window; if it needs more than one,
+        split at pauses.
+        """
         most = int(self._model.feature_extractor.n_samples)
-        level = samples * np.float32(0.5 / np.abs(samples).max())  # the speech detector is deaf to soft voices
+        # normalize the level: the VAD misses quiet voices
+        level = samples * np.float32(0.5 / np.abs(samples).max())
         spoken = [level]
         if vad:
-            spoken = _spoken(level, VadOptions())
+            spoken = _speech_segments(level, VadOptions())
             if not spoken:
-                raise nothing_heard(called, f"{len(samples) / RATE:.1f} s in which nobody speaks")
+                raise no_speech_error(
+                    name, f"{len(samples) / SAMPLE_RATE:.1f} s in which nobody speaks"
+                )
             if sum(map(len, spoken)) > most:
-                spoken = _spoken(level, VadOptions(max_speech_duration_s=most / RATE, min_silence_duration_ms=300, speech_pad_ms=200))
-        windows: list[Sound] = []
+                spoken = _speech_segments(
+                    level,
+                    VadOptions(
+                        max_speech_duration_s=most / SAMPLE_RATE,
+                        min_silence_duration_ms=300,
+                        speech_pad_ms=200,
+                    ),
+                )
+        windows: list[AudioSamples] = []
         for piece in spoken:
             if windows and len(windows[-1]) + len(piece) <= most:
                 windows[-1] = np.concatenate([windows[-1], piece])
@@ -141,60 +269,101 @@ class Transcriber:
                 windows += [piece[start : start + most] for start in range(0, len(piece), most)]
         return windows
 
-    def _language(self, window: Sound, language: str | None) -> tuple[str, float | None]:
+    def _language(self, window: AudioSamples, language: str | None) -> tuple[str, float | None]:
         if language is not None or not self.multilingual:
             return language or "en", None
-        if not self._tells_languages:
-            what = "this speech part does not say which languages it knows, so that it cannot tell them apart"
-            raise PartError(what, wanted="lang_ids in its config.json", do="Name the language, or use the Whisper it was converted from")
-        features = self._model.feature_extractor(window)[..., :-1]  # as `transcribe` takes them, so that they are encoded once
+        if not self._can_detect_language:
+            what = (
+                "this speech part does not say which languages it knows, so that it cannot tell"
+                " them apart"
+            )
+            raise PartError(
+                what,
+                wanted="lang_ids in its config.json",
+                do="Name the language, or use the Whisper it was converted from",
+            )
+        # the same features as in `transcribe`, so that `encode` finds them in its cache
+        features = self._model.feature_extractor(window)[..., :-1]
         found, probability, _ = self._model.detect_language(features=features)
         return found, float(probability)
 
-    def _hear(self, window: Sound, language: str, task: Task) -> str:
+    def _transcribe_window(
+        self, window: AudioSamples, language: str, task: TranscriptionTask
+    ) -> str:
+        """Return the text of a window; repetitive text is decoded again without repeated
+        trigrams.
+        """
+        text = self._decode(window, language, task, no_repeat=0)
+        return self._decode(window, language, task, no_repeat=3) if is_repetitive(text) else text
+
+    def _decode(
+        self, window: AudioSamples, language: str, task: TranscriptionTask, no_repeat: int
+    ) -> str:
         segments, _ = self._model.transcribe(
             window,
             language=language,
             task=task,
-            beam_size=self.beams,
-            temperature=0.0,  # the default retries with random sampling
+            beam_size=self.beam_size,
+            patience=BEAM_SEARCH_PATIENCE,
+            temperature=0.0,  # the default falls back to random sampling
             condition_on_previous_text=False,
             without_timestamps=True,
+            no_repeat_ngram_size=no_repeat,
         )
         return " ".join(segment.text.strip() for segment in segments).strip()
 
 
-def _spoken(level: Sound, options: VadOptions) -> list[Sound]:
+def is_repetitive(text: str) -> bool:
+    """Whether a text is a loop ("to defend, to defend, to defend ..."), by its compression
+    ratio.
+    """
+    data = text.encode()
+    return bool(data) and len(data) / len(zlib.compress(data)) > COMPRESSION_RATIO_THRESHOLD
+
+
+def _speech_segments(level: AudioSamples, options: VadOptions) -> list[AudioSamples]:
     return [level[part["start"] : part["end"]] for part in get_speech_timestamps(level, options)]
 
 
-def _untaught(name: str, encoder: int, decoder: int) -> str | None:
-    """Why a Whisper cannot translate, if it cannot: turbo and distilled ones kept few of their decoder's layers, and were then
-    trained on transcripts alone. Every Whisper that was taught to translate has as many layers in its decoder as in its encoder.
+def _why_no_translation(name: str, encoder: int, decoder: int) -> str | None:
+    """Return why a Whisper cannot translate, or None if it can.
+
+    Turbo and distilled models keep few decoder layers and were then trained on transcription only.
+    Every Whisper trained to translate has as many decoder layers as encoder layers.
     """
     if 2 * decoder <= encoder:
-        return f"a turbo or distilled Whisper ({decoder} decoder layers to {encoder} in the encoder)"
-    word = next((word for word in re.split(r"[^a-z]+", name.lower()) if word in ("turbo", "distil", "distilled")), None)
+        return (
+            f"a turbo or distilled Whisper ({decoder} decoder layers to {encoder} in the encoder)"
+        )
+    word = next(
+        (
+            word
+            for word in re.split(r"[^a-z]+", name.lower())
+            if word in ("turbo", "distil", "distilled")
+        ),
+        None,
+    )
     return None if word is None else f"a Whisper called {name}"
 
 
 class _Whisper(WhisperModel):
-    """faster-whisper pads every window to 3,000 frames; here it is cut back to the length that the part's own front end names.
+    """faster-whisper pads every window to 3,000 frames; this cuts it to the length that the model's
+    feature extractor specifies.
 
-    What was encoded last is kept, for each thread, until it is to be forgotten: the language is asked of the same window that is
-    then put into words.
+    The last encoder output is cached per thread until `clear_cache`: language detection and
+    decoding encode the same window.
     """
 
     def __init__(self, *args: Any, **kwargs: Any) -> None:
         super().__init__(*args, **kwargs)
-        self._last = threading.local()
+        self._cache = threading.local()
 
     def encode(self, features: Any) -> Any:
         features = features[..., : self.feature_extractor.nb_max_frames]
-        kept = getattr(self._last, "kept", None)
+        kept = getattr(self._cache, "kept", None)
         if kept is None or kept[0].shape != features.shape or not np.array_equal(kept[0], features):
-            kept = self._last.kept = (features.copy(), super().encode(features))
+            kept = self._cache.kept = (features.copy(), super().encode(features))
         return kept[1]
 
-    def forget(self) -> None:
-        self._last.kept = None
+    def clear_cache(self) -> None:
+        self._cache.kept = None

@@ -1,5 +1,5 @@
-"""Batches, the two stages on HF Trainer, verified checkpoints."""
+"""Training stages on the HF Trainer, packed batches, verified checkpoints."""
 
-from .run import Training
+from .stages import Training
 
 __all__ = ["Training"]

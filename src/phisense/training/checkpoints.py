@@ -1,12 +1,11 @@
-"""Checkpoints that are either whole or not there: the trainable weights and the Trainer's state, with a manifest written last.
+"""Atomic checkpoints: the trainable weights and the Trainer's state, with a manifest written last.
 
-A checkpoint is looked at only if its manifest and every file's sha256 are right, so a run killed while saving, or a disk that
-flipped a bit, costs the steps since the checkpoint before.
+A checkpoint counts only if its manifest and every file's sha256 are correct, so a run killed while
+saving, or a bit flipped on disk, costs only the steps since the previous checkpoint.
 """
 
 from __future__ import annotations
 
-import shutil
 from pathlib import Path
 from typing import Any
 
@@ -14,77 +13,126 @@ import orjson
 import torch
 from safetensors.torch import load_file, save_file
 
-from .. import artefact
-from ..errors import ArtefactError
-from ..model.trained import load_trainable, save_trainable
+from .. import artifacts, safe_replace
+from ..errors import ArtifactError
+from ..model.trainable import TRAINABLE_FILE as TRAINABLE
+from ..model.trainable import load_trainable, save_trainable
 
-KIND = "checkpoint"
-RANDOM = "random.safetensors"
-KEPT = 2
-#: What runs of earlier versions did not record: not known is not changed.
-_LATER = ("computes_in", "language.", "recipe.train.watch.final_questions")
+CHECKPOINT_KIND, STAGE_KIND = "checkpoint", "stage"
+RNG_FILE = "random.safetensors"
+SAVE_TOTAL_LIMIT = 2
+#: Keys that runs of earlier versions did not record: a missing one does not count as changed.
+_RECORDED_LATER = ("computes_in", "parts.", "base.", "recipe.train.eval.final_questions")
+#: Keys that they recorded: the parts' locations, which say nothing about their content.
+_NO_LONGER_COMPARED = (
+    "language.",
+    "recipe.language.part",
+    "recipe.vision.part",
+    "recipe.speech",
+    "recipe.start",
+)
 
 
-def save_stage(model: Any, folder: Path) -> None:
-    """What the next stage goes on from: the weights, and where the random numbers are, for its LoRA begins with some."""
-    save_trainable(model, folder)
-    save_file({"torch": torch.get_rng_state()}, folder / RANDOM)
+def finish_stage(model: Any, folder: Path, *, about: dict[str, Any]) -> None:
+    """Save what the next stage starts from: the weights, and the RNG state, which initializes its
+    LoRA.
+
+    The files are written in place, the manifest last; then the stage's checkpoints are deleted.
+    Other files in the folder are left alone.
+    """
+    with artifacts.translate_disk_errors(folder):
+        folder.mkdir(parents=True, exist_ok=True)
+        save_trainable(model, folder)
+        save_file({"torch": torch.get_rng_state()}, folder / RNG_FILE)
+        artifacts.write_manifest(
+            folder, kind=STAGE_KIND, about=about, files=[Path(TRAINABLE), Path(RNG_FILE)]
+        )
+    for checkpoint in _by_step(folder):
+        safe_replace.remove(checkpoint, kind=CHECKPOINT_KIND)
 
 
 def load_stage(model: Any, folder: Path) -> None:
+    """Load a finished stage's weights into `model`, and restore its RNG state."""
     load_trainable(model, folder)
-    torch.set_rng_state(load_file(folder / RANDOM)["torch"])
+    torch.set_rng_state(load_file(folder / RNG_FILE)["torch"])
 
 
-def newest_verified(folder: Path, *, about: dict[str, Any] | None) -> Path | None:
-    """The newest whole checkpoint; unfinished and damaged ones are skipped. Raises ArtefactError if it was made of something else
-    than `about`, unless that is None."""
+def latest_verified(folder: Path, *, about: dict[str, Any] | None) -> Path | None:
+    """The newest complete checkpoint, or None; unfinished and damaged ones are skipped.
+
+    Raises ArtifactError if it was made of something other than `about`, unless that is None.
+    """
     for path in _by_step(folder):
         try:
-            made = artefact.read_manifest(path, kind=KIND)
-        except ArtefactError:
+            made = artifacts.read_manifest(path, kind=CHECKPOINT_KIND)
+        except ArtifactError:
             continue
         if about is not None:
-            refuse_changes(path, made, about)
+            check_unchanged(path, made, about)
         return path
     return None
 
 
-def refuse_changes(path: Path, made: dict[str, Any], about: dict[str, Any]) -> None:
-    """Raises ArtefactError, with every difference, unless what the run is made of is what it was."""
-    old, new = _leaves(made), _leaves(orjson.loads(orjson.dumps(about)))
-    new = {key: value for key, value in new.items() if key in old or not key.startswith(_LATER)}
-    changed = [f"{key} was {old.get(key)}, is {new.get(key)}" for key in sorted(old.keys() | new.keys()) if old.get(key) != new.get(key)]
+def check_unchanged(path: Path, made: dict[str, Any], about: dict[str, Any]) -> None:
+    """Raises ArtifactError, listing every difference, if `about` differs from what `path` was
+    `made` from.
+    """
+    old, new = _flatten(made), _flatten(orjson.loads(orjson.dumps(about)))
+    old = {key: value for key, value in old.items() if not key.startswith(_NO_LONGER_COMPARED)}
+    new = {
+        key: value
+        for key, value in new.items()
+        if key in old or not key.startswith(_RECORDED_LATER)
+    }
+    changed = [
+        f"{key} was {old.get(key)}, is {new.get(key)}"
+        for key in sorted(old.keys() | new.keys())
+        if old.get(key) != new.get(key)
+    ]
     if changed:
-        raise ArtefactError(
+        raise ArtifactError(
             f"{path} was made with another recipe, other data or other features",
             got="; ".join(changed),
-            do="Train without --resume to begin anew, undo the change, or go on with it by --accept-changes",
+            do=(
+                "Undo the change, go on with it by --accept-changes, or begin anew under another"
+                " name, --set name=..., or with --overwrite"
+            ),
         )
 
 
-def _leaves(tree: Any, at: str = "") -> dict[str, Any]:
-    """Every value that is no mapping, by its dotted key."""
+def _flatten(tree: Any, prefix: str = "") -> dict[str, Any]:
+    """Every leaf that is not a mapping, by its dotted key."""
     if not isinstance(tree, dict):
-        return {at: tree}
-    return {key: value for name, below in tree.items() for key, value in _leaves(below, f"{at}.{name}" if at else str(name)).items()}
+        return {prefix: tree}
+    return {
+        key: value
+        for name, below in tree.items()
+        for key, value in _flatten(below, f"{prefix}.{name}" if prefix else str(name)).items()
+    }
 
 
-def finish(path: Path, *, about: dict[str, Any]) -> None:
-    """Writes the manifest that makes `path` a checkpoint, then drops all but the newest `KEPT` up to it.
+def finish_checkpoint(path: Path, *, about: dict[str, Any]) -> None:
+    """Write the manifest that makes `path` a checkpoint, then keep only the newest
+    `SAVE_TOTAL_LIMIT` checkpoints up to it.
 
-    Later ones are damaged, or this run would have gone on from them, and must not count as kept.
+    Later checkpoints are damaged, or this run would have resumed from them, and do not count toward
+    the limit.
     """
-    artefact.write_manifest(path, kind=KIND, about=about)
+    artifacts.write_manifest(path, kind=CHECKPOINT_KIND, about=about)
     by_step = _by_step(path.parent)
-    for old in by_step[by_step.index(path) + KEPT :]:
-        shutil.rmtree(old, ignore_errors=True)
+    for old in by_step[by_step.index(path) + SAVE_TOTAL_LIMIT :]:
+        safe_replace.remove(old, kind=CHECKPOINT_KIND)
 
 
 def step_of(checkpoint: Path) -> int:
+    """Optimizer step of a `checkpoint-N` folder."""
     return int(checkpoint.name.removeprefix("checkpoint-"))
 
 
 def _by_step(folder: Path) -> list[Path]:
-    found = [path for path in folder.glob("checkpoint-*") if path.name.removeprefix("checkpoint-").isdigit()]
+    found = [
+        path
+        for path in folder.glob("checkpoint-*")
+        if path.name.removeprefix("checkpoint-").isdigit()
+    ]
     return sorted(found, key=step_of, reverse=True)

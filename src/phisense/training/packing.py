@@ -1,11 +1,13 @@
-r"""Conversations about the same pictures in one row: the pictures once, every conversation behind them.
+r"""Prefix sharing: conversations about the same images packed into one row, with the images encoded
+once.
 
-    tag picture picture picture | question answer ... | question answer ...
-    \_______ shared __________/   \__ first _______/   \__ second ______/
+    tag image image image | question answer ... | question answer ...
+    \______ shared _____/   \__ first _______/    \__ second ______/
 
-A token sees what is shared and what came before it in its own conversation; positions go on from the shared part in each. So the loss
-is that of separate samples (tests/training/test_packing.py), without the pictures being computed again for each. LLaVA-Instruct-150K
-has 1.94 conversations a picture, and a picture of 576 slots is most of a sample.
+A token attends to the shared prefix and to earlier tokens of its own conversation; each
+conversation's positions continue from the prefix. So the loss equals that of separate samples
+(tests/training/test_packing.py), without recomputing the images for each. LLaVA-Instruct-150K has
+1.94 conversations per image, and an image of 576 tokens is most of a sample.
 """
 
 from __future__ import annotations
@@ -15,14 +17,14 @@ from dataclasses import dataclass, replace
 
 import torch
 
-from ..prompt import IGNORED, Rendered
+from ..prompt import IGNORE_INDEX, Rendered
 
-TOGETHER = 256  # tokens: up to here one larger product costs less than several small ones
+MERGE_BELOW = 256  # tokens: up to here one larger matmul costs less than several small ones
 
 
 @dataclass(frozen=True, slots=True)
 class Sample:
-    """One conversation as the model reads it."""
+    """One rendered conversation."""
 
     id: str
     rendered: Rendered
@@ -31,10 +33,11 @@ class Sample:
 
 
 @dataclass(frozen=True, slots=True)
-class Packed:
-    """One row of a batch. The first `shared` tokens belong to each of its conversations, which end at `ends`.
+class PackedRow:
+    """One row of a batch. The first `shared` tokens are the prefix of each of its conversations,
+    which end at `ends`.
 
-    Its pictures' patches are averaged over `pool` x `pool` before the projector.
+    The patches of its images are averaged over `pool` x `pool` before the projector.
     """
 
     rendered: Rendered
@@ -46,42 +49,53 @@ class Packed:
 
     @property
     def tokens(self) -> int:
-        """What the conversations would have by themselves; none if nothing is learned from them."""
-        return len(self.rendered.ids) + (len(self.ends) - 1) * self.shared if self.rendered.supervised else 0
+        """Token count without sharing; 0 for an unsupervised row."""
+        return (
+            len(self.rendered.ids) + (len(self.ends) - 1) * self.shared
+            if self.rendered.supervised
+            else 0
+        )
 
-    def unsupervised(self) -> Packed:
-        """With nothing to learn from it."""
-        return replace(self, rendered=Rendered(self.rendered.ids, [IGNORED] * len(self.rendered.ids)))
+    def unsupervised(self) -> PackedRow:
+        """The same row with all labels ignored."""
+        return replace(
+            self, rendered=Rendered(self.rendered.ids, [IGNORE_INDEX] * len(self.rendered.ids))
+        )
 
 
-def alone(sample: Sample) -> Packed:
-    return Packed(sample.rendered, sample.images, 0, (len(sample.rendered.ids),), sample.pool, (sample.id,))
+def single_row(sample: Sample) -> PackedRow:
+    """A packed row of one sample."""
+    return PackedRow(
+        sample.rendered, sample.images, 0, (len(sample.rendered.ids),), sample.pool, (sample.id,)
+    )
 
 
-def pack(samples: Sequence[Sample], image_id: int, length: int) -> list[Packed]:
-    """Rows of at most `length` tokens. Only conversations that begin alike up to the end of their last picture share a row.
+def pack(samples: Sequence[Sample], image_id: int, max_length: int) -> list[PackedRow]:
+    """Pack samples into rows of at most `max_length` tokens. Only samples with the same prefix up
+    to their last image share a row.
 
-    One with something to learn before that end, an answer between two pictures, stays by itself: shared, it would count once.
+    A sample with supervised tokens before that point, an answer between two images, gets its own
+    row: in a shared prefix the answer would count only once.
     """
-    rows: list[Packed] = []
+    rows: list[PackedRow] = []
     unfinished: dict[tuple[str, ...], list[_Row]] = {}
     for sample in samples:
-        shared = _until_last_picture(sample.rendered, image_id) if sample.images else 0
+        shared = _prefix_length(sample.rendered, image_id) if sample.images else 0
         if not shared:
-            rows.append(alone(sample))
+            rows.append(single_row(sample))
             continue
         about = unfinished.setdefault(sample.images, [])
-        fits = next((row for row in about if row.takes(sample, shared, length)), None)
+        fits = next((row for row in about if row.fits(sample, shared, max_length)), None)
         if fits is None:
             about.append(_Row(shared, [sample]))
         else:
             fits.samples.append(sample)
-    return rows + [row.join() for about in unfinished.values() for row in about]
+    return rows + [row.to_packed() for about in unfinished.values() for row in about]
 
 
-def _until_last_picture(rendered: Rendered, image_id: int) -> int:
+def _prefix_length(rendered: Rendered, image_id: int) -> int:
     end = len(rendered.ids) - rendered.ids[::-1].index(image_id)
-    return end if all(label == IGNORED for label in rendered.labels[:end]) else 0
+    return end if all(label == IGNORE_INDEX for label in rendered.labels[:end]) else 0
 
 
 @dataclass
@@ -89,82 +103,115 @@ class _Row:
     shared: int
     samples: list[Sample]
 
-    def takes(self, sample: Sample, shared: int, length: int) -> bool:
-        whole = self.shared + sum(len(one.rendered.ids) - self.shared for one in (*self.samples, sample))
-        return shared == self.shared and whole <= length and sample.rendered.ids[:shared] == self.samples[0].rendered.ids[:shared]
+    def fits(self, sample: Sample, shared: int, max_length: int) -> bool:
+        whole = self.shared + sum(
+            len(one.rendered.ids) - self.shared for one in (*self.samples, sample)
+        )
+        return (
+            shared == self.shared
+            and whole <= max_length
+            and sample.rendered.ids[:shared] == self.samples[0].rendered.ids[:shared]
+        )
 
-    def join(self) -> Packed:
+    def to_packed(self) -> PackedRow:
         first = self.samples[0]
         if len(self.samples) == 1:
-            return alone(first)
-        ids, labels = list(first.rendered.ids[: self.shared]), list(first.rendered.labels[: self.shared])
+            return single_row(first)
+        ids = list(first.rendered.ids[: self.shared])
+        labels = list(first.rendered.labels[: self.shared])
         ends = []
         for sample in self.samples:
             ids += sample.rendered.ids[self.shared :]
             labels += sample.rendered.labels[self.shared :]
             ends.append(len(ids))
-        return Packed(Rendered(ids, labels), first.images, self.shared, tuple(ends), first.pool, tuple(one.id for one in self.samples))
+        return PackedRow(
+            Rendered(ids, labels),
+            first.images,
+            self.shared,
+            tuple(ends),
+            first.pool,
+            tuple(one.id for one in self.samples),
+        )
 
 
-def padded(rows: Sequence[Packed], width: int) -> tuple[torch.Tensor, torch.Tensor]:
-    """`position_ids` `(B, T)`, and which token sees which, `(B, 1, T, T)`. Padding sees itself alone, so that no row of it is empty."""
+def padded_masks(rows: Sequence[PackedRow], width: int) -> tuple[torch.Tensor, torch.Tensor]:
+    """`position_ids` `(B, T)` and the boolean attention mask `(B, 1, T, T)`.
+
+    Padding attends to itself, so that no row of the mask is empty.
+    """
     positions = torch.zeros(len(rows), width, dtype=torch.long)
     seen = torch.eye(width, dtype=torch.bool).repeat(len(rows), 1, 1)
     for i, row in enumerate(rows):
         length = row.ends[-1]
-        positions[i, :length], seen[i, :length, :length] = _positions(row), _seen(row)
+        positions[i, :length], seen[i, :length, :length] = _positions(row), _visible(row)
     return positions, seen.unsqueeze(1)
 
 
-def filled(rows: Sequence[Packed], pad: int, multiple: int) -> list[Packed]:
-    """The rows, and behind them one of `pad` tokens, from which nothing is learned, that makes their tokens a multiple.
+def pad_to_multiple(rows: Sequence[PackedRow], pad_id: int, multiple: int) -> list[PackedRow]:
+    """The rows and, if needed, an unsupervised row of `pad_id` that makes their token count a
+    multiple of `multiple`.
 
-    oneDNN compiles a kernel for each shape that it has not met: in bfloat16 a product of 1,200 new rows took 5 ms where the next of as many
-    took 0.1 to 0.9 (docs/log.md), and hardly any two batches have as many tokens.
+    oneDNN compiles a kernel for each new shape: in bfloat16 a product with a new shape of 1,200
+    rows took 5 ms, the next one of the same shape 0.1 to 0.9 ms (docs/log.md), and hardly any two
+    batches have the same number of tokens.
     """
     lacking = -sum(len(row.rendered.ids) for row in rows) % multiple
-    return [*rows, Packed(Rendered([pad] * lacking, [IGNORED] * lacking), (), 0, (lacking,))] if lacking else list(rows)
+    return (
+        [
+            *rows,
+            PackedRow(Rendered([pad_id] * lacking, [IGNORE_INDEX] * lacking), (), 0, (lacking,)),
+        ]
+        if lacking
+        else list(rows)
+    )
 
 
-def end_to_end(rows: Sequence[Packed]) -> dict[str, torch.Tensor]:
-    """Rows in one: `input_ids`, `labels`, `position_ids`, each `(1, T)`, with the `spans` and `added` of model/spans.py.
+def concatenate_rows(rows: Sequence[PackedRow]) -> dict[str, torch.Tensor]:
+    """Concatenate rows: `input_ids`, `labels`, `position_ids`, each `(1, T)`, with `spans` and
+    `attn_bias` for model/varlen_attention.py.
 
-    A row's first token is the answer to nothing, so no label is learned across the seam.
+    A row's first label is always ignored, so nothing is learned across the boundary.
     """
     spans: list[tuple[int, int]] = []
-    added: list[torch.Tensor] = []
+    attn_bias: list[torch.Tensor] = []
     for row in rows:
-        cuts, first = _cuts(row), len(spans)
-        hidden = torch.zeros(row.ends[-1], row.ends[-1]).masked_fill_(~_seen(row), float("-inf"))
+        cuts, first = _span_ends(row), len(spans)
+        hidden = torch.zeros(row.ends[-1], row.ends[-1]).masked_fill_(~_visible(row), float("-inf"))
         for number, (start, end) in enumerate(zip((0, *cuts), cuts, strict=False)):
             behind = row.shared if number else 0
             spans.append((end - start, first if behind else -1))
-            added.append(torch.cat([hidden[start:end, :behind], hidden[start:end, start:end]], 1).flatten())
+            attn_bias.append(
+                torch.cat([hidden[start:end, :behind], hidden[start:end, start:end]], 1).flatten()
+            )
     return {
         "input_ids": torch.tensor([[one for row in rows for one in row.rendered.ids]]),
         "labels": torch.tensor([[one for row in rows for one in row.rendered.labels]]),
         "position_ids": torch.cat([_positions(row) for row in rows]).unsqueeze(0),
         "spans": torch.tensor(spans),
-        "added": torch.cat(added),
+        "attn_bias": torch.cat(attn_bias),
     }
 
 
-def scores(row: Packed) -> tuple[int, int]:
-    """How many scores the spans of a row have, and how many keys those of them that are behind another."""
-    cuts = _cuts(row)
+def count_scores(row: PackedRow) -> tuple[int, int]:
+    """Number of attention scores in a row's spans, and number of keys of those spans that have a
+    prefix.
+    """
+    cuts = _span_ends(row)
     first, *rest = (end - start for start, end in zip((0, *cuts), cuts, strict=False))
     found = first**2 + sum(count * (count + row.shared) for count in rest)
     return found, sum(count + row.shared for count in rest) if row.shared else 0
 
 
-def _cuts(row: Packed) -> list[int]:
-    """Where its spans end: one, or the shared part and then the conversations, short ones together."""
-    if row.ends[-1] <= TOGETHER:
+def _span_ends(row: PackedRow) -> list[int]:
+    """Ends of the row's spans: a single one, or the prefix and then the conversations, with short
+    ones merged.
+    """
+    if row.ends[-1] <= MERGE_BELOW:
         return [row.ends[-1]]
     cuts = [row.shared] if row.shared else []
     start = row.shared
     for before, end in zip((row.shared, *row.ends), row.ends, strict=False):
-        if before > start and end - start <= TOGETHER:
+        if before > start and end - start <= MERGE_BELOW:
             cuts[-1] = end
         else:
             start = before
@@ -172,22 +219,28 @@ def _cuts(row: Packed) -> list[int]:
     return cuts
 
 
-def _segments(row: Packed) -> torch.Tensor:
-    """`(T,)`: 0 for what is shared, then the number of the conversation."""
+def _segments(row: PackedRow) -> torch.Tensor:
+    """`(T,)`: 0 for the shared prefix, then the number of the conversation."""
     segments = torch.zeros(row.ends[-1], dtype=torch.long)
     for number, (start, end) in enumerate(zip((row.shared, *row.ends), row.ends, strict=False), 1):
         segments[start:end] = number
     return segments
 
 
-def _positions(row: Packed) -> torch.Tensor:
+def _positions(row: PackedRow) -> torch.Tensor:
     starts = (row.shared, *row.ends)
-    parts = [torch.arange(row.shared), *(torch.arange(end - start) + row.shared for start, end in zip(starts, row.ends, strict=False))]
+    parts = [
+        torch.arange(row.shared),
+        *(
+            torch.arange(end - start) + row.shared
+            for start, end in zip(starts, row.ends, strict=False)
+        ),
+    ]
     return torch.cat(parts)
 
 
-def _seen(row: Packed) -> torch.Tensor:
-    """`(T, T)`: which token, down, sees which, across."""
+def _visible(row: PackedRow) -> torch.Tensor:
+    """Boolean `(T, T)`: whether each query token (row) attends to each key token (column)."""
     segments = _segments(row)
     keys, queries = segments[None, :], segments[:, None]
     return ((keys == 0) | (keys == queries)).tril()

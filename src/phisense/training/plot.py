@@ -1,4 +1,4 @@
-"""The loss curves as a picture."""
+"""Plot of the loss curves."""
 
 from __future__ import annotations
 
@@ -8,12 +8,13 @@ from typing import Any
 
 import orjson
 
-from .. import artefact
+from .. import artifacts
 
 
 def plot_losses(metrics: Path, out: Path) -> None:
-    """One panel a stage: the logged losses, their running mean, and the accuracy on held-out questions, with and without their pictures, if
-    some were asked."""
+    """One panel per stage: logged losses, their running mean, and held-out accuracy with and
+    without images, if evaluated.
+    """
     from matplotlib.figure import Figure  # a second to import, and only needed here
 
     rows = [orjson.loads(line) for line in metrics.read_bytes().splitlines()]
@@ -33,7 +34,11 @@ def plot_losses(metrics: Path, out: Path) -> None:
         if asked:
             right = axes.twinx()
             right.plot(asked, accuracy, color="#c8553d", marker="o", linewidth=1.5)
-            blind = [(step, share) for step, share in zip(*_series(rows, stage, "blind"), strict=True) if share is not None]
+            blind = [
+                (step, share)
+                for step, share in zip(*_series(rows, stage, "blind"), strict=True)
+                if share is not None
+            ]
             right.set(ylabel="held-out accuracy", ylim=(0, 1))
             axes.plot([], [], color="#c8553d", marker="o", linewidth=1.5, label="held-out accuracy")
             if blind:
@@ -43,9 +48,9 @@ def plot_losses(metrics: Path, out: Path) -> None:
         axes.legend(frameon=False)
     data = io.BytesIO()
     figure.savefig(data, format="png", dpi=130)
-    artefact.write_bytes(out, data.getvalue())
+    artifacts.write_bytes(out, data.getvalue())
 
 
-def _series(rows: list[dict[str, Any]], stage: str, what: str) -> tuple[list[int], list[float]]:
-    its = [row for row in rows if row["stage"] == stage and what in row]
-    return [row["step"] for row in its], [row[what] for row in its]
+def _series(rows: list[dict[str, Any]], stage: str, key: str) -> tuple[list[int], list[float]]:
+    its = [row for row in rows if row["stage"] == stage and key in row]
+    return [row["step"] for row in its], [row[key] for row in its]

@@ -1,5 +1,8 @@
-"""Optuna over whole trainings, judged by held-out questions."""
+"""Hyperparameter search with Optuna: each trial is a complete training run, scored on held-out
+questions.
+"""
 
-from .study import Tuning, parse_range, usual_ranges
+from .ranges import default_ranges, parse_range
+from .study import Tuning
 
-__all__ = ["Tuning", "parse_range", "usual_ranges"]
+__all__ = ["Tuning", "default_ranges", "parse_range"]

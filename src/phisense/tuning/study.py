@@ -1,141 +1,149 @@
-"""`phisense tune`: Optuna looks for the settings of a recipe with which most held-out questions are answered right.
+"""`phisense tune`: search the recipe settings that maximize accuracy on held-out questions, with
+Optuna.
 
-studies/<recipe>/study.db       every trial, in SQLite; or in any storage that many workers can reach
+studies/<recipe>/study.db       all trials, in SQLite; or any storage that several workers share
                  best.yaml      the recipe of the best trial, for `phisense train`
-                 report.html    the trials, and what each setting did, as plots
-runs/<recipe>-tune-<number>     what `train` wrote for each trial that was not pruned
+                 report.html    the trials and the effect of each setting, as plots
+runs/<recipe>-tune-<number>     the run folder of each trial that was not pruned
 
-The recipe as it is goes first, so the best is never worse. A trial that is behind the others at the same held-out questions is pruned. A
-worker that dies leaves its trial to the next one; a study that is there already is gone on with.
+The unchanged recipe is the first trial, so the best is never worse. A trial that is behind the
+median of the others at the same evaluation is pruned. The trial of a worker that dies is retried by
+the next one; an existing study is resumed.
 """
 
 from __future__ import annotations
 
 import gc
-import shutil
+import hashlib
 import warnings
-from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
 import yaml
 
-from .. import artefact, console
-from ..errors import RecipeError, TerminatedError, TrainingError, UsageError
-from ..evaluation.answers import is_right
+from .. import artifacts, safe_replace
+from ..errors import PhisenseError, RecipeError, TerminatedError, TrainingError, UsageError
+from ..pipeline.features import encode_features
+from ..pipeline.progress import (
+    Event,
+    Finished,
+    HeldOutEval,
+    Notice,
+    OnEvent,
+    Section,
+    StepSkipped,
+    TrainingStep,
+    ignore,
+)
+from ..pipeline.results import TrialResult, TuneResult
+from ..pipeline.train import train
 from ..recipe import Recipe, load_recipe
-from .report import render
+from ..training.preflight import check_variant
+from .ranges import UNFIT_ERRORS, Range, check_ranges, to_yaml
+from .report import PAGE_START, render
 
-FIRST_UNPRUNED = 3  # trials to whose median the later ones are compared
-HEARTBEAT = 60  # seconds; after five of them without one a worker counts as dead
-Verb = Callable[..., Any]
-Value = str | int | float | bool | None
-
-
-@dataclass(frozen=True, slots=True)
-class Range:
-    """Numbers from `low` to `high`, by their logarithm if they span a factor of ten or more; or one of `choices`."""
-
-    key: str
-    low: float = 0.0
-    high: float = 0.0
-    choices: tuple[Value, ...] = ()
-
-    def suggest(self, trial: Any) -> Value:
-        found: Value
-        if self.choices:
-            found = trial.suggest_categorical(self.key, list(self.choices))
-        else:
-            found = trial.suggest_float(self.key, self.low, self.high, log=0 < 10 * self.low <= self.high)
-        return found
-
-    def holds(self, value: Value) -> bool:
-        return value in self.choices if self.choices else isinstance(value, (int, float)) and self.low <= value <= self.high
-
-
-def parse_range(text: str) -> Range:
-    """`key=low..high` or `key=one,two,three`. Raises UsageError."""
-    key, equals, values = text.partition("=")
-    if key and equals and ".." in values:
-        try:
-            low, high = (float(value) for value in values.split(".."))
-        except ValueError:
-            low, high = 0.0, 0.0
-        if low < high:
-            return Range(key, low, high)
-    elif key and equals and len(values.split(",")) > 1:
-        return Range(key, choices=tuple(yaml.safe_load(value) for value in values.split(",")))
-    raise UsageError("--vary takes a range", got=repr(text), wanted="key=low..high or key=one,two, e.g. train.lora.rank=16,32,64")
-
-
-def usual_ranges(recipe: Recipe) -> list[Range]:
-    """Around what the recipe says: rates, rank and its scale, warm-up, and tokens per picture where averaging them is possible."""
-    stage, lora = recipe.train.instruct, recipe.train.lora
-    rates = {"learning_rate": stage.learning_rate, "projector_learning_rate": stage.projector_learning_rate or stage.learning_rate}
-    ranges = [Range(f"train.instruct.{key}", rate / 5, rate * 5) for key, rate in rates.items()]
-    ranges.append(Range("train.instruct.warm_up", 0.0, max(0.1, stage.warm_up)))
-    for key, value in {"rank": lora.rank, "alpha": lora.alpha}.items() if lora else ():
-        ranges.append(Range(f"train.lora.{key}", choices=tuple(sorted({max(1, value // 2), value, 2 * value}))))
-    if recipe.projector.kind == "mlp" and not recipe.projector.nested:
-        ranges.append(Range("projector.pool", choices=tuple(sorted({1, 2, recipe.projector.pool}))))
-    return ranges
+MIN_TRIALS = 3  # completed trials before the median pruner starts
+STUDY = "study.db"
+HEARTBEAT = 60  # seconds; a worker without a heartbeat for five intervals counts as dead
 
 
 @dataclass(frozen=True)
 class Tuning:
-    """One worker of a study. `questions` held-out ones judge a trial; `trials` are those of all workers together."""
+    """One worker of a study over the recipe `source` with `changes`.
+
+    ranges       the search space
+    trials       total number of trials, including those of other workers and earlier calls
+    hours        no trial starts after this many hours; None: no limit
+    questions    number of held-out questions that score a trial
+    storage      URL of a database that several workers share; None: SQLite in the study folder
+    """
 
     source: str
     changes: tuple[str, ...]
     ranges: tuple[Range, ...]
-    trials: int
-    hours: float | None
-    questions: int
-    storage: str | None
-    device: str
-    verb: Verb
+    trials: int = 20
+    hours: float | None = None
+    questions: int = 200
+    storage: str | None = None
+    device: str = "auto"
+    on_event: OnEvent = ignore
 
-    def __call__(self) -> dict[str, Any]:
-        """Returns the best trial's settings and score, and the paths of what was written. Raises UsageError if nothing can be judged."""
+    def __call__(self) -> TuneResult:
+        """Run trials until there are enough; returns all trials and the best. Raises UsageError if
+        no held-out question can be scored, and the errors of a recipe that cannot be trained.
+        """
         recipe = load_recipe(self.source, self.changes)
         if not recipe.data.held_out:
-            raise UsageError("there is nothing to tune by", got="no held-out question", do="Set data.held_out in the recipe")
-        unknown = [one.key for one in self.ranges if _at(recipe, one.key) is None]
+            raise UsageError(
+                "there is nothing to tune by",
+                got="no held-out question",
+                do="Set data.held_out in the recipe",
+            )
+        unknown = [
+            one.key
+            for one in self.ranges
+            if _recipe_value(recipe, one.key) is None and not one.contains(None)
+        ]
         if unknown:
-            raise UsageError("--vary names no value of the recipe", got=", ".join(unknown), wanted="for example train.lora.rank")
+            raise UsageError(
+                "--vary names no value of the recipe",
+                got=", ".join(unknown),
+                wanted="for example train.lora.rank",
+            )
         seen = [one.key for one in self.ranges if one.key.startswith(("vision.", "features."))]
         if seen:
-            raise UsageError("all trials read the same features", got=f"--vary {seen[0]}", do="phisense compare walks such variants")
+            raise UsageError(
+                "all trials read the same features",
+                got=f"--vary {seen[0]}",
+                do="phisense compare walks such variants",
+            )
         folder = recipe.root / "studies" / recipe.name
+        if not (folder / STUDY).is_file() and self.storage is None:
+            safe_replace.check_can_write(folder, kind="study", hint="Move it away")
+        check_ranges(self.source, (*self.changes, *self._eval_changes), self.ranges)
+        shared = load_recipe(self.source, (*self.changes, *_shared(recipe), *self._eval_changes))
+        encoded = encode_features(shared, device=self.device, on_event=self.on_event)
+        self.on_event(Finished(encoded))
         folder.mkdir(parents=True, exist_ok=True)
-        self.verb("features", self.source, *_sets((*self.changes, *_shared(recipe), *self._asked)), "--device", self.device)
         study = self._study(recipe, folder)
         self._run(study, recipe, folder)
         return self._report(study, recipe, folder)
 
     @property
-    def _asked(self) -> tuple[str, str]:
-        return f"train.watch.questions={self.questions}", f"train.watch.final_questions={self.questions}"
+    def _eval_changes(self) -> tuple[str, str]:
+        return (
+            f"train.eval.questions={self.questions}",
+            f"train.eval.final_questions={self.questions}",
+        )
 
     def _study(self, recipe: Recipe, folder: Path) -> Any:
         optuna = _optuna()
         with warnings.catch_warnings():
-            warnings.simplefilter("ignore", optuna.exceptions.ExperimentalWarning)  # they are what a dead worker's trial is found by
+            # the heartbeat options, which detect a dead worker's trial, are experimental
+            warnings.simplefilter("ignore", optuna.exceptions.ExperimentalWarning)
             storage = optuna.storages.RDBStorage(
-                self.storage or f"sqlite:///{folder / 'study.db'}",
+                self.storage or f"sqlite:///{folder / STUDY}",
                 heartbeat_interval=HEARTBEAT,
                 grace_period=5 * HEARTBEAT,
-                heartbeat_stale_trial_callback=optuna.storages.RetryHeartbeatStaleTrialCallback(max_retry=2),
+                heartbeat_stale_trial_callback=optuna.storages.RetryHeartbeatStaleTrialCallback(
+                    max_retry=2
+                ),
             )
-        unpruned = recipe.train.watch.times if recipe.train.align else 0  # align's looks say little of how it will end
+        # accuracy during the align stage hardly predicts the final one, so no trial is pruned there
+        unpruned = recipe.train.eval.times if recipe.train.align else 0
         study = optuna.create_study(
-            study_name=recipe.name, storage=storage, direction="maximize", load_if_exists=True,
+            study_name=recipe.name,
+            storage=storage,
+            direction="maximize",
+            load_if_exists=True,
             sampler=optuna.samplers.TPESampler(n_startup_trials=5, multivariate=True),
-            pruner=optuna.pruners.MedianPruner(n_startup_trials=FIRST_UNPRUNED, n_warmup_steps=unpruned),
-        )  # fmt: skip
-        as_it_is = {one.key: _at(recipe, one.key) for one in self.ranges}
-        if not study.trials and all(one.holds(as_it_is[one.key]) for one in self.ranges):
+            pruner=optuna.pruners.MedianPruner(
+                n_startup_trials=MIN_TRIALS, n_warmup_steps=unpruned
+            ),
+        )
+        as_it_is = {one.key: _first_value(recipe, one) for one in self.ranges}
+        if not study.trials and all(one.contains(as_it_is[one.key]) for one in self.ranges):
             study.enqueue_trial(as_it_is)
         return study
 
@@ -149,96 +157,153 @@ class Tuning:
             timeout=self.hours * 3600 if self.hours else None,
             callbacks=[
                 optuna.study.MaxTrialsCallback(self.trials, states=ended),
-                lambda study, trial: self._so_far(study, trial, recipe, folder),
-                lambda study, trial: gc.collect(),  # the model of the trial, before the next one's is built
+                lambda study, trial: self._report_trial(study, trial, recipe, folder),
+                # free the trial's model before the next one is built
+                lambda study, trial: gc.collect(),
             ],
         )
 
     def _trial(self, trial: Any, recipe: Recipe) -> float:
         optuna = _optuna()
-        its = tuple(f"{one.key}={one.suggest(trial)}" for one in self.ranges)
+        its = tuple(one.change(one.suggest(trial)) for one in self.ranges)
         name = f"{recipe.name}-tune-{trial.number}"
-        console.out.rule(f"trial {trial.number}", align="left")
-        console.out.print(" ".join(its), markup=False, soft_wrap=True)
-        wanted = (f"name={name}", *_shared(recipe), *self._asked)
-        changed: Recipe | None = None
+        self.on_event(Section(f"trial {trial.number}"))
+        self.on_event(Notice(" ".join(its)))
+        wanted = (f"name={name}", *_shared(recipe), *self._eval_changes)
+        run = recipe.root / "runs" / name
+        safe_replace.check_can_write(
+            run, kind="run", hint="It is of an earlier study: move it away"
+        )
+        changes = (*self.changes, *its, *wanted)
         try:
-            changed = load_recipe(self.source, (*self.changes, *its, *wanted))
-            return self._train(trial, changed)
+            return self._train(trial, load_recipe(self.source, changes))
         except TerminatedError:
             raise
-        except (RecipeError, TrainingError) as error:  # settings that do not go together, or with which training breaks
+        except UNFIT_ERRORS as error:  # incompatible settings, or training that fails
+            if not isinstance(error, (RecipeError, TrainingError)) and not self._is_unfit(changes):
+                raise
             trial.set_user_attr("why", str(error))
             raise optuna.TrialPruned from error
-        finally:
-            if changed is not None and not (changed.run / artefact.MANIFEST).is_file():
-                shutil.rmtree(changed.run, ignore_errors=True)
+
+    def _is_unfit(self, changes: tuple[str, ...]) -> bool:
+        """Whether these settings cannot be trained although the unchanged recipe can. Otherwise a
+        part or the data is at fault, not the settings: a study whose disk has failed must not
+        record all its trials as bad.
+        """
+        try:
+            check_variant(load_recipe(self.source, self.changes))
+        except PhisenseError:
+            return False
+        try:
+            check_variant(load_recipe(self.source, changes))
+        except UNFIT_ERRORS:
+            return True
+        return False
 
     def _train(self, trial: Any, recipe: Recipe) -> float:
-        from ..training import Training
+        """Train a trial, and prune it if it is behind the others at the same evaluation."""
+        accuracies: list[float] = []
 
-        reported = 0
-        last: float | None = None
-
-        def watch(row: dict[str, Any]) -> None:
-            nonlocal reported, last
-            if "held_out" not in row:
-                bar(row["stage"], row["step"], row["steps"])
+        def on_event(event: Event) -> None:
+            if isinstance(event, TrainingStep | StepSkipped):
+                self.on_event(event)
+            if not isinstance(event, HeldOutEval):
                 return
-            last = float(row["held_out"])
-            trial.report(last, reported)
-            reported += 1
+            trial.report(event.accuracy, len(accuracies))
+            accuracies.append(event.accuracy)
             if trial.should_prune():
-                trial.set_user_attr("why", f"behind the others after {row['stage']} {row['step']} of {row['steps']}")
+                trial.set_user_attr(
+                    "why",
+                    f"behind the others after {event.stage} {event.step} of {event.steps}",
+                )
                 raise _optuna().TrialPruned
 
-        with console.bars() as bar:
-            facts = Training(recipe, watch, device=self.device, judge=is_right)()
-        if last is None:
+        trained = train(recipe, device=self.device, discard_unfinished=True, on_event=on_event)
+        if not accuracies:
             raise UsageError(
-                "no held-out question can be judged", wanted="short answers about pictures in the feature store",
+                "no held-out question can be judged",
+                wanted="short answers about pictures in the feature store",
                 do="Set data.held_out to such questions",
-            )  # fmt: skip
-        trial.set_user_attr("seconds", round(facts["seconds"], 1))
-        return last
+            )
+        trial.set_user_attr("seconds", round(trained.seconds, 1))
+        return accuracies[-1]
 
-    def _so_far(self, study: Any, trial: Any, recipe: Recipe, folder: Path) -> None:
-        """What a trial came to, on a line; and the report."""
+    def _report_trial(self, study: Any, trial: Any, recipe: Recipe, folder: Path) -> None:
+        """Report the outcome of a trial, and write the report of the study."""
         complete = _optuna().trial.TrialState.COMPLETE
         if trial.state == complete:
             told = f"{trial.value:.1%} of {self.questions} held-out questions right"
         else:
             told = f"left out: {trial.user_attrs['why']}"
-        console.out.print(f"trial {trial.number}: {told}", markup=False, soft_wrap=True)
+        self.on_event(Notice(f"trial {trial.number}: {told}"))
         if study.get_trials(deepcopy=False, states=(complete,)):
             self._report(study, recipe, folder)
 
-    def _report(self, study: Any, recipe: Recipe, folder: Path) -> dict[str, Any]:
+    def _report(self, study: Any, recipe: Recipe, folder: Path) -> TuneResult:
         rows = [
-            {
-                "number": trial.number, "state": trial.state.name.lower(), "value": trial.value, "settings": trial.params,
-                "seconds": trial.user_attrs.get("seconds"), "why": trial.user_attrs.get("why"),
-                "curve": sorted(trial.intermediate_values.items()),
-            }
+            TrialResult(
+                number=trial.number,
+                state=trial.state.name.lower(),
+                value=trial.value,
+                settings=trial.params,
+                seconds=trial.user_attrs.get("seconds"),
+                why=trial.user_attrs.get("why"),
+                curve=tuple(sorted(trial.intermediate_values.items())),
+            )
             for trial in study.get_trials(deepcopy=False)
-        ]  # fmt: skip
-        complete = [row for row in rows if row["state"] == "complete"]
+        ]
+        complete = [row for row in rows if row.state == "complete"]
         if not complete:
             raise TrainingError(
-                "no trial came to its end", got=f"{len(rows)} trials", do=str(next((r["why"] for r in rows if r["why"]), ""))
+                "no trial came to its end",
+                got=f"{len(rows)} trials",
+                do=next((row.why for row in rows if row.why), ""),
             )
-        best = max(complete, key=lambda row: row["value"])
-        settings = tuple(f"{key}={value}" for key, value in best["settings"].items())
-        chosen = load_recipe(self.source, (*self.changes, *settings, f"name={recipe.name}-best", f"features.folder={_store(recipe)}"))
-        artefact.write_bytes(folder / "best.yaml", yaml.safe_dump(chosen.model_dump(mode="json"), sort_keys=False).encode())
-        artefact.write_bytes(folder / "report.html", render(recipe.name, rows, best, self.questions).encode())
-        return {
-            "best": best, "trials": rows, "recipe": str(folder / "best.yaml"), "report": str(folder / "report.html"),
-        }  # fmt: skip
+        best = max(complete, key=lambda row: row.value or 0.0)
+        settings = tuple(f"{key}={to_yaml(value)}" for key, value in best.settings.items())
+        chosen = load_recipe(
+            self.source,
+            (
+                *self.changes,
+                *settings,
+                f"name={recipe.name}-best",
+                f"features.folder={_store(recipe)}",
+            ),
+        )
+        written = _write_best(
+            folder, yaml.safe_dump(chosen.model_dump(mode="json"), sort_keys=False)
+        )
+        report = folder / "report.html"
+        if report.is_file() and not report.read_bytes().startswith(
+            PAGE_START.encode()
+        ):  # not a page of ours
+            report = safe_replace.unused_path(report)
+        artifacts.write_bytes(report, render(recipe.name, rows, best, self.questions).encode())
+        return TuneResult(best=best, trials=tuple(rows), recipe=str(written), report=str(report))
 
 
-def _at(recipe: Recipe, key: str) -> Any:
-    """What the recipe says at a dotted key; None if there is no such."""
+def _write_best(folder: Path, text: str) -> Path:
+    """Write the best recipe in place of the previous one. A file that was edited by hand is kept,
+    and this one gets a numbered name.
+    """
+    path = folder / "best.yaml"
+    if path.is_file():
+        first, _, rest = path.read_text(encoding="utf-8").partition("\n")
+        if first != _signed(rest):
+            path = safe_replace.unused_path(path)
+    artifacts.write_bytes(path, f"{_signed(text)}\n{text}".encode())
+    return path
+
+
+def _signed(text: str) -> str:
+    return (
+        f"# phisense tune, sha256 {hashlib.sha256(text.encode()).hexdigest()}: a better trial"
+        " replaces this unless it was changed"
+    )
+
+
+def _recipe_value(recipe: Recipe, key: str) -> Any:
+    """The recipe's value at a dotted key; None if the key does not exist."""
     at: Any = recipe
     for name in key.split("."):
         at = getattr(at, name, None)
@@ -247,17 +312,23 @@ def _at(recipe: Recipe, key: str) -> Any:
     return at
 
 
+def _first_value(recipe: Recipe, one: Range) -> Any:
+    """The recipe's value for the key of a range; if the range does not contain it, the value that
+    takes effect in its place.
+    """
+    at: Any = recipe
+    for name in one.key.split("."):
+        at = getattr(at, name, None)
+    return at if one.contains(at) else _recipe_value(recipe, one.key)
+
+
 def _shared(recipe: Recipe) -> tuple[str, ...]:
     return (f"features.folder={_store(recipe)}",)
 
 
 def _store(recipe: Recipe) -> Path:
-    """All trials read the same pictures."""
+    """Feature store folder, shared by all trials."""
     return recipe.features.folder or Path("features") / recipe.name
-
-
-def _sets(changes: Sequence[str]) -> list[str]:
-    return [word for change in changes for word in ("--set", change)]
 
 
 def _optuna() -> Any:

@@ -1,0 +1,1 @@
+"""Images: decoding, checks, vision encoders and the feature store."""

@@ -1,73 +1,99 @@
-"""Answers with their pictures: wrong ones, right ones, texts; where the model looked; and where several models differ."""
+"""Answer cards with images: wrong answers, correct ones, texts; attention maps; disagreements of
+several models.
+"""
 
 from __future__ import annotations
 
 import io
 from collections.abc import Sequence
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING
 
 from ...conversations import CAPTION_KINDS
-from ...vision.pictures import open_picture
-from ..beside import apart
+from ...vision.image_io import open_image
+from ..comparison import disagreements
+from ..gallery import interleave_kinds, split_by_outcome
 from ..scores import Prediction
-from ..shown import drawn, sorts
-from .words import data_url, number, text
+from .markup import data_url, escape_text, format_number
 
 if TYPE_CHECKING:
-    from ..beside import Group
+    from ..comparison import ComparisonGroup
     from ..report import Report
 
 
-def answers(report: Report, shown: int) -> str:
-    """The gallery of one report, `shown` of each sort."""
-    main = report.main
+def answer_gallery(report: Report, max_shown: int) -> str:
+    """The gallery of one report, `max_shown` answers of each outcome."""
+    main = report.main_predictions
     others = {(p.id, p.condition): p.answer for p in report.predictions if p.condition != "real"}
-    wrong, right, texts = sorts(main, shown)
+    wrong, right, texts = split_by_outcome(main, max_shown)
     asked = [p for p in main if p.kind not in CAPTION_KINDS]
     missed = sum(not p.right for p in asked)
-    return "".join([
-        _gallery(f"Wrong answers: {missed:,} of {len(asked):,}", [_card(report, p, others) for p in wrong]),
-        _gallery(f"Right answers: {len(asked) - missed:,} of {len(asked):,}", [_card(report, p, others) for p in right]),
-        _gallery(f"Descriptions: {len(main) - len(asked):,}", [_card(report, p, others) for p in texts]),
-    ])  # fmt: skip
+    return "".join(
+        [
+            _gallery(
+                f"Wrong answers: {missed:,} of {len(asked):,}",
+                [_card(report, p, others) for p in wrong],
+            ),
+            _gallery(
+                f"Right answers: {len(asked) - missed:,} of {len(asked):,}",
+                [_card(report, p, others) for p in right],
+            ),
+            _gallery(
+                f"Descriptions: {len(main) - len(asked):,}",
+                [_card(report, p, others) for p in texts],
+            ),
+        ]
+    )
 
 
-def looked(report: Report) -> str:
-    """Pictures beside the same with the attention of the answer's tokens laid over."""
-    by = {p.id: p for p in report.main}
+def attention_gallery(report: Report) -> str:
+    """Images beside the same images with the attention of the answer's tokens as an overlay."""
+    by = {p.id: p for p in report.main_predictions}
     cards = []
-    for name, grid in report.gaze.items():
+    for name, grid in report.attention.items():
         p = by.get(name)
         picture = report.picture(p) if p else None
         if p is None or picture is None:
             continue
-        pair = f"<div class='pair'>{_image(picture, p.image)}<img alt='where it looked' src='{_overlaid(picture, grid['weights'])}'></div>"
-        cards.append(f"<div class='card'>{pair}{_asked(p, report.ending)}{_said(p)}{_unless_right(p)}</div>")
+        pair = (
+            f"<div class='pair'>{_image(picture, p.image)}<img alt='where it looked'"
+            f" src='{_overlaid(picture, grid.weights)}'></div>"
+        )
+        cards.append(
+            f"<div class='card'>{pair}{_asked(p, report.ending)}{_said(p)}{_unless_right(p)}</div>"
+        )
     told = (
-        "<p class='small'>How much attention the answer's words paid to each part of the picture, the mean over heads and the upper half "
-        "of the layers; brightest where most. It says where the model looked, not why it said what it said.</p>"
+        "<p class='small'>How much attention the answer's words paid to each part of the picture,"
+        " the mean over heads and the upper half of the layers; brightest where most. It says where"
+        " the model looked, not why it said what it said.</p>"
     )
-    return f"<h3>Where it looked</h3>{told}<div class='gallery wide'>{''.join(cards)}</div>" if cards else ""
+    return (
+        f"<h3>Where it looked</h3>{told}<div class='gallery wide'>{''.join(cards)}</div>"
+        if cards
+        else ""
+    )
 
 
-def apart_cards(group: Group, shown: int) -> str:
-    """Questions that some of the models got right and some wrong, those whose picture is in a report first."""
-    rows = apart(group.reports)
+def disagreement_gallery(group: ComparisonGroup, max_shown: int) -> str:
+    """Questions that some of the models answered correctly and some wrongly, those whose image is
+    in a report first.
+    """
+    rows = disagreements(group.reports)
     if not rows:
         return "<p>There is no question that one got right and another wrong.</p>"
     by_id = {(row[0].id, row[0].image): row for row in rows}
-    order = [by_id[(p.id, p.image)] for p in drawn([row[0] for row in rows])]
+    order = [by_id[(p.id, p.image)] for p in interleave_kinds([row[0] for row in rows])]
     order.sort(key=lambda row: _picture(group.reports, row[0]) is None and row[0].image is not None)
-    cards = [_apart_card(group, row) for row in order[:shown]]
+    cards = [_disagreement_card(group, row) for row in order[:max_shown]]
     return _gallery(f"Where they differ: {len(rows):,} of {group.questions:,} questions", cards)
 
 
-def _apart_card(group: Group, row: Sequence[Prediction]) -> str:
+def _disagreement_card(group: ComparisonGroup, row: Sequence[Prediction]) -> str:
     p, picture = row[0], _picture(group.reports, row[0])
     said = "".join(_said(one, f"{name}: ") for name, one in zip(group.names, row, strict=True))
-    wanted = f"<p class='small'>wanted: {text(_wanted(p))}</p>"
-    return f"<div class='card'>{_shown(p, picture)}{_asked(p, group.reports[0].ending)}{said}{wanted}{_foot(p)}</div>"
+    wanted = f"<p class='small'>wanted: {escape_text(_wanted(p))}</p>"
+    asked = f"{_shown(p, picture)}{_asked(p, group.reports[0].ending)}"
+    return f"<div class='card'>{asked}{said}{wanted}{_foot(p)}</div>"
 
 
 def _picture(reports: Sequence[Report], p: Prediction) -> Path | None:
@@ -75,13 +101,17 @@ def _picture(reports: Sequence[Report], p: Prediction) -> Path | None:
 
 
 def _gallery(heading: str, cards: Sequence[str]) -> str:
-    return f"<h3>{text(heading)}</h3><div class='gallery'>{''.join(cards)}</div>" if cards else ""
+    return (
+        f"<h3>{escape_text(heading)}</h3><div class='gallery'>{''.join(cards)}</div>"
+        if cards
+        else ""
+    )
 
 
 def _card(report: Report, p: Prediction, others: dict[tuple[str, str], str]) -> str:
     blind, shuffled = others.get((p.id, "blind")), others.get((p.id, "shuffled"))
     other = "".join(
-        f"<p class='small'>{words}: {text(answer)}</p>"
+        f"<p class='small'>{words}: {escape_text(answer)}</p>"
         for words, answer in (("without the picture", blind), ("with another's", shuffled))
         if answer is not None
     )
@@ -90,30 +120,44 @@ def _card(report: Report, p: Prediction, others: dict[tuple[str, str], str]) -> 
 
 
 def _asked(p: Prediction, ending: str) -> str:
-    """Without what the task puts behind every question: how it was measured shows that once."""
-    return f"<p class='q'>{text(p.question.removesuffix(ending).strip())}</p>"
+    """The question without the ending that the task appends to every prompt: the methodology shows
+    it once.
+    """
+    return f"<p class='q'>{escape_text(p.question.removesuffix(ending).strip())}</p>"
 
 
 def _said(p: Prediction, who: str = "") -> str:
-    answer = text(p.answer) or "<i>nothing</i>"
+    answer = escape_text(p.answer) or "<i>nothing</i>"
     if p.kind in CAPTION_KINDS:
-        return f"<p>{text(who)}{answer} <span class='small'>credit {number(p.credit)}</span></p>"
-    part = f" <span class='small'>credit {number(p.credit)}</span>" if 0 < p.credit < 1 else ""
+        return (
+            f"<p>{escape_text(who)}{answer} <span class='small'>credit"
+            f" {format_number(p.credit)}</span></p>"
+        )
+    part = (
+        f" <span class='small'>credit {format_number(p.credit)}</span>" if 0 < p.credit < 1 else ""
+    )
     mark, kind, word = ("✓", "right", "right") if p.right else ("✗", "wrong", "wrong")
-    return f"<p>{text(who)}<span class='{kind}' aria-label='{word}'>{mark}</span> {answer}{part}</p>"
+    return (
+        f"<p>{escape_text(who)}<span class='{kind}' aria-label='{word}'>{mark}</span>"
+        f" {answer}{part}</p>"
+    )
 
 
 def _unless_right(p: Prediction) -> str:
-    return "" if p.right and p.kind not in CAPTION_KINDS else f"<p class='small'>wanted: {text(_wanted(p))}</p>"
+    return (
+        ""
+        if p.right and p.kind not in CAPTION_KINDS
+        else f"<p class='small'>wanted: {escape_text(_wanted(p))}</p>"
+    )
 
 
 def _wanted(p: Prediction) -> str:
-    """Each accepted answer once: ten people often say the same."""
+    """Each accepted answer once: annotators often agree."""
     return " / ".join(dict.fromkeys(p.answers))
 
 
 def _foot(p: Prediction) -> str:
-    return f"<p class='small'>{text(p.kind)} · {text(p.id)}</p>"
+    return f"<p class='small'>{escape_text(p.kind)} · {escape_text(p.id)}</p>"
 
 
 def _shown(p: Prediction, picture: Path | None) -> str:
@@ -123,12 +167,12 @@ def _shown(p: Prediction, picture: Path | None) -> str:
 
 
 def _image(path: Path, name: str | None) -> str:
-    return f"<img alt='{text(name or '')}' src='{data_url(path.read_bytes(), 'jpeg')}'>"
+    return f"<img alt='{escape_text(name or '')}' src='{data_url(path.read_bytes(), 'jpeg')}'>"
 
 
-def _overlaid(path: Path, weights: Any) -> str:
+def _overlaid(path: Path, weights: Sequence[Sequence[float]]) -> str:
     from ...vision.overlay import overlay
 
     data = io.BytesIO()
-    overlay(open_picture(path), weights).save(data, "JPEG", quality=80)
+    overlay(open_image(path), weights).save(data, "JPEG", quality=80)
     return data_url(data.getvalue(), "jpeg")

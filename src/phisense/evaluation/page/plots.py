@@ -1,6 +1,8 @@
-"""Plots as SVG inside the page: its text is text, its colours are the page's variables, so it follows into the dark and onto paper.
+"""Plots as inline SVG: text stays text, and colors are the page's CSS variables, so that plots
+follow dark mode and print styles.
 
-Series differ in lightness and in hatching or in the shape of their marks, so that they can be told apart without colours.
+Series differ in lightness and in hatching or marker shape, so that they can be told apart without
+color.
 """
 
 from __future__ import annotations
@@ -10,22 +12,32 @@ import math
 import re
 import warnings
 from collections.abc import Sequence
-from typing import Any, TypeGuard
+from typing import TYPE_CHECKING, Any, TypeGuard
 
-from .words import number
+from .markup import format_number
 
-LONGEST = 30  # characters of a name
-WIDTH = 5.0  # inches: about a phone's, so that there its text is as large as the page's
+if TYPE_CHECKING:
+    from ...intervals import Interval
+    from ..training_facts import LossCurve
+
+MAX_NAME_CHARS = 30  # longer labels are cut
+WIDTH = 5.0  # inches: about the width of a phone, where plot text is then as large as the page's
 _INK, _FAINT, _LINE, _PAPER = "#010101", "#020202", "#030303", "#040404"
 _SERIES = ("#0a0a00", "#0a0a01", "#0a0a02", "#0a0a03", "#0a0a04", "#0a0a05")
-_VARIABLES = {_INK: "ink", _FAINT: "faint", _LINE: "line", _PAPER: "paper", **{colour: f"s{i}" for i, colour in enumerate(_SERIES)}}
+_VARIABLES = {
+    _INK: "ink",
+    _FAINT: "faint",
+    _LINE: "line",
+    _PAPER: "paper",
+    **{colour: f"s{i}" for i, colour in enumerate(_SERIES)},
+}
 _HATCHES = ("", "////", "....", "xxxx", "\\\\\\\\", "oo")
 _MARKS = "oDs^vP"
 _STYLE = {
     "svg.fonttype": "none",
     "svg.hashsalt": "phisense",
     "font.family": "sans-serif",
-    "text.parse_math": False,  # names come from data
+    "text.parse_math": False,  # names come from data, and may contain $
     "font.size": 9,
     "text.color": _INK,
     "axes.edgecolor": _LINE,
@@ -47,11 +59,13 @@ _STYLE = {
     "axes.facecolor": "none",
 }
 
-Figure = dict[str, float]  # value, low, high
 
-
-def bars(rows: Sequence[tuple[str, Sequence[Figure | None]]], series: Sequence[str], what: str) -> str:
-    """For each of `rows` a bar for each of `series`, with its interval and its value. `what` is measured. One series has many colours."""
+def bar_plot(
+    rows: Sequence[tuple[str, Sequence[Interval | None]]], series: Sequence[str], what: str
+) -> str:
+    """Bar plot: for each of `rows` one bar per series, with its interval and value. `what` labels
+    the value axis. A single series colors its bars differently.
+    """
     from matplotlib import rc_context
 
     with rc_context(_STYLE):
@@ -81,22 +95,37 @@ def bars(rows: Sequence[tuple[str, Sequence[Figure | None]]], series: Sequence[s
         return _svg(plot)
 
 
-def marks(rows: Sequence[tuple[str, Sequence[Figure | None]]], series: Sequence[str], what: str) -> str:
-    """For each of `rows` a mark for each of `series` on one line, with its interval: many kinds of question in little room."""
+def interval_plot(
+    rows: Sequence[tuple[str, Sequence[Interval | None]]], series: Sequence[str], what: str
+) -> str:
+    """Interval plot: for each of `rows` one point per series on one line, with its interval;
+    compact for many kinds of question.
+    """
     from matplotlib import rc_context
 
     with rc_context(_STYLE):
         plot, axes = _empty(0.95 + 0.34 * len(rows))
         for i, name in enumerate(series):
             places = [at + (i - (len(series) - 1) / 2) * 0.2 for at in range(len(rows))]
-            known = [(place, its[i]) for place, (_, its) in zip(places, rows, strict=True) if _known(its[i])]
-            values = [one["value"] for _, one in known if one]
+            known = [
+                (place, its[i])
+                for place, (_, its) in zip(places, rows, strict=True)
+                if _known(its[i])
+            ]
+            values = [one.value for _, one in known if one]
             lows = [_below(one) for _, one in known if one]
             highs = [_above(one) for _, one in known if one]
             axes.errorbar(
-                values, [place for place, _ in known], xerr=[lows, highs], fmt=_MARKS[i % len(_MARKS)], color=_colour(i), markersize=5,
-                elinewidth=1.2, label=_short(name), markerfacecolor=_colour(i) if i % 2 == 0 else _PAPER,
-            )  # fmt: skip
+                values,
+                [place for place, _ in known],
+                xerr=[lows, highs],
+                fmt=_MARKS[i % len(_MARKS)],
+                color=_colour(i),
+                markersize=5,
+                elinewidth=1.2,
+                label=_short(name),
+                markerfacecolor=_colour(i) if i % 2 == 0 else _PAPER,
+            )
         axes.set_yticks(range(len(rows)), [_short(name) for name, _ in rows])
         axes.invert_yaxis()
         axes.grid(axis="x")
@@ -108,13 +137,15 @@ def marks(rows: Sequence[tuple[str, Sequence[Figure | None]]], series: Sequence[
         return _svg(plot)
 
 
-def curve(stage: dict[str, Any], title: str) -> str:
-    """The logged losses of a stage, their running mean, and the accuracy on held-out questions if some were asked."""
+def loss_curve(stage: LossCurve, title: str) -> str:
+    """The logged losses of a stage, their running mean, and the accuracy on held-out questions if
+    it was evaluated.
+    """
     from matplotlib import rc_context
 
     with rc_context(_STYLE):
         plot, axes = _empty(2.9)
-        steps, losses = stage["step"], stage["loss"]
+        steps, losses = stage.steps, stage.losses
         smooth: list[float] = []
         new = 1 / max(2.0, len(losses) / 12)
         for loss in losses:
@@ -125,37 +156,75 @@ def curve(stage: dict[str, Any], title: str) -> str:
         axes.set_ylim(bottom=0)
         axes.yaxis.set_tick_params(labelcolor=_FAINT)
         axes.grid()
-        asked = stage.get("held_out") or {}
-        if asked.get("step"):
+        asked = stage.held_out
+        if asked.steps:
             right = axes.twinx()
             right.spines.right.set_visible(True)
-            right.plot(asked["step"], asked["accuracy"], color=_colour(1), marker="o", linestyle="--", linewidth=1.5)
-            if asked.get("blind"):
-                right.plot(asked["step"], asked["blind"], color=_colour(3), marker="s", linestyle=":", linewidth=1.5)
-                axes.plot([], [], color=_colour(3), marker="s", linestyle=":", linewidth=1.5, label="without the picture")
+            right.plot(
+                asked.steps,
+                asked.accuracy,
+                color=_colour(1),
+                marker="o",
+                linestyle="--",
+                linewidth=1.5,
+            )
+            if asked.blind:
+                right.plot(
+                    asked.steps,
+                    asked.blind,
+                    color=_colour(3),
+                    marker="s",
+                    linestyle=":",
+                    linewidth=1.5,
+                )
+                axes.plot(
+                    [],
+                    [],
+                    color=_colour(3),
+                    marker="s",
+                    linestyle=":",
+                    linewidth=1.5,
+                    label="without the picture",
+                )
             right.set(ylabel="held-out accuracy", ylim=(0, 1))
             right.yaxis.set_tick_params(labelcolor=_FAINT)
-            axes.plot([], [], color=_colour(1), marker="o", linestyle="--", linewidth=1.5, label="held-out accuracy")
+            axes.plot(
+                [],
+                [],
+                color=_colour(1),
+                marker="o",
+                linestyle="--",
+                linewidth=1.5,
+                label="held-out accuracy",
+            )
         plot.legend(loc="outside lower center", ncols=3, columnspacing=1.2)
         return _svg(plot)
 
 
 def _empty(height: float) -> tuple[Any, Any]:
-    from matplotlib.figure import Figure as Canvas  # a second to import, and only needed here
+    from matplotlib.figure import Figure as Canvas  # imported here because it takes a second
 
     plot = Canvas(figsize=(WIDTH, height), layout="constrained")
     return plot, plot.add_subplot()
 
 
-def _bar(axes: Any, at: float, figure: Figure, series: int) -> None:
+def _bar(axes: Any, at: float, figure: Interval, series: int) -> None:
     around = [[_below(figure)], [_above(figure)]]
     axes.barh(
-        at, figure["value"], height=0.82, color=_colour(series), edgecolor=_PAPER, linewidth=0, hatch=_HATCHES[series % len(_HATCHES)]
+        at,
+        figure.value,
+        height=0.82,
+        color=_colour(series),
+        edgecolor=_PAPER,
+        linewidth=0,
+        hatch=_HATCHES[series % len(_HATCHES)],
     )
-    axes.errorbar(figure["value"], at, xerr=around, fmt="none", ecolor=_INK, elinewidth=1.1, capsize=2.5)
+    axes.errorbar(
+        figure.value, at, xerr=around, fmt="none", ecolor=_INK, elinewidth=1.1, capsize=2.5
+    )
     axes.annotate(
-        number(figure["value"]),
-        (max(figure["high"], figure["value"]), at),
+        format_number(figure.value),
+        (max(figure.high, figure.value), at),
         xytext=(5, 0),
         textcoords="offset points",
         va="center",
@@ -163,36 +232,45 @@ def _bar(axes: Any, at: float, figure: Figure, series: int) -> None:
     )
 
 
-def _known(figure: Figure | None) -> TypeGuard[Figure]:
-    return figure is not None and all(figure[key] is not None and math.isfinite(figure[key]) for key in ("value", "low", "high"))
+def _known(figure: Interval | None) -> TypeGuard[Interval]:
+    return figure is not None and all(map(math.isfinite, (figure.value, figure.low, figure.high)))
 
 
-def _below(figure: Figure) -> float:
-    """An interval's end may lie a rounding on the wrong side of its figure, or more where drawing anew is biased."""
-    return max(0.0, figure["value"] - figure["low"])
+def _below(figure: Interval) -> float:
+    """Length of the lower error bar, at least 0: rounding or bootstrap bias may put the lower end
+    of an interval above its value.
+    """
+    return max(0.0, figure.value - figure.low)
 
 
-def _above(figure: Figure) -> float:
-    return max(0.0, figure["high"] - figure["value"])
+def _above(figure: Interval) -> float:
+    return max(0.0, figure.high - figure.value)
 
 
 def _patch(series: int) -> Any:
     from matplotlib.patches import Patch
 
-    return Patch(facecolor=_colour(series), edgecolor=_PAPER, linewidth=0, hatch=_HATCHES[series % len(_HATCHES)])
+    return Patch(
+        facecolor=_colour(series),
+        edgecolor=_PAPER,
+        linewidth=0,
+        hatch=_HATCHES[series % len(_HATCHES)],
+    )
 
 
-def _scale(axes: Any, figures: Sequence[Figure], room: float = 1.13) -> None:
-    """From zero to one for shares, else as far as the figures go, with room for the values written behind the bars."""
-    most = max((one["high"] for one in figures), default=1.0)
+def _scale(axes: Any, figures: Sequence[Interval], room: float = 1.13) -> None:
+    """Set the value axis: zero to one for shares, else the range of the data, with room for the
+    values printed after the bars.
+    """
+    most = max((one.high for one in figures), default=1.0)
     top = 1.0 if 0.25 < most <= 1.0 or most <= 0 else most
-    axes.set_xlim(min(0.0, min((one["low"] for one in figures), default=0.0)), top * room)
+    axes.set_xlim(min(0.0, min((one.low for one in figures), default=0.0)), top * room)
     if top == 1.0:
         axes.set_xticks([0, 0.25, 0.5, 0.75, 1], ["0", "0.25", "0.5", "0.75", "1"])
 
 
 def _short(name: str) -> str:
-    return name if len(name) <= LONGEST else f"{name[: LONGEST - 1]}…"
+    return name if len(name) <= MAX_NAME_CHARS else f"{name[: MAX_NAME_CHARS - 1]}…"
 
 
 def _colour(series: int) -> str:
@@ -200,11 +278,19 @@ def _colour(series: int) -> str:
 
 
 def _svg(plot: Any) -> str:
-    """The figure as an element of HTML: no prologue, no names of namespaces, no metadata, the page's variables for the colours."""
+    """The plot as an HTML element: without XML prologue, namespaces and metadata, with the page's
+    CSS variables as colors.
+    """
     buffer = io.StringIO()
     with warnings.catch_warnings():
-        warnings.simplefilter("ignore")  # glyphs that the font which only measures the text lacks; the reader's has them
-        plot.savefig(buffer, format="svg", transparent=True, metadata={"Date": None, "Creator": None, "Format": None, "Type": None})
+        # the font that only measures text here may lack glyphs that the reader's font has
+        warnings.simplefilter("ignore")
+        plot.savefig(
+            buffer,
+            format="svg",
+            transparent=True,
+            metadata={"Date": None, "Creator": None, "Format": None, "Type": None},
+        )
     whole = buffer.getvalue()
     made = whole[whole.index("<svg") :]
     made = re.sub(r"<metadata>.*?</metadata>|<style.*?</style>", "", made, flags=re.S)
@@ -212,7 +298,7 @@ def _svg(plot: Any) -> str:
     made = re.sub(r'(<svg[^>]*?) width="[^"]*"', r"\1", made, count=1)
     made = re.sub(r'(<svg[^>]*?) height="[^"]*"', r"\1", made, count=1)
     made = re.sub(r'<g id="[A-Za-z]\w*?(?:_|\.)\w*"', "<g", made).replace("xlink:href", "href")
-    made = re.sub(r"font-family: [^;\"]*;?\s?", "", made)  # the page's own
+    made = re.sub(r"font-family: [^;\"]*;?\s?", "", made)  # text uses the page's font
     for colour, variable in _VARIABLES.items():
         made = made.replace(colour, f"var(--{variable})")
     return re.sub(r">\s+<", "><", made.strip()).replace("\n", " ").replace("://", ":&#8203;//")

@@ -1,4 +1,6 @@
-"""The style sheet. Colours are variables, so that plots, which are SVG within the page, follow into the dark and onto paper."""
+"""The style sheet. Colors are CSS variables, so that inline SVG plots follow dark mode and print
+styles.
+"""
 
 STYLE = """
 :root { color-scheme: light dark; --ink: #1d2330; --faint: #5b6475; --paper: #fff; --soft: #f3f5f9; --line: #d5dae3; --right: #17713f; --wrong: #b3261e;

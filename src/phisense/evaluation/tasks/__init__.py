@@ -1,4 +1,4 @@
-"""The benchmarks, by the name that `phisense evaluate --task` and `phisense score` know them by."""
+"""The benchmarks by the names that `phisense evaluate --task` and `phisense score` use."""
 
 from pathlib import Path
 
@@ -15,18 +15,21 @@ from .scienceqa import SCIENCEQA
 from .textvqa import TEXTVQA, TEXTVQA_OCR
 from .vqav2 import VQAV2
 
-TASKS: dict[str, Task] = {task.name: task for task in (VQAV2, GQA, TEXTVQA, TEXTVQA_OCR, SCIENCEQA, POPE, MMBENCH, MME, CAPTIONS, OWN)}
+TASKS: dict[str, Task] = {
+    task.name: task
+    for task in (VQAV2, GQA, TEXTVQA, TEXTVQA_OCR, SCIENCEQA, POPE, MMBENCH, MME, CAPTIONS, OWN)
+}
 
-__all__ = ["TASKS", "find_task", "unpacked"]
+__all__ = ["TASKS", "find_task", "image_cache_folder"]
 
 
 def find_task(name: str) -> Task:
-    """Raises UsageError if there is none of that name."""
+    """The task of that name. Raises UsageError if there is none."""
     if name not in TASKS:
         raise UsageError("unknown task", got=name, wanted=", ".join(TASKS))
     return TASKS[name]
 
 
-def unpacked(name: str) -> Path:
-    """Where pictures go that come inside a task's files."""
+def image_cache_folder(name: str) -> Path:
+    """The folder into which a task's embedded images are unpacked."""
     return cache_folder() / "pictures" / name

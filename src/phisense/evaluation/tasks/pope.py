@@ -1,13 +1,15 @@
-"""POPE (Li et al., 2023): is there a THING in the picture? Half of the things are not; they are random, popular, or adversarial ones.
+"""POPE (Li et al., 2023): is there a THING in the image? Half of the objects are absent; these are
+chosen at random, popular, or adversarial.
 
-coco_pope_random.json, coco_pope_popular.json, coco_pope_adversarial.json of github.com/AoiDragon/POPE (a row a line), or lmms-lab/POPE.
-Questions of several files are called CATEGORY/NUMBER, for each file counts from 1.
+coco_pope_random.json, coco_pope_popular.json, coco_pope_adversarial.json of
+github.com/AoiDragon/POPE (JSON lines), or lmms-lab/POPE. With several files, ids are
+CATEGORY/NUMBER, because each file counts from 1.
 """
 
 from __future__ import annotations
 
 import re
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
 from dataclasses import replace
 from pathlib import Path
 
@@ -15,65 +17,101 @@ import numpy as np
 
 from ...conversations import Question
 from ...errors import DataError
-from ..reading import Usual, kind_of, picture_name, read, rows_of, some, text_of, unpacking
-from ..task import Array, Marked, Task
-from ..yes_no import pope_official, yes_no_figures, yes_no_row, yes_or_no
-from .wording import short
+from ..benchmark_io import (
+    HubDefaults,
+    check_questions,
+    kind_of,
+    picture_name,
+    read_source,
+    rows_of,
+    text_of,
+    unpack_images,
+)
+from ..caveats import Caveat, of_unread
+from ..task import Array, ScoredAnswer, Task
+from ..yes_no import parse_yes_no, parse_yes_no_pope, yes_no_counts, yes_no_metrics
+from .prompts import short_answer_prompt
 
-HUB = Usual("test")
-CATEGORIES = ("random", "popular", "adversarial")
-_CATEGORY = re.compile("|".join(CATEGORIES))
+HUB = HubDefaults("test")
+POPE_CATEGORIES = ("random", "popular", "adversarial")
+_CATEGORY = re.compile("|".join(POPE_CATEGORIES))
 
 
 def load(sources: Sequence[str], pictures: Path | None) -> list[Question]:
     questions = []
-    with unpacking(pictures, sources) as unpacked:
+    with unpack_images(pictures, sources) as unpacked:
         for source in sources:
             named = _CATEGORY.search(Path(source).stem)
-            for row in rows_of(read(source, HUB), source, "questions"):
+            for row in rows_of(read_source(source, HUB), source, "questions"):
                 label = text_of(row, "label", "answer", of=source).strip().lower()
                 if label not in ("yes", "no"):
                     raise DataError(f"{source}: a label is neither yes nor no", got=label)
-                kind = named.group() if named and not row.get("category") else kind_of(row, "category", of=source)
+                kind = (
+                    named.group()
+                    if named and row.get("category") in (None, "")
+                    else kind_of(row, "category", of=source)
+                )
                 text = text_of(row, "text", "question", of=source).strip()
                 number = text_of(row, "question_id", "id", of=source)
-                questions.append(Question(number, picture_name(row, unpacked, source), text, (label,), kind))
+                questions.append(
+                    Question(number, picture_name(row, unpacked, source), text, (label,), kind)
+                )
     if len({q.id for q in questions}) < len(questions):
         questions = [replace(q, id=f"{q.kind}/{q.id}") for q in questions]
-    return some(questions, sources)
+    return check_questions(questions, sources)
 
 
-def credit(question: Question, answer: str) -> float:
-    return float(yes_or_no(answer) == question.answers[0])
+def score(question: Question, answer: str) -> float:
+    return float(parse_yes_no(answer, question.text) == question.answers[0])
 
 
-def tally(marked: Sequence[Marked]) -> Array:
-    """Columns: those of `yes_no_figures` over all; by POPE's own reading; of each category.
+def aggregate(marked: Sequence[ScoredAnswer]) -> Array:
+    """Columns of `yes_no_metrics` over all questions; the same by POPE's own parsing; the same for
+    each category.
 
-    POPE's reading takes all that is not no for yes; an answer that is not there ("") is neither by any reading.
+    POPE's parsing takes anything that is not no for yes; a missing answer ("") is neither by any
+    parsing.
     """
-    rows = np.zeros((len(marked), 5 * (2 + len(CATEGORIES))))
+    rows = np.zeros((len(marked), 5 * (2 + len(POPE_CATEGORIES))))
     for row, one in zip(rows, marked, strict=True):
         true = one.question.answers[0]
-        row[:5] = yes_no_row(yes_or_no(one.answer), true)
-        row[5:10] = yes_no_row(pope_official(one.answer) if one.answer else "other", true)
-        if one.question.kind in CATEGORIES:
-            at = 10 + 5 * CATEGORIES.index(one.question.kind)
+        row[:5] = yes_no_counts(parse_yes_no(one.answer, one.question.text), true)
+        row[5:10] = yes_no_counts(parse_yes_no_pope(one.answer) if one.answer else "other", true)
+        if one.question.kind in POPE_CATEGORIES:
+            at = 10 + 5 * POPE_CATEGORIES.index(one.question.kind)
             row[at : at + 5] = row[:5]
     return rows
 
 
-def figures(sums: Array) -> dict[str, Array]:
-    """Over all; by POPE's own reading of answers, where that differs; accuracy and F1 of each category, where there are several."""
-    found = yes_no_figures(sums[..., :5])
+def metrics(sums: Array) -> dict[str, Array]:
+    """Metrics over all questions; by POPE's own parsing, if that differs; accuracy and F1 of each
+    category, if there are several.
+    """
+    found = yes_no_metrics(sums[..., :5])
     if (sums[0, :5] != sums[0, 5:10]).any():
-        found |= {f"official_{name}": figure for name, figure in yes_no_figures(sums[..., 5:10]).items()}
-    by_kind = {kind: sums[..., 10 + 5 * i : 15 + 5 * i] for i, kind in enumerate(CATEGORIES) if sums[0, 14 + 5 * i]}
+        found |= {
+            f"official_{name}": figure for name, figure in yes_no_metrics(sums[..., 5:10]).items()
+        }
+    by_kind = {
+        kind: sums[..., 10 + 5 * i : 15 + 5 * i]
+        for i, kind in enumerate(POPE_CATEGORIES)
+        if sums[0, 14 + 5 * i]
+    }
     if len(by_kind) > 1:
         for kind, part in by_kind.items():
-            of_kind = yes_no_figures(part)
+            of_kind = yes_no_metrics(part)
             found |= {f"{kind}_{name}": of_kind[name] for name in ("accuracy", "f1", "yes_share")}
     return found
 
 
-POPE = Task("pope", "POPE", load, credit, tally, figures, put=short)
+def caveats(marked: Sequence[ScoredAnswer]) -> Iterator[Caveat]:
+    yield from of_unread(
+        marked,
+        lambda one: parse_yes_no(one.answer, one.question.text) != "other",
+        "are neither yes nor no",
+    )
+
+
+POPE = Task(
+    "pope", "POPE", load, score, aggregate, metrics, prompt=short_answer_prompt, caveats=caveats
+)

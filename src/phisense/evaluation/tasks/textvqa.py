@@ -1,46 +1,61 @@
-"""TextVQA (Singh et al., 2019): questions about text in pictures. TextVQA_0.5.1_val.json, or lmms-lab/textvqa.
+"""TextVQA (Singh et al., 2019): questions about text in images. TextVQA_0.5.1_val.json, or
+lmms-lab/textvqa.
 
-`textvqa-ocr` tells the model what an OCR system read, in LLaVA's words, and needs that too: TextVQA_Rosetta_OCR_v0.2_val.json. The two are
-different tasks: their figures must not be compared.
+`textvqa-ocr` adds OCR tokens to the prompt, as LLaVA does, and also needs
+TextVQA_Rosetta_OCR_v0.2_val.json. The two are different tasks: their metrics must not be compared.
 """
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
 from dataclasses import replace
 from functools import partial
 from pathlib import Path
 
 from ...conversations import Question
 from ...errors import DataError
-from ..answers import textvqa_accuracy
-from ..reading import Usual, picture_name, read, rows_of, some, text_of, texts_of, unpacking
-from ..task import Task, accuracy, shares
-from .wording import short
+from ..answer_metrics import textvqa_accuracy
+from ..benchmark_io import (
+    HubDefaults,
+    check_questions,
+    picture_name,
+    read_source,
+    rows_of,
+    text_of,
+    texts_of,
+    unpack_images,
+)
+from ..caveats import Caveat, of_people, of_scripts
+from ..task import ScoredAnswer, Task, accuracy_metrics, aggregate_scores
+from .prompts import short_answer_prompt
 
-HUB = Usual("validation")
+HUB = HubDefaults("validation")
 
 
 def load(sources: Sequence[str], pictures: Path | None, *, hints: bool) -> list[Question]:
     questions: list[Question] = []
-    about: dict[str, str] = {}  # question -> the picture's id
+    about: dict[str, str] = {}  # question -> the image's id
     tokens: dict[str, list[str]] = {}
-    with unpacking(pictures, sources) as unpacked:
+    with unpack_images(pictures, sources) as unpacked:
         for source in sources:
-            for row in rows_of(read(source, HUB), source, "data"):
+            for row in rows_of(read_source(source, HUB), source, "data"):
                 picture = text_of(row, "image_id", of=source)
                 if (read_off := row.get("ocr_tokens")) is not None:
-                    tokens[picture] = list(texts_of(row, "ocr_tokens", of=source)) if read_off != [] else []  # there may be no text
+                    tokens[picture] = (
+                        list(texts_of(row, "ocr_tokens", of=source)) if read_off != [] else []
+                    )  # the OCR system may have found no text
                 if "question" in row:
                     number = text_of(row, "question_id", of=source)
                     about[number] = picture
                     image = picture_name(row, unpacked, source, f"{picture}.jpg")
-                    # LLaVA's file has the questions, which are all in lower case, with a capital.
+                    # The questions, all lower case, are capitalized in LLaVA's file.
                     text = text_of(row, "question", of=source).strip().capitalize()
-                    questions.append(Question(number, image, text, texts_of(row, "answers", of=source), "other"))
+                    questions.append(
+                        Question(number, image, text, texts_of(row, "answers", of=source), "other")
+                    )
     if hints:
         questions = [_with_hint(question, tokens.get(about[question.id])) for question in questions]
-    return some(questions, sources)
+    return check_questions(questions, sources)
 
 
 def _with_hint(question: Question, tokens: list[str] | None) -> Question:
@@ -52,9 +67,32 @@ def _with_hint(question: Question, tokens: list[str] | None) -> Question:
     return replace(question, text=f"{question.text}\nReference OCR token: {', '.join(tokens)}")
 
 
-def credit(question: Question, answer: str) -> float:
+def score(question: Question, answer: str) -> float:
     return textvqa_accuracy(answer, question.answers)
 
 
-TEXTVQA = Task("textvqa", "TextVQA", partial(load, hints=False), credit, shares, accuracy, put=short)
-TEXTVQA_OCR = Task("textvqa-ocr", "TextVQA with OCR tokens", partial(load, hints=True), credit, shares, accuracy, put=short)
+def caveats(marked: Sequence[ScoredAnswer]) -> Iterator[Caveat]:
+    yield from of_people(marked)
+    yield from of_scripts(marked)
+
+
+TEXTVQA = Task(
+    "textvqa",
+    "TextVQA",
+    partial(load, hints=False),
+    score,
+    aggregate_scores,
+    accuracy_metrics,
+    prompt=short_answer_prompt,
+    caveats=caveats,
+)
+TEXTVQA_OCR = Task(
+    "textvqa-ocr",
+    "TextVQA with OCR tokens",
+    partial(load, hints=True),
+    score,
+    aggregate_scores,
+    accuracy_metrics,
+    prompt=short_answer_prompt,
+    caveats=caveats,
+)

@@ -1,0 +1,1 @@
+"""Training of the practice parts from fixed seeds."""

@@ -1,13 +1,17 @@
-"""Trains the practice language part: a small Phi-3, on text of the practice world only (`reading`). It never sees a picture.
+"""Trains the practice language part: a small Phi-3, on text of the practice world only
+(`text_corpus`), never on images.
 
-There are several rounds. In the first a cell does not say where it is, and the model has to find columns in its position code,
-which it learns slowly; from the second on the bag also holds the words of its corner ("top", "left"), as the features of a CLIP
-know their place. "Which colour does the ring have?" needs one cell to be found among many, which nothing but such questions
-teaches: a round of them alone does in minutes what the mixture did not in an hour. The next brings back the rest. A part that
-had only ever read of those pairs of colour and shape of which there are pictures had learned that the others do not exist: with
-the words "red star" in a cell it said that there was no star. So the last four rounds read of all pairs, as a real language model
-has. In the last two a thing mostly fills its whole corner: so does what the vision part's patches have been taught to know. The very
-last asks what is in a named corner of scenes half full of digits: where there is mostly one digit, it can be found without its corner.
+There are several rounds. In the first, a cell does not say where it is, and the model has to find
+columns by position encoding, which it learns slowly; from the second on, the bag also holds the
+words of its corner ("top", "left"), as CLIP features encode their position. "Which colour does the
+ring have?" requires finding one cell among many, which only such questions teach: a round of them
+alone does in minutes what the mixture did not in an hour. The next round restores the rest. A part
+trained only on those color-shape pairs that have images had learned that the others do not exist:
+with the words "red star" in a cell it answered that there was no star. So the last four rounds use
+all pairs, as the training text of a real language model does. In the last two a thing mostly fills
+its whole corner, like the content of the vision part's patches. The very last asks for the content
+of a named corner in scenes half full of digits: with mostly one digit per scene, that digit could
+be found without its corner.
 """
 
 from __future__ import annotations
@@ -23,24 +27,33 @@ from pathlib import Path
 import torch
 from transformers import Phi3Config, Phi3ForCausalLM
 
-from ...model.arithmetic import choose
-from ...prompt import IGNORED, Prompt, prepare_tokenizer
+from ...model.arithmetic import choose_arithmetic
+from ...prompt import IGNORE_INDEX, Prompt, prepare_tokenizer
 from ..world import Split
-from .reading import ROWS, Sample, make_samples, mix_cells, single_questions, tokenizer
+from .text_corpus import (
+    ROWS,
+    TextSample,
+    build_language_tokenizer,
+    make_samples,
+    mix_cells,
+    single_questions,
+)
 
 SPLITS: tuple[Split, ...] = ("heldout", "combinations")
-COMPUTE = choose("train", "cpu").dtype
+COMPUTE = choose_arithmetic("train", "cpu").dtype
 
 
 @dataclass(frozen=True)
-class Round:
-    """`steps` are those of the learning rate's schedule; `until` ends the round earlier.
+class LanguageRound:
+    """Settings of one round.
 
-    `placed`: cells also hold the words of their corner. `together`: how often all of a thing's words share a cell.
-    `finding`: the share of conversations that have cells, and only questions of `kinds`: those that need a thing found by its name.
-    `split`: of the scenes; "read" has the colour-shape pairs too of which there are no pictures to learn from.
-    `whole`: how often a thing's words are in all cells of its corner, not in a part of it.
-    `corners`: the finding is of what is in a named corner.
+    `steps` is the length of the learning rate schedule; `until` ends the round earlier. `placed`:
+    cells also hold the words of their corner. `together`: probability that all of a thing's words
+    share a cell. `finding`: share of conversations that have cells and only questions of `kinds`,
+    those that require finding a thing by its name. `split`: of the scenes; "read" includes the
+    color-shape pairs that have no training images. `whole`: probability that a thing's words are in
+    all cells of its corner, not in a part of it. `corners`: these questions ask for the content of
+    a named corner.
     """
 
     conversations: int
@@ -58,14 +71,59 @@ class Round:
     corners: bool = False
 
 
-ROUNDS = (
-    Round(conversations=50_000, steps=1_100, learning_rate=1.5e-3, placed=False, together=0.65, seed=12),
-    Round(conversations=40_000, steps=1_400, learning_rate=1.2e-3, placed=True, together=0.9, seed=14),
-    Round(conversations=60_000, steps=4_000, until=2_100, learning_rate=1e-3, placed=True, together=1.0, seed=15, batch=32),
-    Round(conversations=50_000, steps=1_700, until=900, learning_rate=1e-3, placed=True, together=1.0, seed=16, batch=32, finding=1.0),
-    Round(conversations=26_000, steps=800, learning_rate=7e-4, placed=True, together=1.0, seed=17, batch=32),
-    Round(conversations=58_000, steps=900, learning_rate=8e-4, placed=True, together=1.0, seed=18, finding=0.3, split="read"),
-    Round(
+LANGUAGE_ROUNDS = (
+    LanguageRound(
+        conversations=50_000,
+        steps=1_100,
+        learning_rate=1.5e-3,
+        placed=False,
+        together=0.65,
+        seed=12,
+    ),
+    LanguageRound(
+        conversations=40_000, steps=1_400, learning_rate=1.2e-3, placed=True, together=0.9, seed=14
+    ),
+    LanguageRound(
+        conversations=60_000,
+        steps=4_000,
+        until=2_100,
+        learning_rate=1e-3,
+        placed=True,
+        together=1.0,
+        seed=15,
+        batch=32,
+    ),
+    LanguageRound(
+        conversations=50_000,
+        steps=1_700,
+        until=900,
+        learning_rate=1e-3,
+        placed=True,
+        together=1.0,
+        seed=16,
+        batch=32,
+        finding=1.0,
+    ),
+    LanguageRound(
+        conversations=26_000,
+        steps=800,
+        learning_rate=7e-4,
+        placed=True,
+        together=1.0,
+        seed=17,
+        batch=32,
+    ),
+    LanguageRound(
+        conversations=58_000,
+        steps=900,
+        learning_rate=8e-4,
+        placed=True,
+        together=1.0,
+        seed=18,
+        finding=0.3,
+        split="read",
+    ),
+    LanguageRound(
         conversations=58_000,
         steps=900,
         learning_rate=7e-4,
@@ -76,7 +134,7 @@ ROUNDS = (
         kinds=("colour", "relation", "comparison", "count", "exists"),
         split="read",
     ),
-    Round(
+    LanguageRound(
         conversations=24_000,
         steps=700,
         learning_rate=7e-4,
@@ -89,7 +147,7 @@ ROUNDS = (
         split="read",
         whole=0.75,
     ),
-    Round(
+    LanguageRound(
         conversations=15_000,
         steps=400,
         learning_rate=7e-4,
@@ -106,7 +164,8 @@ ROUNDS = (
 )
 
 
-def config() -> Phi3Config:
+def language_config() -> Phi3Config:
+    """Configuration of the practice language model."""
     return Phi3Config(
         vocab_size=ROWS,
         hidden_size=192,
@@ -124,21 +183,32 @@ def config() -> Phi3Config:
     )
 
 
-class Trainer:
-    def __init__(self, plan: Round, model: Phi3ForCausalLM | None = None) -> None:
+class LanguageTrainer:
+    """One round of training; `step` takes one optimizer step and returns the loss."""
+
+    def __init__(self, plan: LanguageRound, model: Phi3ForCausalLM | None = None) -> None:
         torch.manual_seed(plan.seed)
         self.plan = plan
         self.rng = random.Random(plan.seed)
-        self.words = tokenizer()
+        self.words = build_language_tokenizer()
         prepare_tokenizer(self.words, ROWS)
         self.prompt = Prompt(self.words)
         vocabulary = [
-            "top bottom left right small large red orange yellow green blue purple white black nothing",
+            (
+                "top bottom left right small large red orange yellow green blue purple white black"
+                " nothing"
+            ),
             "circle square triangle star cross ring diamond heart",
         ]
-        self.word_ids = {f" {w}": self._one_id(w) for w in [*" ".join(vocabulary).split(), *"0123456789"]}
-        self.model = model or Phi3ForCausalLM._from_config(config(), attn_implementation="eager")
-        self.optimizer = torch.optim.AdamW(self.model.parameters(), lr=plan.learning_rate, betas=(0.9, 0.98), weight_decay=0.03)
+        self.word_ids = {
+            f" {w}": self._one_id(w) for w in [*" ".join(vocabulary).split(), *"0123456789"]
+        }
+        self.model = model or Phi3ForCausalLM._from_config(
+            language_config(), attn_implementation="eager"
+        )
+        self.optimizer = torch.optim.AdamW(
+            self.model.parameters(), lr=plan.learning_rate, betas=(0.9, 0.98), weight_decay=0.03
+        )
         self.schedule = torch.optim.lr_scheduler.LambdaLR(self.optimizer, self._rate)
 
     def _one_id(self, word: str) -> int:
@@ -148,14 +218,17 @@ class Trainer:
 
     def _rate(self, step: int) -> float:
         warm = min(1.0, (step + 1) / 200)
-        return warm * (0.02 + 0.98 * 0.5 * (1 + math.cos(math.pi * min(1.0, step / self.plan.steps))))
+        return warm * (
+            0.02 + 0.98 * 0.5 * (1 + math.cos(math.pi * min(1.0, step / self.plan.steps)))
+        )
 
     @staticmethod
     def autocast() -> torch.autocast:
-        """bfloat16 where this machine multiplies in it."""
+        """bfloat16 where this machine has fast matrix multiplication in it."""
         return torch.autocast("cpu", torch.bfloat16, enabled=COMPUTE is torch.bfloat16)
 
-    def step(self, samples: list[Sample]) -> float:
+    def step(self, samples: list[TextSample]) -> float:
+        """Take one optimizer step on a batch; returns its loss."""
         with self.autocast():
             vectors, labels = self.inputs(samples)
             loss = self.model(inputs_embeds=vectors, labels=labels).loss
@@ -166,11 +239,12 @@ class Trainer:
         self.schedule.step()
         return float(loss.item())
 
-    def inputs(self, samples: list[Sample]) -> tuple[torch.Tensor, torch.Tensor]:
-        """What the model reads, `(B, T, D)`, cells filled in, and its labels `(B, T)`."""
-        longest = -(-max(len(s.ids) for s in samples) // 32) * 32  # few distinct lengths: kernels are cached for each
+    def inputs(self, samples: list[TextSample]) -> tuple[torch.Tensor, torch.Tensor]:
+        """Input embeddings `(B, T, D)` with the cells filled in, and labels `(B, T)`."""
+        # Few distinct lengths, since kernels are cached per length.
+        longest = -(-max(len(s.ids) for s in samples) // 32) * 32
         ids = torch.full((len(samples), longest), self.prompt.end_of_text_id)
-        labels = torch.full((len(samples), longest), IGNORED)
+        labels = torch.full((len(samples), longest), IGNORE_INDEX)
         for row, sample in enumerate(samples):
             ids[row, : len(sample.ids)] = torch.tensor(sample.ids)
             labels[row, : len(sample.labels)] = torch.tensor(sample.labels)
@@ -178,15 +252,22 @@ class Trainer:
         vectors = table[ids]
         slots = ids == self.prompt.image_id
         plan = self.plan
-        weights = mix_cells(samples, self.word_ids, self.rng, plan.placed, plan.together, plan.whole)[slots.any(1)]
-        cells = (weights / weights.sum(-1, keepdim=True)).flatten(0, 1).to(COMPUTE) @ table.to(COMPUTE)
+        weights = mix_cells(
+            samples, self.word_ids, self.rng, plan.placed, plan.together, plan.whole
+        )[slots.any(1)]
+        cells = (weights / weights.sum(-1, keepdim=True)).flatten(0, 1).to(COMPUTE) @ table.to(
+            COMPUTE
+        )
         cells = cells * torch.empty(len(cells), 1).uniform_(0.8, 2.5)
         cells = cells + torch.randn_like(cells) * table.detach().std() * 0.3
         return vectors.masked_scatter(slots[..., None], cells.to(vectors.dtype)), labels
 
     @torch.no_grad()
     def report(self, split: Split, count: int = 640) -> dict[str, float]:
-        """How many single questions about true cells are answered word for word, by kind: the best a projector could make of it."""
+        """Exact-match accuracy of single questions about true cells, by kind.
+
+        This is the upper bound for a projector.
+        """
         hits: dict[str, list[bool]] = {}
         self.model.eval()
         asked = single_questions(seed=977, count=count, split=split)
@@ -194,9 +275,10 @@ class Trainer:
             some = asked[start : start + 64]
             with self.autocast():
                 vectors, labels = self.inputs([sample for _, sample in some])
-                # Greedy decoding is right exactly if every token is the likeliest after the true ones.
+                # Greedy decoding is right exactly if every token is the argmax after the true
+                # prefix.
                 told = self.model(inputs_embeds=vectors).logits[:, :-1].argmax(-1)
-            right = ((told == labels[:, 1:]) | (labels[:, 1:] == IGNORED)).all(1)
+            right = ((told == labels[:, 1:]) | (labels[:, 1:] == IGNORE_INDEX)).all(1)
             for (question, _), hit in zip(some, right.tolist(), strict=True):
                 hits.setdefault(question.kind, []).append(hit)
                 hits.setdefault("all", []).append(hit)
@@ -205,48 +287,74 @@ class Trainer:
 
 
 def main(out: Path, log_every: int = 100) -> None:
-    """Every round. Writes the part to `out` in hub layout: config, half-precision safetensors, tokenizer."""
+    """Train every round and save the part to `out` in hub layout.
+
+    That is config, half-precision safetensors and tokenizer.
+    """
     model: Phi3ForCausalLM | None = None
-    for plan in ROUNDS:
-        model = run_round(plan, out, model, log_every)
+    for plan in LANGUAGE_ROUNDS:
+        model = run_language_round(plan, out, model, log_every)
 
 
-def run_round(plan: Round, out: Path, model: Phi3ForCausalLM | None, log_every: int) -> Phi3ForCausalLM:
+def run_language_round(
+    plan: LanguageRound, out: Path, model: Phi3ForCausalLM | None, log_every: int
+) -> Phi3ForCausalLM:
+    """Train one round and save its model to `out`.
+
+    `model` is the previous round's, None in the first.
+    """
     chunk = 1000
     with ProcessPoolExecutor() as pool:
         seeds = [plan.seed * 1_000_003 + i for i in range(plan.conversations // chunk)]
         parts = pool.map(
-            make_samples, seeds, repeat(chunk), repeat(plan.finding), repeat(plan.kinds), repeat(plan.split), repeat(plan.corners)
+            make_samples,
+            seeds,
+            repeat(chunk),
+            repeat(plan.finding),
+            repeat(plan.kinds),
+            repeat(plan.split),
+            repeat(plan.corners),
         )
         samples = [sample for part in parts for sample in part]
-    run = Trainer(plan, model)
+    run = LanguageTrainer(plan, model)
     started = time.monotonic()
     losses: list[float] = []
-    order: list[list[Sample]] = []
+    order: list[list[TextSample]] = []
     last = plan.until or plan.steps
     for step in range(last):
-        order = order or batches(samples, plan.batch, run.rng)
+        order = order or batches_by_length(samples, plan.batch, run.rng)
         losses.append(run.step(order.pop()))
         if (step + 1) % log_every == 0:
             left = (time.monotonic() - started) / (step + 1) * (last - step - 1)
-            print(f"step {step + 1}/{last} loss {sum(losses[-log_every:]) / log_every:.4f} {left / 60:.0f} min left", flush=True)
+            print(
+                f"step {step + 1}/{last} loss {sum(losses[-log_every:]) / log_every:.4f}"
+                f" {left / 60:.0f} min left",
+                flush=True,
+            )
         if (step + 1) % (log_every * 3) == 0 or step + 1 == last:
-            save(run.model, out)
+            save_language_part(run.model, out)
             for split in SPLITS:
-                print(split, " ".join(f"{kind} {value:.3f}" for kind, value in run.report(split).items()), flush=True)
+                print(
+                    split,
+                    " ".join(f"{kind} {value:.3f}" for kind, value in run.report(split).items()),
+                    flush=True,
+                )
     return run.model
 
 
-def batches(samples: list[Sample], size: int, rng: random.Random) -> list[list[Sample]]:
-    """Batches of about one length, in random order."""
+def batches_by_length(
+    samples: list[TextSample], size: int, rng: random.Random
+) -> list[list[TextSample]]:
+    """Batches of similar length, in random order."""
     ordered = sorted(samples, key=lambda s: len(s.ids) + rng.random() * 20)
     grouped = [ordered[i : i + size] for i in range(0, len(ordered) - size + 1, size)]
     rng.shuffle(grouped)
     return grouped
 
 
-def save(model: Phi3ForCausalLM, out: Path) -> None:
+def save_language_part(model: Phi3ForCausalLM, out: Path) -> None:
+    """Save the model in half precision, with its tokenizer, in hub layout."""
     copy = Phi3ForCausalLM(model.config)
     copy.load_state_dict(model.state_dict())
     copy.half().save_pretrained(out, max_shard_size="3MB")
-    tokenizer().save_pretrained(out)
+    build_language_tokenizer().save_pretrained(out)

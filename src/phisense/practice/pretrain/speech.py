@@ -1,10 +1,13 @@
-"""Trains the practice speech part: a small English Whisper, from scratch, on synthetic voices (`voices`).
+"""Trains the practice speech part: a small English Whisper, from scratch, on synthetic voices
+(`voices`).
 
-Its front end is Whisper's with a shorter window (8 s) and half the frame rate (a frame every 20 ms, after the second
-convolution 40 ms), both named in its `preprocessor_config.json`, which transformers and faster-whisper honour. Next to the
-decoder's cross entropy it learns by connectionist temporal classification (Graves et al., 2006) on the encoder: that loss
-knows that words come in the order of the sound, so the encoder learns within minutes what attention alone finds in hours. Its
-head is thrown away. Noise without words is labelled as OpenAI did: `<|nocaptions|>` in place of `<|notimestamps|>`, no text.
+The feature extractor is Whisper's with a shorter window (8 s) and half the frame rate (a frame
+every 20 ms, after the second convolution 40 ms); both are in its `preprocessor_config.json`, which
+transformers and faster-whisper honor. Besides the decoder's cross entropy, a connectionist temporal
+classification loss (Graves et al., 2006) is applied to the encoder: it knows that words come in the
+order of the sound, so the encoder learns within minutes what attention alone finds in hours. Its
+head is discarded. Noise without words is labeled as OpenAI did: `<|nocaptions|>` in place of
+`<|notimestamps|>`, no text.
 """
 
 from __future__ import annotations
@@ -31,66 +34,102 @@ from transformers import (
 )
 from transformers.models.whisper.tokenization_whisper import LANGUAGES
 
+from ..dialogue import DESCRIBE_REQUESTS, SMALL_TALK, scene_questions
 from ..spoken import word_error_rate
-from ..talk import DESCRIBE_REQUESTS, SMALL_TALK, questions
 from ..world import sample_scene
-from .voices import HELD_OUT_VOICES, RATE, Clip, Room, Sound, clips
+from .voices import HELD_OUT_VOICES, SAMPLE_RATE, Clip, RoomAcoustics, Waveform, clips
 
-WINDOW = 8  # seconds
+WINDOW_SECONDS = 8  # seconds
 HOP, FFT, MELS = 320, 400, 80  # samples, samples, bands
-POSITIONS = WINDOW * RATE // HOP // 2
-WORDS = 1024  # most rows of the vocabulary below the special tokens
-IGNORED = -100
-END, START, NO_SPEECH, NO_TIMES = "<|endoftext|>", "<|startoftranscript|>", "<|nocaptions|>", "<|notimestamps|>"
+POSITIONS = WINDOW_SECONDS * SAMPLE_RATE // HOP // 2
+WORDS = 1024  # maximum vocabulary rows below the special tokens
+IGNORE_INDEX = -100
+END_OF_TEXT = "<|endoftext|>"
+START = "<|startoftranscript|>"
+NO_SPEECH = "<|nocaptions|>"
+NO_TIMES = "<|notimestamps|>"
 
 
 @dataclass(frozen=True)
-class Plan:
-    """`chunks` of clips are spoken while training goes on, one every `steps // chunks` steps; the newest `kept` are used."""
+class SpeechPlan:
+    """Training settings.
+
+    `chunks` of clips are synthesized during training, one every `steps // chunks` steps; the newest
+    `kept_chunks` are used.
+    """
 
     steps: int = 6_000
     batch: int = 32
     chunks: int = 40
     chunk: int = 1_000
-    kept: int = 20
+    kept_chunks: int = 20
     learning_rate: float = 2e-3
     noise_share: float = 0.04
     seed: int = 13
 
 
-def tokenizer() -> WhisperTokenizer:
-    """Byte-level BPE in which every word of the practice world is one token, and Whisper's special tokens in Whisper's order."""
+def build_speech_tokenizer() -> WhisperTokenizer:
+    """Byte-level BPE in which every word of the practice world is one token, followed by Whisper's
+    special tokens in Whisper's order.
+    """
     rng = random.Random(0)
-    scenes = [*(sample_scene(rng, "train") for _ in range(2000)), *(sample_scene(rng, "combinations") for _ in range(2000))]
-    texts = {question.text for scene in scenes for question in questions(scene)}
+    scenes = [
+        *(sample_scene(rng, "train") for _ in range(2000)),
+        *(sample_scene(rng, "combinations") for _ in range(2000)),
+    ]
+    texts = {question.text for scene in scenes for question in scene_questions(scene)}
     texts |= {*DESCRIBE_REQUESTS, *(text for text, _ in SMALL_TALK)}
     inner = Tokenizer(models.BPE())
     inner.pre_tokenizer = pre_tokenizers.ByteLevel(add_prefix_space=True)
-    trainer = trainers.BpeTrainer(vocab_size=WORDS, initial_alphabet=pre_tokenizers.ByteLevel.alphabet(), show_progress=False)
+    trainer = trainers.BpeTrainer(
+        vocab_size=WORDS, initial_alphabet=pre_tokenizers.ByteLevel.alphabet(), show_progress=False
+    )
     inner.train_from_iterator(sorted(texts), trainer)
     model = json.loads(inner.to_str())["model"]
-    made = WhisperTokenizer(vocab=model["vocab"], merges=[tuple(merge) for merge in model["merges"]])
+    made = WhisperTokenizer(
+        vocab=model["vocab"], merges=[tuple(merge) for merge in model["merges"]]
+    )
     languages = [f"<|{code}|>" for code in list(LANGUAGES)[:99]]
-    special = [START, *languages, "<|translate|>", "<|transcribe|>", "<|startoflm|>", "<|startofprev|>", NO_SPEECH, NO_TIMES]
+    special = [
+        START,
+        *languages,
+        "<|translate|>",
+        "<|transcribe|>",
+        "<|startoflm|>",
+        "<|startofprev|>",
+        NO_SPEECH,
+        NO_TIMES,
+    ]
     made.add_special_tokens({"extra_special_tokens": special})
     made.set_prefix_tokens()
     return made
 
 
 def token_id(words: WhisperTokenizer, token: str) -> int:
+    """Id of a token that the tokenizer has."""
     found = words.convert_tokens_to_ids(token)
     assert isinstance(found, int)
     return found
 
 
 def feature_extractor() -> WhisperFeatureExtractor:
-    return WhisperFeatureExtractor(feature_size=MELS, sampling_rate=RATE, hop_length=HOP, chunk_length=WINDOW, n_fft=FFT)
+    """Log-mel feature extractor of the practice speech model."""
+    return WhisperFeatureExtractor(
+        feature_size=MELS,
+        sampling_rate=SAMPLE_RATE,
+        hop_length=HOP,
+        chunk_length=WINDOW_SECONDS,
+        n_fft=FFT,
+    )
 
 
-def config(words: WhisperTokenizer) -> WhisperConfig:
-    end = token_id(words, END)
+def whisper_config(words: WhisperTokenizer) -> WhisperConfig:
+    """Configuration of the practice speech model, with the special tokens of its tokenizer."""
+    end = token_id(words, END_OF_TEXT)
     return WhisperConfig(
-        vocab_size=len(words) + WINDOW * 50 + 1,  # rows for time stamps of 20 ms follow, as in every Whisper
+        vocab_size=len(words)
+        + WINDOW_SECONDS * 50
+        + 1,  # rows for timestamps of 20 ms follow, as in every Whisper
         num_mel_bins=MELS,
         d_model=128,
         encoder_layers=4,
@@ -110,48 +149,67 @@ def config(words: WhisperTokenizer) -> WhisperConfig:
     )
 
 
-class Trainer:
-    """One training run; `step` makes one optimizer step and returns the decoder's and the encoder's loss."""
+class SpeechTrainer:
+    """One training run; `step` takes one optimizer step and returns both losses."""
 
-    def __init__(self, plan: Plan) -> None:
+    def __init__(self, plan: SpeechPlan) -> None:
         torch.manual_seed(plan.seed)
         self.plan = plan
         self.rng = random.Random(plan.seed)
-        self.room = Room(plan.seed)
-        self.words = tokenizer()
-        # Eager attention: on CPUs the fused kernel's backward pass takes several times as long at this length.
-        self.model = WhisperForConditionalGeneration._from_config(config(self.words), attn_implementation="eager")
-        self.end = token_id(self.words, END)
+        self.room = RoomAcoustics(plan.seed)
+        self.words = build_speech_tokenizer()
+        # Eager attention: on CPUs the fused kernel's backward pass takes several times as long at
+        # this length.
+        self.model = WhisperForConditionalGeneration._from_config(
+            whisper_config(self.words), attn_implementation="eager"
+        )
+        self.end = token_id(self.words, END_OF_TEXT)
         self.prompt = [token_id(self.words, START), token_id(self.words, NO_TIMES)]
         self.no_speech = token_id(self.words, NO_SPEECH)
-        self.head = torch.nn.Linear(self.model.config.d_model, self.end + 1)  # the end token is the blank
-        self.bands = torch.from_numpy(np.asarray(feature_extractor().mel_filters, np.float32).T.copy())
-        self.learnt = [p for p in (*self.model.parameters(), *self.head.parameters()) if p.requires_grad]
-        decayed, plain = [p for p in self.learnt if p.ndim > 1], [p for p in self.learnt if p.ndim <= 1]
+        # The end token is the blank.
+        self.head = torch.nn.Linear(self.model.config.d_model, self.end + 1)
+        self.bands = torch.from_numpy(
+            np.asarray(feature_extractor().mel_filters, np.float32).T.copy()
+        )
+        self.learnt = [
+            p for p in (*self.model.parameters(), *self.head.parameters()) if p.requires_grad
+        ]
+        decayed = [p for p in self.learnt if p.ndim > 1]
+        plain = [p for p in self.learnt if p.ndim <= 1]
         groups = [{"params": decayed, "weight_decay": 0.05}, {"params": plain, "weight_decay": 0.0}]
         self.optimizer = torch.optim.AdamW(groups, lr=plan.learning_rate, betas=(0.9, 0.98))
         self.schedule = torch.optim.lr_scheduler.LambdaLR(self.optimizer, self._rate)
 
     def _rate(self, step: int) -> float:
         warm = min(1.0, (step + 1) / 300)
-        return warm * (0.01 + 0.99 * 0.5 * (1 + math.cos(math.pi * min(1.0, step / self.plan.steps))))
+        return warm * (
+            0.01 + 0.99 * 0.5 * (1 + math.cos(math.pi * min(1.0, step / self.plan.steps)))
+        )
 
     def step(self, batch: Sequence[Clip]) -> tuple[float, float]:
+        """Take one optimizer step on a batch; returns the losses of decoder and encoder."""
         sounds, texts = self.record(batch)
-        # Mostly trimmed to the longest sound, which is several times as fast; sometimes the whole window, as it will be used.
+        # Mostly trimmed to the longest sound, which is several times as fast; sometimes the whole
+        # window, as in inference.
         whole = self.rng.random() < 0.25
-        features, lengths = self.features(sounds, pad_sound=whole and self.rng.random() < 0.5, whole=whole)
+        features, lengths = self.features(
+            sounds, pad_sound=whole and self.rng.random() < 0.5, whole=whole
+        )
         self._mask(features)
         inputs, labels, targets = self._tokens(texts)
         with torch.autocast("cpu", torch.bfloat16):
             heard = self.encode(features)
             logits = self.decode(inputs, heard)
             spelled = self.head(heard)
-        said = F.cross_entropy(logits.float().flatten(0, 1), labels.flatten(), ignore_index=IGNORED)
+        said = F.cross_entropy(
+            logits.float().flatten(0, 1), labels.flatten(), ignore_index=IGNORE_INDEX
+        )
         steps = torch.log_softmax(spelled.float(), -1).transpose(0, 1)  # (T, B, words + 1)
         counts = torch.tensor([len(target) for target in targets])
         flat = torch.tensor([token for target in targets for token in target])
-        order = F.ctc_loss(steps, flat, lengths.clamp(min=2) // 2, counts, blank=self.end, zero_infinity=True)
+        order = F.ctc_loss(
+            steps, flat, lengths.clamp(min=2) // 2, counts, blank=self.end, zero_infinity=True
+        )
         self.optimizer.zero_grad(set_to_none=True)
         (said + 0.5 * order).backward()
         torch.nn.utils.clip_grad_norm_(self.learnt, 1.0)
@@ -159,30 +217,49 @@ class Trainer:
         self.schedule.step()
         return said.item(), order.item()
 
-    def record(self, batch: Sequence[Clip]) -> tuple[list[Sound], list[str]]:
-        """The clips in the room, and a share of the room alone, with no text."""
+    def record(self, batch: Sequence[Clip]) -> tuple[list[Waveform], list[str]]:
+        """Apply room acoustics to the clips; a share is replaced by noise with empty text."""
         sounds, texts = [], []
         for clip in batch:
             if self.rng.random() < self.plan.noise_share:
                 volume = 10 ** self.rng.uniform(-4, -0.7)
-                sounds.append(self.room.noise(int(self.rng.uniform(0.4, 3) * RATE)) * np.float32(volume))
+                sounds.append(
+                    self.room.noise(int(self.rng.uniform(0.4, 3) * SAMPLE_RATE))
+                    * np.float32(volume)
+                )
                 texts.append("")
             else:
-                sounds.append(self.room.record(clip.sound, WINDOW * RATE))
+                sounds.append(self.room.record(clip.sound, WINDOW_SECONDS * SAMPLE_RATE))
                 texts.append(clip.text)
         return sounds, texts
 
-    def features(self, sounds: Sequence[Sound], *, pad_sound: bool = False, whole: bool = True) -> tuple[torch.Tensor, torch.Tensor]:
-        """Log mel `(B, MELS, frames)` and the frames of each sound.
+    def features(
+        self, sounds: Sequence[Waveform], *, pad_sound: bool = False, whole: bool = True
+    ) -> tuple[torch.Tensor, torch.Tensor]:
+        """Log-mel features `(B, MELS, frames)` and the number of frames of each sound.
 
-        faster-whisper pads the features with zeros to the window; transformers pads the sound (`pad_sound`). Both are learnt.
+        faster-whisper pads the features with zeros to the window; transformers pads the sound
+        (`pad_sound`). Both are trained.
         """
-        lengths = torch.tensor([min(WINDOW * RATE, len(sound)) // HOP for sound in sounds])
-        samples = WINDOW * RATE if whole else int(lengths.max()) * HOP + HOP * (int(lengths.max()) % 2)
+        lengths = torch.tensor(
+            [min(WINDOW_SECONDS * SAMPLE_RATE, len(sound)) // HOP for sound in sounds]
+        )
+        samples = (
+            WINDOW_SECONDS * SAMPLE_RATE
+            if whole
+            else int(lengths.max()) * HOP + HOP * (int(lengths.max()) % 2)
+        )
         waves = torch.zeros(len(sounds), samples)
         for row, sound in zip(waves, sounds, strict=True):
-            row[: min(samples, len(sound))] = torch.from_numpy(np.ascontiguousarray(sound[:samples]))
-        spectrum = torch.stft(waves, FFT, HOP, window=torch.hann_window(FFT), return_complex=True)[..., :-1].abs() ** 2
+            row[: min(samples, len(sound))] = torch.from_numpy(
+                np.ascontiguousarray(sound[:samples])
+            )
+        spectrum = (
+            torch.stft(waves, FFT, HOP, window=torch.hann_window(FFT), return_complex=True)[
+                ..., :-1
+            ].abs()
+            ** 2
+        )
         log = (self.bands @ spectrum).clamp(min=1e-10).log10()
         log = (torch.maximum(log, log.amax((1, 2), keepdim=True) - 8) + 4) / 4
         if not pad_sound:
@@ -190,33 +267,37 @@ class Trainer:
         return log, lengths
 
     def _mask(self, features: torch.Tensor) -> None:
-        """SpecAugment (Park et al., 2019), gently: some bands and a moment are lost."""
+        """SpecAugment (Park et al., 2019), mild: masks some bands and one time span."""
         for row in features:
             if self.rng.random() < 0.4:
-                band, moment = self.rng.randrange(MELS - 10), self.rng.randrange(features.shape[-1] - 6)
+                band = self.rng.randrange(MELS - 10)
+                moment = self.rng.randrange(features.shape[-1] - 6)
                 row[band : band + self.rng.randint(2, 10)] = 0
                 row[:, moment : moment + self.rng.randint(1, 6)] = 0
 
     def _tokens(self, texts: Sequence[str]) -> tuple[torch.Tensor, torch.Tensor, list[list[int]]]:
-        """Decoder inputs and labels `(B, T)`, and the spoken words alone for the encoder's loss."""
+        """Decoder inputs and labels `(B, T)`, and the word ids alone for the encoder's loss."""
         rows, targets = [], []
         for text in texts:
             rows.append([*self.prompt, *self._ids(text), self.end])
             targets.append(self._ids("".join(c for c in text if c.isalnum() or c == " ")))
         longest = max(map(len, rows))
         inputs = torch.tensor([row[:-1] + [self.end] * (longest - len(row)) for row in rows])
-        labels = torch.tensor([row[1:] + [IGNORED] * (longest - len(row)) for row in rows])
+        labels = torch.tensor([row[1:] + [IGNORE_INDEX] * (longest - len(row)) for row in rows])
         for i, text in enumerate(texts):
             if not text:
                 labels[i, 0] = self.no_speech
         return inputs, labels, targets
 
     def _ids(self, text: str) -> list[int]:
-        """With a space before the first word, so that a word is the same token wherever it stands."""
+        """Token ids with a leading space, so that a word is the same token in any position."""
         return list(self.words(f" {text}", add_special_tokens=False)["input_ids"]) if text else []
 
     def encode(self, features: torch.Tensor) -> torch.Tensor:
-        """The encoder on `(B, MELS, frames)` of any even length up to the window; its own `forward` takes only whole windows."""
+        """Run the encoder on `(B, MELS, frames)` of any even length up to the window.
+
+        The model's own `forward` accepts only whole windows.
+        """
         encoder = self.model.model.encoder
         hidden = F.gelu(encoder.conv2(F.gelu(encoder.conv1(features)))).transpose(1, 2)
         hidden = hidden + encoder.embed_positions.weight[: hidden.shape[1]]
@@ -225,15 +306,17 @@ class Trainer:
         normed: torch.Tensor = encoder.layer_norm(hidden)
         return normed
 
-    def decode(self, ids: torch.Tensor, heard: torch.Tensor) -> torch.Tensor:
-        """`(B, T)` token ids, encoder output `(B, frames, D)` -> logits `(B, T, V)`."""
-        hidden = self.model.model.decoder(input_ids=ids, encoder_hidden_states=heard, use_cache=False).last_hidden_state
+    def decode(self, ids: torch.Tensor, encoded: torch.Tensor) -> torch.Tensor:
+        """Token ids `(B, T)`, encoder output `(B, frames, D)` -> logits `(B, T, V)`."""
+        hidden = self.model.model.decoder(
+            input_ids=ids, encoder_hidden_states=encoded, use_cache=False
+        ).last_hidden_state
         logits: torch.Tensor = self.model.proj_out(hidden)
         return logits
 
     @torch.no_grad()
-    def transcribe(self, sounds: Sequence[Sound], longest: int = 24) -> list[str]:
-        """Greedy, for progress reports; users go through faster-whisper."""
+    def transcribe(self, sounds: Sequence[Waveform], longest: int = 24) -> list[str]:
+        """Greedy decoding for progress reports; users run faster-whisper."""
         self.model.eval()
         heard = self.encode(self.features(sounds)[0])
         ids = torch.tensor([self.prompt] * len(sounds))
@@ -242,13 +325,16 @@ class Trainer:
             if (ids[:, 2:] == self.end).any(1).all():
                 break
         self.model.train()
-        return [self.words.decode(row[: row.index(self.end)] if self.end in row else row).strip() for row in ids[:, 2:].tolist()]
+        return [
+            self.words.decode(row[: row.index(self.end)] if self.end in row else row).strip()
+            for row in ids[:, 2:].tolist()
+        ]
 
 
-class Bank:
-    """The clips that training draws from; the next chunk is being spoken while this one is used."""
+class ClipPool:
+    """The training clips; the next chunk is synthesized while this one is used."""
 
-    def __init__(self, plan: Plan) -> None:
+    def __init__(self, plan: SpeechPlan) -> None:
         self.plan = plan
         self.pool = ThreadPoolExecutor(1)
         self.chunks: list[list[Clip]] = []
@@ -259,7 +345,8 @@ class Bank:
         return self.pool.submit(clips, self.plan.seed * 1_000_003 + self.spoken, self.plan.chunk)
 
     def add(self) -> None:
-        self.chunks = [*self.chunks[-(self.plan.kept - 1) :], self.coming.result()]
+        """Replace the oldest chunk with the one synthesized meanwhile, and start the next."""
+        self.chunks = [*self.chunks[-(self.plan.kept_chunks - 1) :], self.coming.result()]
         self.spoken += 1
         if self.spoken < self.plan.chunks:
             self.coming = self._speak()
@@ -273,10 +360,10 @@ class Bank:
         return made
 
 
-def main(out: Path, plan: Plan | None = None, log_every: int = 50) -> None:
-    """Speaks, trains, reports the word error rate on held-out voices, and writes the part to `out` in hub layout."""
-    plan = plan or Plan()
-    run, bank = Trainer(plan), Bank(plan)
+def main(out: Path, plan: SpeechPlan | None = None, log_every: int = 50) -> None:
+    """Synthesize, train, report the word error rate on held-out voices, save in hub layout."""
+    plan = plan or SpeechPlan()
+    run, bank = SpeechTrainer(plan), ClipPool(plan)
     unheard = clips(977, 96, HELD_OUT_VOICES)
     started = time.monotonic()
     waiting: list[list[Clip]] = []
@@ -290,21 +377,26 @@ def main(out: Path, plan: Plan | None = None, log_every: int = 50) -> None:
             told = f"decoder {losses[0]:.3f} encoder {losses[1]:.3f}"
             print(f"step {step + 1}/{plan.steps} {told} {left / 60:.0f} min left", flush=True)
         if (step + 1) % (log_every * 8) == 0 or step + 1 == plan.steps:
-            save(run, out)
-            report(run, unheard)
+            save_speech_part(run, out)
+            report_word_errors(run, unheard)
 
 
-def report(run: Trainer, unheard: Sequence[Clip]) -> None:
-    room = Room(977)
-    heard = run.transcribe([room.record(clip.sound, WINDOW * RATE) for clip in unheard])
+def report_word_errors(run: SpeechTrainer, unheard: Sequence[Clip]) -> None:
+    """Print the word error rate on held-out voices, and how often noise is transcribed."""
+    room = RoomAcoustics(977)
+    heard = run.transcribe(
+        [room.record(clip.sound, WINDOW_SECONDS * SAMPLE_RATE) for clip in unheard]
+    )
     pairs = [(clip.text, text) for clip, text in zip(unheard, heard, strict=True)]
-    noises = run.transcribe([room.noise(2 * RATE) * np.float32(0.1) for _ in range(16)])
-    figures = f"word error rate {word_error_rate(pairs):.3f}; text for noise {sum(map(bool, noises))}/16"
+    noises = run.transcribe([room.noise(2 * SAMPLE_RATE) * np.float32(0.1) for _ in range(16)])
+    figures = (
+        f"word error rate {word_error_rate(pairs):.3f}; text for noise {sum(map(bool, noises))}/16"
+    )
     print(f"held-out voices: {figures}; {pairs[0]}", flush=True)
 
 
-def save(run: Trainer, out: Path) -> None:
-    """Half precision on disk: the parts travel with the package."""
+def save_speech_part(run: SpeechTrainer, out: Path) -> None:
+    """Save in half precision, since the parts are shipped with the package."""
     copy = WhisperForConditionalGeneration(run.model.config)
     copy.load_state_dict(run.model.state_dict())
     copy.generation_config = GenerationConfig(

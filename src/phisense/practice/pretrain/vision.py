@@ -1,13 +1,16 @@
-"""Trains the practice vision part: a small CLIP, contrastively, on scenes and captions of the practice world.
+"""Trains the practice vision part: a small CLIP, contrastively, on scenes and captions of the
+practice world.
 
-Contrastive losses share the text tower. *Pictures*: each batch holds groups of a scene and its near misses (one colour,
-shape, size or place changed), so a picture has to be told from pictures that differ in one fact (hard negatives).
-*Regions*: the mean over a corner's patches against the phrase of what lies in that corner, as in RegionCLIP (Zhong et
-al., 2022). *Patches*, from the second round on: patches of a corner, in the layer that a projector reads, against each fact by
-itself: which noun, colour, size and corner. With the first two losses alone a corner's patches knew its noun together (a
-linear probe read 0.90 of them from the mean) and not singly (0.57), while the language part is used to cells that each know
-all; and a colour and a shape that had never met were told apart less well than others. *Handwriting*: the third round's
-pictures are full of digits, and every patch is asked, not one of each corner.
+The contrastive losses share the text tower. *Pictures*: each batch holds groups of a scene and its
+near misses (one color, shape, size or position changed), so an image has to be told from images
+that differ in one fact (hard negatives). *Regions*: the mean over a corner's patches against the
+phrase of what lies in that corner, as in RegionCLIP (Zhong et al., 2022). *Patches*, from the
+second round on: patches of a corner, in the layer that a projector reads, against each fact by
+itself: noun, color, size and corner. With the first two losses alone, a corner's patches encoded
+its noun jointly (a linear probe on the mean reached 0.90) but not singly (0.57), while the language
+part expects cells that each encode everything; and unseen color-shape pairs were separated less
+well than others. *Handwriting*: the images of the third round are full of digits, and the patch
+loss covers every patch, not one per corner.
 """
 
 from __future__ import annotations
@@ -28,25 +31,25 @@ from PIL import Image
 from tokenizers import Regex, Tokenizer, models, normalizers, pre_tokenizers, processors
 from transformers import CLIPConfig, CLIPImageProcessorPil, CLIPModel, PreTrainedTokenizerFast
 
-from ...model.arithmetic import choose
-from ..draw import DigitSet, draw
-from ..talk import caption, noun_phrase
+from ...model.arithmetic import choose_arithmetic
+from ..dialogue import caption, noun_phrase
+from ..draw import DigitSet, draw_scene
 from ..world import COLOURS, CORNERS, DIGITS, SHAPES, SIZES, Scene, near_miss, sample_scene
 
 SIDE, PATCH = 96, 12  # pixels: 8x8 patches, 4x4 of them in a corner
 NEAR_MISSES = 3
 EMPTY = "nothing"
 MEAN, STD = 0.5, 0.25
-PATCH_SCALE = 16.0  # gentler than the learned 100: a patch is seldom sure
+PATCH_SCALE = 16.0  # softer than the learned 100: a single patch is seldom certain
 READ = -2  # the hidden state that a projector reads, as in LLaVA
 
 
 @dataclass(frozen=True)
-class Plan:
-    """One round: pictures rendered, steps of `groups` x (1 + NEAR_MISSES) pictures, the random seed.
+class VisionRound:
+    """Settings of one round; each step takes `groups` x (1 + NEAR_MISSES) images.
 
-    `patches`: how many of a corner's 16 are asked in each step. `digit_share`: of the things; handwriting is harder to tell
-    apart than shapes, so it gets more than its share of the world.
+    `patches`: how many of a corner's 16 enter the loss per step. `digit_share`: of the things;
+    handwriting is harder to distinguish than shapes, so its share exceeds that in the world.
     """
 
     groups_rendered: int = 32_000
@@ -58,16 +61,37 @@ class Plan:
     digit_share: float = 0.5
 
 
-ROUNDS = (
-    Plan(),
-    Plan(groups_rendered=20_000, steps=1_500, learning_rate=7e-4, seed=13, patches=1),
-    Plan(groups_rendered=12_000, steps=1_500, groups=16, learning_rate=7e-4, seed=17, patches=16, digit_share=0.75),
+VISION_ROUNDS = (
+    VisionRound(),
+    VisionRound(groups_rendered=20_000, steps=1_500, learning_rate=7e-4, seed=13, patches=1),
+    VisionRound(
+        groups_rendered=12_000,
+        steps=1_500,
+        groups=16,
+        learning_rate=7e-4,
+        seed=17,
+        patches=16,
+        digit_share=0.75,
+    ),
 )
 
 
-def config() -> CLIPConfig:
-    text = {"hidden_size": 128, "intermediate_size": 384, "num_hidden_layers": 3, "num_attention_heads": 4, "hidden_act": "gelu"}
-    vision = {"hidden_size": 192, "intermediate_size": 512, "num_hidden_layers": 6, "num_attention_heads": 6, "hidden_act": "gelu"}
+def clip_config() -> CLIPConfig:
+    """Configuration of the practice CLIP model."""
+    text = {
+        "hidden_size": 128,
+        "intermediate_size": 384,
+        "num_hidden_layers": 3,
+        "num_attention_heads": 4,
+        "hidden_act": "gelu",
+    }
+    vision = {
+        "hidden_size": 192,
+        "intermediate_size": 512,
+        "num_hidden_layers": 6,
+        "num_attention_heads": 6,
+        "hidden_act": "gelu",
+    }
     return CLIPConfig(
         text_config={
             **text,
@@ -82,23 +106,47 @@ def config() -> CLIPConfig:
     )
 
 
-def tokenizer() -> PreTrainedTokenizerFast:
-    """One token a word; the captions have few."""
+def build_caption_tokenizer() -> PreTrainedTokenizerFast:
+    """Word-level tokenizer: the captions have few words."""
     words = ["<pad>", "<s>", "<unk>", "</s>", *_words()]
-    inner = Tokenizer(models.WordLevel({word: i for i, word in enumerate(words)}, unk_token="<unk>"))
+    inner = Tokenizer(
+        models.WordLevel({word: i for i, word in enumerate(words)}, unk_token="<unk>")
+    )
     inner.normalizer = normalizers.Lowercase()
     inner.pre_tokenizer = pre_tokenizers.Split(Regex(r"\w+|,"), "removed", invert=True)
-    inner.post_processor = processors.TemplateProcessing(single="<s> $A </s>", special_tokens=[("<s>", 1), ("</s>", 3)])
+    inner.post_processor = processors.TemplateProcessing(
+        single="<s> $A </s>", special_tokens=[("<s>", 1), ("</s>", 3)]
+    )
     return PreTrainedTokenizerFast(
-        tokenizer_object=inner, pad_token="<pad>", bos_token="<s>", unk_token="<unk>", eos_token="</s>", model_max_length=40
+        tokenizer_object=inner,
+        pad_token="<pad>",
+        bos_token="<s>",
+        unk_token="<unk>",
+        eos_token="</s>",
+        model_max_length=40,
     )
 
 
 def _words() -> list[str]:
-    return ["a", "at", "the", ",", EMPTY, "top", "bottom", "left", "right", *SIZES, *COLOURS, *SHAPES, *DIGITS]
+    return [
+        "a",
+        "at",
+        "the",
+        ",",
+        EMPTY,
+        "top",
+        "bottom",
+        "left",
+        "right",
+        *SIZES,
+        *COLOURS,
+        *SHAPES,
+        *DIGITS,
+    ]
 
 
-def image_processor() -> CLIPImageProcessorPil:
+def build_practice_image_processor() -> CLIPImageProcessorPil:
+    """Image processor of the practice vision model: resized without a crop, normalized."""
     return CLIPImageProcessorPil(
         size={"height": SIDE, "width": SIDE},
         do_center_crop=False,
@@ -108,31 +156,35 @@ def image_processor() -> CLIPImageProcessorPil:
     )
 
 
-def sample_group(rng: random.Random, plan: Plan) -> list[Scene]:
+def sample_group(rng: random.Random, plan: VisionRound) -> list[Scene]:
+    """A scene and its near misses: scenes that differ from it in one fact."""
     scene = sample_scene(rng, digit_share=plan.digit_share)
     return [scene, *(near_miss(scene, rng) for _ in range(NEAR_MISSES))]
 
 
-def render(scene: Scene, digits: DigitSet = "train") -> np.ndarray:
-    """`(SIDE, SIDE, 3)` uint8, resized as the image processor does it."""
-    return np.asarray(draw(scene, digits).resize((SIDE, SIDE), Image.Resampling.BICUBIC))
+def render_pixels(scene: Scene, digits: DigitSet = "train") -> np.ndarray:
+    """Render `(SIDE, SIDE, 3)` uint8, resized as the image processor does it."""
+    return np.asarray(draw_scene(scene, digits).resize((SIDE, SIDE), Image.Resampling.BICUBIC))
 
 
-def _render_groups(seed: int, count: int, plan: Plan) -> tuple[list[Scene], np.ndarray]:
+def _render_groups(seed: int, count: int, plan: VisionRound) -> tuple[list[Scene], np.ndarray]:
     rng = random.Random(seed)
     scenes = [scene for _ in range(count) for scene in sample_group(rng, plan)]
-    return scenes, np.stack([render(scene) for scene in scenes])
+    return scenes, np.stack([render_pixels(scene) for scene in scenes])
 
 
-def render_all(plan: Plan, chunk: int = 1000) -> tuple[list[Scene], np.ndarray]:
-    """All scenes, group after group, and their pictures `(N, SIDE, SIDE, 3)` uint8."""
+def render_all(plan: VisionRound, chunk: int = 1000) -> tuple[list[Scene], np.ndarray]:
+    """All scenes, group after group, and their images `(N, SIDE, SIDE, 3)` uint8."""
     seeds = [plan.seed * 1_000_003 + i for i in range(plan.groups_rendered // chunk)]
     with ProcessPoolExecutor() as pool:
         parts = list(pool.map(_render_groups, seeds, repeat(chunk), repeat(plan)))
-    return [scene for scenes, _ in parts for scene in scenes], np.concatenate([pictures for _, pictures in parts])
+    return [scene for scenes, _ in parts for scene in scenes], np.concatenate(
+        [pictures for _, pictures in parts]
+    )
 
 
-#: What a patch is told about its corner: noun, colour, size, place. The words of each, that for an empty corner first.
+#: Classes of the patch loss by fact: noun, color, size, position; the one for an empty corner
+#: first.
 FACTS: tuple[tuple[str, ...], ...] = (
     (EMPTY, *(f"a {noun}" for noun in (*SHAPES, *DIGITS))),
     (EMPTY, *COLOURS),
@@ -150,23 +202,24 @@ def corner_facts(scene: Scene) -> list[tuple[str, ...]]:
 
 
 def region_phrases(scene: Scene) -> list[str]:
-    """What lies in each of the four corners."""
+    """Phrases for the content of the four corners."""
     phrases = [EMPTY] * 4
     for thing in scene.things:
         phrases[thing.corner] = f"a {noun_phrase(thing)}"
     return phrases
 
 
-class Trainer:
-    """One contrastive training run; `step` makes one optimizer step and returns each loss."""
+class VisionTrainer:
+    """One contrastive training run; `step` takes one optimizer step and returns each loss."""
 
-    def __init__(self, plan: Plan, model: CLIPModel | None = None) -> None:
+    def __init__(self, plan: VisionRound, model: CLIPModel | None = None) -> None:
         torch.manual_seed(plan.seed)
         self.plan = plan
         self.rng = random.Random(plan.seed)
-        self.tokenizer = tokenizer()
-        # Eager attention: on CPUs the fused kernel's backward pass takes several times as long at this length.
-        self.model = model or CLIPModel._from_config(config(), attn_implementation="eager")
+        self.tokenizer = build_caption_tokenizer()
+        # Eager attention: on CPUs the fused kernel's backward pass takes several times as long at
+        # this length.
+        self.model = model or CLIPModel._from_config(clip_config(), attn_implementation="eager")
         decayed = [p for p in self.model.parameters() if p.ndim > 1]
         plain = [p for p in self.model.parameters() if p.ndim <= 1]
         groups = [{"params": decayed, "weight_decay": 0.05}, {"params": plain, "weight_decay": 0.0}]
@@ -175,16 +228,26 @@ class Trainer:
 
     def _rate(self, step: int) -> float:
         warm = min(1.0, (step + 1) / 200)
-        return warm * (0.02 + 0.98 * 0.5 * (1 + math.cos(math.pi * min(1.0, step / self.plan.steps))))
+        return warm * (
+            0.02 + 0.98 * 0.5 * (1 + math.cos(math.pi * min(1.0, step / self.plan.steps)))
+        )
 
     def step(self, scenes: list[Scene], pictures: np.ndarray) -> dict[str, float]:
+        """Take one optimizer step on images `(B, SIDE, SIDE, 3)` uint8; returns each loss."""
         pixels = torch.from_numpy(pictures).permute(0, 3, 1, 2).float().div_(255)
-        # A little exposure and contrast of its own for each picture, and sensor noise.
-        pixels = pixels * torch.empty(len(pixels), 1, 1, 1).uniform_(0.9, 1.1) + torch.empty(len(pixels), 1, 1, 1).uniform_(-0.05, 0.05)
+        # Random exposure and contrast for each image, and sensor noise.
+        pixels = pixels * torch.empty(len(pixels), 1, 1, 1).uniform_(0.9, 1.1) + torch.empty(
+            len(pixels), 1, 1, 1
+        ).uniform_(-0.05, 0.05)
         pixels = (pixels + torch.rand_like(pixels) * 0.05 - MEAN) / STD
-        with torch.autocast("cpu", torch.bfloat16, enabled=choose("train", "cpu").dtype is torch.bfloat16):
+        with torch.autocast(
+            "cpu", torch.bfloat16, enabled=choose_arithmetic("train", "cpu").dtype is torch.bfloat16
+        ):
             vision = self.model.vision_model(pixels, output_hidden_states=True)
-            losses = {"picture": self._picture_loss(vision.pooler_output, scenes), "region": self._region_loss(vision, scenes)}
+            losses = {
+                "picture": self._picture_loss(vision.pooler_output, scenes),
+                "region": self._region_loss(vision, scenes),
+            }
             if self.plan.patches:
                 losses["patch"] = self._patch_loss(vision.hidden_states[READ], scenes)
         self.optimizer.zero_grad(set_to_none=True)
@@ -198,74 +261,141 @@ class Trainer:
 
     def _picture_loss(self, pooled: torch.Tensor, scenes: list[Scene]) -> torch.Tensor:
         whole = self.model.visual_projection(pooled)
-        return self._contrast(whole, [caption(scene, self.rng) for scene in scenes], [caption(scene) for scene in scenes])
+        return self._contrast(
+            whole,
+            [caption(scene, self.rng) for scene in scenes],
+            [caption(scene) for scene in scenes],
+        )
 
     def _region_loss(self, vision: Any, scenes: list[Scene]) -> torch.Tensor:
-        regions = embed_patches(self.model, corners_of(vision.last_hidden_state).mean(2)).flatten(0, 1)
+        regions = embed_patches(self.model, corners_of(vision.last_hidden_state).mean(2)).flatten(
+            0, 1
+        )
         phrases = [phrase for scene in scenes for phrase in region_phrases(scene)]
         distinct = sorted(set(phrases))
         return self._contrast(regions, distinct, distinct, truths=phrases)
 
     def _patch_loss(self, hidden: torch.Tensor, scenes: list[Scene]) -> torch.Tensor:
-        """Cross entropy of `plan.patches` random patches of each corner, against the words for each fact in turn."""
+        """Cross entropy of `plan.patches` random patches of each corner, summed over the facts."""
         corners = corners_of(hidden).flatten(0, 1)  # (4 B, 16, D)
         chosen = torch.rand(corners.shape[:2]).argsort(1)[:, : self.plan.patches]
-        patches = embed_patches(self.model, corners.gather(1, chosen[..., None].expand(-1, -1, corners.shape[2])))
-        patches = torch.nn.functional.normalize(patches.float(), dim=-1).flatten(0, 1)  # (4 B patches, 128)
+        patches = embed_patches(
+            self.model, corners.gather(1, chosen[..., None].expand(-1, -1, corners.shape[2]))
+        )
+        # (4 B patches, 128)
+        patches = torch.nn.functional.normalize(patches.float(), dim=-1).flatten(0, 1)
         losses = []
-        for words, truths in zip(FACTS, zip(*(facts for scene in scenes for facts in corner_facts(scene)), strict=True), strict=True):
-            logits = PATCH_SCALE * patches @ torch.nn.functional.normalize(embed_texts(self.model, self.tokenizer, words).float(), dim=-1).T
-            wanted = torch.tensor([words.index(truth) for truth in truths]).repeat_interleave(self.plan.patches)
+        for words, truths in zip(
+            FACTS,
+            zip(*(facts for scene in scenes for facts in corner_facts(scene)), strict=True),
+            strict=True,
+        ):
+            logits = (
+                PATCH_SCALE
+                * patches
+                @ torch.nn.functional.normalize(
+                    embed_texts(self.model, self.tokenizer, words).float(), dim=-1
+                ).T
+            )
+            wanted = torch.tensor([words.index(truth) for truth in truths]).repeat_interleave(
+                self.plan.patches
+            )
             losses.append(torch.nn.functional.cross_entropy(logits, wanted))
         return torch.stack(losses).sum()
 
-    def _contrast(self, images: torch.Tensor, texts: list[str], keys: list[str], truths: list[str] | None = None) -> torch.Tensor:
-        """Symmetric InfoNCE where several may match: image i and text j are a pair if `truths[i] == keys[j]`."""
+    def _contrast(
+        self,
+        images: torch.Tensor,
+        texts: list[str],
+        keys: list[str],
+        truths: list[str] | None = None,
+    ) -> torch.Tensor:
+        """Symmetric InfoNCE; image i matches every text j for which `truths[i] == keys[j]`."""
         truths = keys if truths is None else truths
         index = {key: i for i, key in enumerate(dict.fromkeys(keys))}
-        match = torch.tensor([index[t] for t in truths])[:, None] == torch.tensor([index[k] for k in keys])[None]
+        match = (
+            torch.tensor([index[t] for t in truths])[:, None]
+            == torch.tensor([index[k] for k in keys])[None]
+        )
         encoded = embed_texts(self.model, self.tokenizer, texts)
-        logits = torch.nn.functional.normalize(images.float(), dim=-1) @ torch.nn.functional.normalize(encoded.float(), dim=-1).T
+        logits = (
+            torch.nn.functional.normalize(images.float(), dim=-1)
+            @ torch.nn.functional.normalize(encoded.float(), dim=-1).T
+        )
         logits = logits * self.model.logit_scale.exp()
         target = match.float()
         rows = -(torch.log_softmax(logits, 1) * target / target.sum(1, keepdim=True)).sum(1).mean()
-        columns = -(torch.log_softmax(logits, 0) * target / target.sum(0, keepdim=True)).sum(0).mean()
+        columns = (
+            -(torch.log_softmax(logits, 0) * target / target.sum(0, keepdim=True)).sum(0).mean()
+        )
         return (rows + columns) / 2
 
 
 def corners_of(hidden: torch.Tensor) -> torch.Tensor:
     """`(B, 1 + 64, D)` -> `(B, 4, 16, D)`: each corner's patches, without the class token."""
-    corners: torch.Tensor = hidden[:, 1:].unflatten(1, (2, 4, 2, 4)).transpose(2, 3).flatten(3, 4).flatten(1, 2)
+    corners: torch.Tensor = (
+        hidden[:, 1:].unflatten(1, (2, 4, 2, 4)).transpose(2, 3).flatten(3, 4).flatten(1, 2)
+    )
     return corners
 
 
 def embed_patches(model: CLIPModel, patches: torch.Tensor) -> torch.Tensor:
-    """Patches into the space of the texts, through the layer norm and projection that the whole picture goes through."""
+    """Project patches into the text embedding space, through the layer norm and projection of the
+    whole image.
+    """
     embedded: torch.Tensor = model.visual_projection(model.vision_model.post_layernorm(patches))
     return embedded
 
 
-def embed_texts(model: CLIPModel, words: PreTrainedTokenizerFast, texts: Sequence[str]) -> torch.Tensor:
+def embed_texts(
+    model: CLIPModel, words: PreTrainedTokenizerFast, texts: Sequence[str]
+) -> torch.Tensor:
+    """Texts -> their projected embeddings `(B, D)`."""
     batch = words(list(texts), padding=True, return_tensors="pt")
-    embedded: torch.Tensor = model.text_projection(model.text_model(batch["input_ids"], batch["attention_mask"]).pooler_output)
+    embedded: torch.Tensor = model.text_projection(
+        model.text_model(batch["input_ids"], batch["attention_mask"]).pooler_output
+    )
     return embedded
 
 
 @torch.no_grad()
-def region_accuracy(model: CLIPModel, words: PreTrainedTokenizerFast, scenes: list[Scene], digits: DigitSet) -> dict[str, float]:
-    """Zero-shot: how often a corner's patches are nearest to the true one of all 8x8x2 + 10x8x2 + 1 phrases, and by attribute.
+def region_accuracy(
+    model: CLIPModel, words: PreTrainedTokenizerFast, scenes: list[Scene], digits: DigitSet
+) -> dict[str, float]:
+    """Zero-shot accuracy of a corner's patches among 8x8x2 + 10x8x2 + 1 phrases, by attribute.
 
-    `patch_shape`, `patch_digit`: how often a single patch in the layer that a projector reads is nearest to its noun;
-    `patches_shape`, `patches_digit`: the same of a corner's 16 together.
+    `patch_shape`, `patch_digit`: how often a single patch in the layer that a projector reads is
+    nearest to its noun; `patches_shape`, `patches_digit`: the same by mean similarity of a corner's
+    16.
     """
-    phrases = [EMPTY, *(f"a {size} {colour} {noun}" for size in SIZES for colour in COLOURS for noun in (*SHAPES, *DIGITS))]
+    phrases = [
+        EMPTY,
+        *(
+            f"a {size} {colour} {noun}"
+            for size in SIZES
+            for colour in COLOURS
+            for noun in (*SHAPES, *DIGITS)
+        ),
+    ]
     texts = embed_texts(model, words, phrases)
-    pixels = torch.from_numpy(np.stack([render(scene, digits) for scene in scenes])).permute(0, 3, 1, 2).float().div_(255)
+    pixels = (
+        torch.from_numpy(np.stack([render_pixels(scene, digits) for scene in scenes]))
+        .permute(0, 3, 1, 2)
+        .float()
+        .div_(255)
+    )
     vision = model.vision_model((pixels - MEAN) / STD, output_hidden_states=True)
     regions = embed_patches(model, corners_of(vision.last_hidden_state).mean(2)).flatten(0, 1)
-    best = (torch.nn.functional.normalize(regions, dim=-1) @ torch.nn.functional.normalize(texts, dim=-1).T).argmax(1)
+    best = (
+        torch.nn.functional.normalize(regions, dim=-1)
+        @ torch.nn.functional.normalize(texts, dim=-1).T
+    ).argmax(1)
     hits: dict[str, list[bool]] = {}
-    for found, truth in zip((phrases[i] for i in best), (p for scene in scenes for p in region_phrases(scene)), strict=True):
+    for found, truth in zip(
+        (phrases[i] for i in best),
+        (p for scene in scenes for p in region_phrases(scene)),
+        strict=True,
+    ):
         hits.setdefault("all" if truth != EMPTY else "empty", []).append(found == truth)
         if truth == EMPTY:
             continue
@@ -274,10 +404,16 @@ def region_accuracy(model: CLIPModel, words: PreTrainedTokenizerFast, scenes: li
         kind = "digit" if wanted[3] in DIGITS else "shape"
         for key, at in (("size", 1), ("colour", 2), (kind, 3)):
             hits.setdefault(key, []).append(told[at] == wanted[at])
-    singles = embed_patches(model, corners_of(vision.hidden_states[READ])).flatten(0, 1)  # (4 B, 16, D)
-    likeness = torch.nn.functional.normalize(singles, dim=-1) @ torch.nn.functional.normalize(embed_texts(model, words, FACTS[0]), dim=-1).T
+    # (4 B, 16, D)
+    singles = embed_patches(model, corners_of(vision.hidden_states[READ])).flatten(0, 1)
+    likeness = (
+        torch.nn.functional.normalize(singles, dim=-1)
+        @ torch.nn.functional.normalize(embed_texts(model, words, FACTS[0]), dim=-1).T
+    )
     nouns = [FACTS[0].index(facts[0]) for scene in scenes for facts in corner_facts(scene)]
-    for single, together, noun in zip(likeness.argmax(-1), likeness.mean(1).argmax(-1), nouns, strict=True):
+    for single, together, noun in zip(
+        likeness.argmax(-1), likeness.mean(1).argmax(-1), nouns, strict=True
+    ):
         if noun:
             kind = "digit" if noun > len(SHAPES) else "shape"
             hits.setdefault(f"patch_{kind}", []).extend((single == noun).tolist())
@@ -286,16 +422,25 @@ def region_accuracy(model: CLIPModel, words: PreTrainedTokenizerFast, scenes: li
 
 
 def main(out: Path, log_every: int = 250) -> None:
-    """Every round: renders, trains, reports zero-shot figures on the three splits, and writes the part to `out` in hub layout."""
+    """Run every round: render, train, report zero-shot accuracy on three splits, save to `out`.
+
+    The part is saved in hub layout.
+    """
     model: CLIPModel | None = None
-    for plan in ROUNDS:
-        model = run_round(plan, out, model, log_every)
+    for plan in VISION_ROUNDS:
+        model = run_vision_round(plan, out, model, log_every)
 
 
-def run_round(plan: Plan, out: Path, model: CLIPModel | None, log_every: int) -> CLIPModel:
+def run_vision_round(
+    plan: VisionRound, out: Path, model: CLIPModel | None, log_every: int
+) -> CLIPModel:
+    """Render, train one round and save its model to `out`.
+
+    `model` is the previous round's, None in the first.
+    """
     scenes, pictures = render_all(plan)
     size = 1 + NEAR_MISSES
-    run = Trainer(plan, model)
+    run = VisionTrainer(plan, model)
     started = time.monotonic()
     order: list[int] = []
     for step in range(plan.steps):
@@ -309,27 +454,33 @@ def run_round(plan: Plan, out: Path, model: CLIPModel | None, log_every: int) ->
             told = " ".join(f"{name} {loss:.3f}" for name, loss in losses.items())
             print(f"step {step + 1}/{plan.steps} {told} {left / 60:.0f} min left", flush=True)
         if (step + 1) % (log_every * 2) == 0 or step + 1 == plan.steps:
-            save(run.model, out)
-            report(run.model)
+            save_vision_part(run.model, out)
+            report_accuracy(run.model)
     return run.model
 
 
-def report(model: CLIPModel) -> None:
+def report_accuracy(model: CLIPModel) -> None:
+    """Print zero-shot accuracies on the three splits."""
     model.eval()
     rng = random.Random(977)
     for split, digits in (("train", "train"), ("heldout", "heldout"), ("combinations", "heldout")):
-        figures = region_accuracy(model, tokenizer(), [sample_scene(rng, split) for _ in range(300)], digits)  # type: ignore[arg-type]
-        print(split, " ".join(f"{key} {value:.3f}" for key, value in sorted(figures.items())), flush=True)
+        scenes = [sample_scene(rng, split) for _ in range(300)]  # type: ignore[arg-type]
+        figures = region_accuracy(model, build_caption_tokenizer(), scenes, digits)  # type: ignore[arg-type]
+        print(
+            split,
+            " ".join(f"{key} {value:.3f}" for key, value in sorted(figures.items())),
+            flush=True,
+        )
     model.train()
 
 
-def save(model: CLIPModel, out: Path) -> None:
-    """Half precision on disk: the parts travel with the package."""
+def save_vision_part(model: CLIPModel, out: Path) -> None:
+    """Save in half precision, since the parts are shipped with the package."""
     copy = CLIPModel(model.config)
     copy.load_state_dict(model.state_dict())
     copy.half().save_pretrained(out, max_shard_size="3MB")
-    tokenizer().save_pretrained(out)
-    image_processor().save_pretrained(out)
+    build_caption_tokenizer().save_pretrained(out)
+    build_practice_image_processor().save_pretrained(out)
 
 
 assert len(CORNERS) == 4

@@ -1,168 +1,316 @@
-"""Writes the store. A shard is complete or absent, and says itself what it holds, so an interrupted run goes on where it stopped."""
+"""Writes the store. A shard is complete or absent, and describes its own content, so an interrupted
+run resumes.
+
+    inspect (read-only) -> shards under unused numbers -> index under its other name -> manifest,
+    the only file that is replaced
+
+Until the manifest is replaced the store is byte for byte the previous one, plus shards that no
+manifest names yet.
+"""
 
 from __future__ import annotations
 
 import hashlib
 from collections.abc import Callable, Iterator, Sequence
 from concurrent.futures import ThreadPoolExecutor
-from dataclasses import dataclass
+from contextlib import nullcontext
+from functools import partial
+from itertools import count
 from pathlib import Path
 from typing import Any
 
 import orjson
 import torch
-from safetensors import SafetensorError, safe_open
-from safetensors.torch import save
 
-from ... import artefact
-from ...conversations import Pictures
-from ...errors import ArtefactError, PictureError
-from ...processes import Processes
-from ..encoders import Encoder, check_same_encoder
-from ..pictures import open_picture
-from .formats import Format, pack
+from ... import artifacts, safe_replace
+from ...conversations import ImageFinder
+from ...distributed import ProcessGroup
+from ...errors import ImageError
+from ...pipeline.progress import OnEvent, Progress
+from ..encoders import Encoder, facts_fingerprint
+from ..image_io import open_image_with_notes
+from .contents import (
+    INDEX_FILES,
+    STORE_FORMAT,
+    STORE_KIND,
+    ExistingStore,
+    inspect_store,
+    names_digest,
+)
+from .digests import image_digest, image_digests
+from .formats import Format, pack_rows
+from .locking import exclusive_writer, remove_partial_files, replace_store
+from .shards import Shard, shard_bytes, shard_name
 
-KIND = "feature store"
-INDEX = "pictures.json"
-#: What is being done, how far it is, how far it goes.
-Progress = Callable[[str, int, int], None]
-
-
-@dataclass(frozen=True, slots=True)
-class Shard:
-    """What a shard's own metadata says: the encoder's facts, the format, and the digests of its pictures, a row each."""
-
-    encoder: dict[str, Any]
-    format: str
-    digests: list[str]
+Log = Callable[[str], None]
 
 
-def encode_pictures(
-    folder: Path, encoder: Encoder, names: Sequence[str], images: Pictures, *, dtype: Format, batch: int, shard: int, progress: Progress,
-    processes: Processes | None = None, computed_in: str = "float32",
-) -> dict[str, Any]:  # fmt: skip
-    """Writes the store of `names` (found in `images`), keeping the shards a former run finished; returns its facts.
+def encode_images(
+    folder: Path,
+    encoder: Encoder,
+    names: Sequence[str],
+    images: ImageFinder,
+    *,
+    dtype: Format,
+    batch: int,
+    shard: int,
+    on_event: OnEvent,
+    processes: ProcessGroup | None = None,
+    computed_in: str = "float32",
+    overwrite: bool = False,
+    log: Log = lambda words: None,
+) -> dict[str, Any]:
+    """Add `names` (found in `images`) to the store, which keeps its rows; returns what was added.
 
-    Equal pictures are encoded once. Which pictures a shard holds depends on the names and their content alone, so that
-    an interrupted run and several processes write the same bytes as one uninterrupted process.
+    Identical images are encoded once. The images of a shard depend only on the names and their
+    content, so an interrupted run and several processes write the same bytes as one uninterrupted
+    process. With `overwrite`, a new store of these names only replaces the old one when it is
+    complete. `log` receives what was removed or lost.
+
+    Raises ArtifactError, without changing the folder, if its content cannot be extended or another
+    process writes there.
     """
-    processes = processes or Processes()
-    digests = _digests(sorted(set(names)), images, progress)
+    processes = processes or ProcessGroup()
+    digests = image_digests(sorted(set(names)), images, on_event)
     firsts: dict[str, str] = {}
     for name, digest in digests.items():
         firsts.setdefault(digest, name)
-    folder.mkdir(parents=True, exist_ok=True)
-    done = _finished(folder, encoder, dtype, set(firsts), clear=processes.first)
-    processes.wait()  # nobody writes while somebody still looks
-    held = {digest for shard_ in done.values() for digest in shard_.digests}
-    todo = _todo([digest for digest in firsts if digest not in held], shard, set(done), folder)
-    count = len(held)
-    progress("encoding pictures", count, len(firsts))
-    for path, members in todo[processes.rank :: processes.count]:
-        packed = []  # batch by batch: a shard of float32 rows would take gigabytes
-        for some in _encode(encoder, [firsts[digest] for digest in members], images, batch, dtype):
-            packed.append(pack(some, dtype))
-            count += len(some)
-            progress("encoding pictures", count, len(firsts))
-        # One key: safetensors writes several in no fixed order, and equal shards should be equal bytes.
-        facts = {"phisense": orjson.dumps({"encoder": encoder.facts, "format": dtype, "digests": members}).decode()}
-        artefact.write_bytes(path, save({key: torch.cat([rows[key] for rows in packed]) for key in packed[0]}, metadata=facts))
-    processes.wait()
-    about = {
-        "encoder": encoder.fingerprint, "facts": encoder.facts, "pictures": len(digests), "distinct": len(firsts),
-        "tokens": encoder.patches, "width": encoder.width, "dtype": dtype, "computed_in": computed_in,
-    }  # fmt: skip
-    if processes.first:
-        _write_index(folder, digests)
-        artefact.write_manifest(folder, kind=KIND, about=about)
-    processes.wait()
-    return about
+    look = partial(inspect_store, facts=encoder.facts, format_=dtype)
+    with (
+        replace_store(folder, processes, look) if overwrite else nullcontext(folder) as at,
+        exclusive_writer(at, processes),
+    ):
+        existing = look(at)
+        sums = _verify(existing, on_event) if processes.is_main else {}
+        processes.barrier()  # no rank writes while another still inspects
+        if processes.is_main:
+            _log_changes(at, remove_partial_files(at), existing, digests, log)
+        locations = existing.locations
+        blank: list[str] = []
+        new = _new_shards(
+            [digest for digest in firsts if digest not in locations], shard, set(existing.shards)
+        )
+        done = len(firsts) - sum(map(len, new.values()))
+        on_event(Progress("encoding pictures", done, len(firsts), "images"))
+        for number in sorted(new)[processes.rank :: processes.world_size]:
+            packed = []  # pack per batch: a shard of float32 rows would take gigabytes
+            for some in _encode(
+                encoder,
+                {firsts[digest]: digest for digest in new[number]},
+                images,
+                batch,
+                dtype,
+                blank,
+            ):
+                packed.append(pack_rows(some, dtype))
+                done += len(some)
+                on_event(Progress("encoding pictures", done, len(firsts), "images"))
+            rows = {key: torch.cat([one[key] for one in packed]) for key in packed[0]}
+            data = shard_bytes(
+                rows, new[number], encoder=encoder.facts, format_=dtype, computed_in=computed_in
+            )
+            artifacts.write_bytes(at / shard_name(number), data)
+        if blank:
+            log(
+                f"{len(blank):,} of the pictures encoded now have nothing to see on them;"
+                f" {min(blank)}. phisense check names each"
+            )
+        processes.barrier()
+        about = _about(existing, new, digests, encoder, dtype, computed_in)
+        if processes.is_main:
+            _finish(at, existing, new, digests, sums, about)
+    processes.barrier()
+    return {**about, "pictures": len(digests), "distinct": len(firsts), "stored": about["pictures"]}
 
 
-def _digests(names: Sequence[str], images: Pictures, progress: Progress) -> dict[str, str]:
-    """The content of each picture, by a hash of its bytes."""
+def _verify(existing: ExistingStore, on_event: OnEvent) -> dict[int, str]:
+    """Verify every row of every shard, since the manifest will name them; returns their sha256."""
 
-    def digest(name: str) -> str:
-        try:
-            with images.path(name).open("rb") as file:
-                return hashlib.file_digest(file, lambda: hashlib.blake2b(digest_size=16)).hexdigest()
-        except OSError as error:
-            raise PictureError(f"the picture {name} cannot be read", got=error.strerror) from error
+    def verified(shard: Shard) -> str:
+        shard.verify()
+        return artifacts.file_sha256(shard.path)
 
-    found = {}
+    sums = {}
     with ThreadPoolExecutor(4) as pool:
-        for done, (name, value) in enumerate(zip(names, pool.map(digest, names), strict=True), 1):
-            found[name] = value
-            if not done % 256 or done == len(names):
-                progress("finding pictures", done, len(names))
-    return found
+        for number, digest in zip(
+            existing.shards, pool.map(verified, existing.shards.values()), strict=True
+        ):
+            sums[number] = digest
+            on_event(Progress("verifying features", len(sums), len(existing.shards), "shards"))
+    return sums
 
 
-def _todo(left: list[str], shard: int, taken: set[Path], folder: Path) -> list[tuple[Path, list[str]]]:
-    """Free file names for what is left, `shard` pictures in each."""
-    jobs = []
-    number = 0
-    for start in range(0, len(left), shard):
-        while (path := shard_path(folder, number)) in taken:
-            number += 1
-        jobs.append((path, left[start : start + shard]))
-        number += 1
-    return jobs
+def _log_changes(
+    folder: Path, swept: list[str], existing: ExistingStore, digests: dict[str, str], log: Log
+) -> None:
+    """Log what was removed, and what the store had and this recipe does not restore."""
+    if swept:
+        log(f"{folder} held what killed processes had half-written; removed {', '.join(swept)}")
+    if existing.missing:
+        locations = existing.locations
+        lost = sum(
+            name not in digests and digest not in locations
+            for name, digest in existing.names.items()
+        )
+        also = (
+            f"; {lost:,} pictures of other recipes were in them, and come back when phisense"
+            " features runs with these"
+            if lost
+            else ""
+        )
+        log(f"{folder} lacked {', '.join(existing.missing)}{also}")
 
 
-def _encode(encoder: Encoder, names: list[str], images: Pictures, batch: int, format_: Format) -> Iterator[torch.Tensor]:
-    """Reads ahead in threads while the encoder works."""
+def _new_shards(left: list[str], shard: int, taken: set[int]) -> dict[int, list[str]]:
+    """Assign unused shard numbers to the remaining digests, `shard` per number."""
+    free = (number for number in count(0) if number not in taken)
+    return {next(free): left[start : start + shard] for start in range(0, len(left), shard)}
+
+
+def _places(existing: ExistingStore, new: dict[int, list[str]]) -> dict[str, tuple[int, int]]:
+    return existing.locations | {
+        digest: (number, row)
+        for number, digests in new.items()
+        for row, digest in enumerate(digests)
+    }
+
+
+def _about(
+    existing: ExistingStore,
+    new: dict[int, list[str]],
+    digests: dict[str, str],
+    encoder: Encoder,
+    dtype: Format,
+    computed_in: str,
+) -> dict[str, Any]:
+    places = _places(existing, new)
+    names = _names(existing, digests, places)
+    formats = {
+        existing.shards[number].computed_in if number in existing.shards else computed_in
+        for number, _ in places.values()
+    }
+    return {
+        "store_format": STORE_FORMAT,
+        "encoder": facts_fingerprint(encoder.facts),
+        "facts": encoder.facts,
+        "part": encoder.part,
+        "dtype": dtype,
+        "tokens": encoder.patches,
+        "width": encoder.width,
+        "computed_in": ", ".join(sorted(formats or {computed_in})),
+        "pictures": len(names),
+        "distinct": len(places),
+        "names": names_digest(names),
+    }
+
+
+def _names(
+    existing: ExistingStore, digests: dict[str, str], places: dict[str, tuple[int, int]]
+) -> dict[str, str]:
+    """All names of the store: earlier ones that still have a row, and this recipe's."""
+    return {
+        name: digest
+        for name, digest in sorted({**existing.names, **digests}.items())
+        if digest in places
+    }
+
+
+def _finish(
+    folder: Path,
+    existing: ExistingStore,
+    new: dict[int, list[str]],
+    digests: dict[str, str],
+    sums: dict[int, str],
+    about: dict[str, Any],
+) -> None:
+    """Write the index beside the previous one, replace the manifest, and remove the previous index.
+
+    Unchanged files are not rewritten.
+    """
+    places = _places(existing, new)
+    data = orjson.dumps(
+        {
+            name: [*places[digest], digest]
+            for name, digest in _names(existing, digests, places).items()
+        }
+    )
+    former = (
+        existing.manifest.index
+        if existing.manifest and existing.manifest.index not in existing.missing
+        else None
+    )
+    index = (
+        former
+        if former and (folder / former).read_bytes() == data
+        else next(name for name in INDEX_FILES if name != former)
+    )
+    if index != former:
+        artifacts.write_bytes(folder / index, data)
+    files = {index: {"bytes": len(data), "sha256": hashlib.sha256(data).hexdigest()}}
+    for number in sorted({number for number, _ in places.values()}):
+        path = folder / shard_name(number)
+        files[path.name] = {
+            "bytes": path.stat().st_size,
+            "sha256": sums.get(number) or artifacts.file_sha256(path),
+        }
+    manifest = {
+        "kind": STORE_KIND,
+        "format": 1,
+        "about": about,
+        "files": dict(sorted(files.items())),
+    }
+    path = folder / artifacts.MANIFEST
+    if existing.manifest is None or artifacts.read_json(path) != manifest:
+        artifacts.write_json(path, manifest)
+    for other in INDEX_FILES:
+        if other != index:
+            safe_replace.remove_file(folder / other)
+
+
+def _encode(
+    encoder: Encoder,
+    some: dict[str, str],
+    images: ImageFinder,
+    batch: int,
+    format_: Format,
+    blank: list[str],
+) -> Iterator[torch.Tensor]:
+    """Encode the images in `some`, which maps names to expected digests, batch by batch.
+
+    The next batch is decoded in threads meanwhile. Blank images are added to `blank`.
+    """
     work = encoder.prepare if format_ == "pixels" else encoder.encode
+    names = list(some)
     with ThreadPoolExecutor(4) as pool:
-        batches = [names[i : i + batch] for i in range(0, len(names), batch)]
-        reading = [pool.submit(_open_all, images, batches[0])]
+        batches = [
+            {name: some[name] for name in names[i : i + batch]} for i in range(0, len(names), batch)
+        ]
+        reading = [pool.submit(_open_all, images, batches[0], blank)]
         for i in range(len(batches)):
             if i + 1 < len(batches):
-                reading.append(pool.submit(_open_all, images, batches[i + 1]))
+                reading.append(pool.submit(_open_all, images, batches[i + 1], blank))
             yield work(reading[i].result()).cpu()
 
 
-def _open_all(images: Pictures, names: list[str]) -> list[Any]:
-    return [open_picture(images.path(name), name=name) for name in names]
+def _open_all(images: ImageFinder, some: dict[str, str], blank: list[str]) -> list[Any]:
+    return [_open(images.path(name), name, digest, blank) for name, digest in some.items()]
 
 
-def _finished(folder: Path, encoder: Encoder, format_: Format, wanted: set[str], *, clear: bool) -> dict[Path, Shard]:
-    """Shards of a former run that can stay. Those of another encoder or format are an error; those of pictures no longer asked for go."""
-    if clear:
-        (folder / artefact.MANIFEST).unlink(missing_ok=True)
-        for leftover in folder.glob(".*.partial"):  # of a run that was killed
-            leftover.unlink()
-    kept: dict[Path, Shard] = {}
-    for path in sorted(folder.glob("features-*.safetensors")):
-        shard = shard_facts(path)
-        remove = f"Remove {folder} to encode again, or give the recipe another name"
-        check_same_encoder(folder, got=shard.encoder, wanted=encoder.facts, do=remove)
-        if shard.format != format_:
-            raise ArtefactError(f"the feature store {folder} is of another format", got=shard.format, wanted=format_, do=remove)
-        if wanted.issuperset(shard.digests):
-            kept[path] = shard
-        elif clear:
-            path.unlink()
-    return kept
+def _open(path: Path, name: str, digest: str, blank: list[str]) -> Any:
+    """Open an image and check its digest.
+
+    Raises ImageError if the file changed since the run began, as its features would be stored under
+    the old digest.
+    """
+    opened = open_image_with_notes(path, name=name)
+    if opened.blank is not None:
+        blank.append(f"{name} is {opened.blank}")
+    if image_digest(path, name) != digest:
+        raise ImageError(
+            f"the picture {name} was changed while features were made",
+            do="Run phisense features again",
+        )
+    return opened.image
 
 
-def _write_index(folder: Path, digests: dict[str, str]) -> None:
-    where = {d: [n, row] for n, path in enumerate(shard_paths(folder)) for row, d in enumerate(shard_facts(path).digests)}
-    artefact.write_bytes(folder / INDEX, orjson.dumps({name: where[digest] for name, digest in digests.items()}))
-
-
-def shard_path(folder: Path, number: int) -> Path:
-    return folder / f"features-{number:05d}.safetensors"
-
-
-def shard_paths(folder: Path) -> list[Path]:
-    return sorted(folder.glob("features-*.safetensors"))
-
-
-def shard_facts(path: Path) -> Shard:
-    try:
-        with safe_open(path, "pt") as shard:
-            facts = orjson.loads((shard.metadata() or {}).get("phisense", "{}"))
-    except SafetensorError as error:
-        raise ArtefactError(f"{path} is damaged", got=str(error), do="Remove it and run phisense features again") from error
-    return Shard(facts.get("encoder", {}), facts.get("format", "unknown"), facts.get("digests", []))
+__all__ = ["encode_images"]

@@ -1,0 +1,48 @@
+"""CPU cores and memory available to this process, cgroup limits of a container included."""
+
+from __future__ import annotations
+
+import os
+from pathlib import Path
+
+_CGROUP = Path("/sys/fs/cgroup")
+
+
+def physical_cores() -> int:
+    """Number of usable physical cores: hyperthreads share a core's arithmetic units."""
+    if not hasattr(os, "sched_getaffinity"):
+        return max(1, (os.cpu_count() or 2) // 2)
+    siblings = {
+        cpu: Path(f"/sys/devices/system/cpu/cpu{cpu}/topology/thread_siblings_list")
+        for cpu in os.sched_getaffinity(0)
+    }
+    physical = {
+        path.read_text().strip() if path.is_file() else str(cpu) for cpu, path in siblings.items()
+    }
+    quota = _read_fields(_CGROUP / "cpu.max")  # cgroup v2: quota and period in microseconds
+    granted = (
+        max(1, int(quota[0]) // int(quota[1]))
+        if len(quota) == 2 and quota[0].isdigit()
+        else len(physical)
+    )
+    return min(len(physical), granted)
+
+
+def available_memory() -> int | None:
+    """Available memory in bytes; None if the system does not report it."""
+    rows = (
+        dict(line.split(":") for line in Path("/proc/meminfo").read_text().splitlines())
+        if Path("/proc/meminfo").is_file()
+        else {}
+    )
+    if "MemAvailable" not in rows:
+        return None
+    free = int(rows["MemAvailable"].split()[0]) * 1024
+    most, now = _read_fields(_CGROUP / "memory.max"), _read_fields(_CGROUP / "memory.current")
+    if most and now and most[0].isdigit():
+        free = min(free, int(most[0]) - int(now[0]))
+    return free
+
+
+def _read_fields(path: Path) -> list[str]:
+    return path.read_text().split() if path.is_file() else []

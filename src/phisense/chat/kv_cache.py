@@ -1,0 +1,63 @@
+"""Per-session cache of KV state between turns, so that only new tokens are computed: bounded, and
+never shared between sessions.
+"""
+
+from __future__ import annotations
+
+import threading
+import weakref
+from collections import OrderedDict
+from collections.abc import Sequence
+from typing import Generic, TypeVar
+
+State = TypeVar("State")
+
+
+class SessionCache(Generic[State]):
+    """LRU cache of per-session KV state, at most `capacity` sessions. Keys are weak references: a
+    closed session frees its entry.
+
+    Owners are compared by identity, not by equality.
+    """
+
+    def __init__(self, capacity: int) -> None:
+        self.capacity = capacity
+        self._states: OrderedDict[int, tuple[weakref.ref[object], State]] = OrderedDict()
+        # reentrant: a weak reference's callback may run while it is held
+        self._lock = threading.RLock()
+
+    def __len__(self) -> int:
+        return len(self._states)
+
+    def pop(self, owner: object) -> State | None:
+        """Remove and return the owner's state, so that a turn that fails leaves no partially
+        updated state in the cache.
+        """
+        with self._lock:
+            found = self._states.pop(id(owner), None)
+        return found[1] if found is not None and found[0]() is owner else None
+
+    def put(self, owner: object, state: State) -> list[State]:
+        """Store the state; return the states that were evicted for it."""
+        key = id(owner)
+        with self._lock:
+            self._states[key] = (weakref.ref(owner, lambda _: self._drop(key)), state)
+            self._states.move_to_end(key)
+            return [
+                self._states.popitem(last=False)[1][1]
+                for _ in range(len(self._states) - self.capacity)
+            ]
+
+    def _drop(self, key: int) -> None:
+        with self._lock:
+            found = self._states.get(key)
+            if found is not None and found[0]() is None:
+                del self._states[key]
+
+
+def common_prefix_length(first: Sequence[int], second: Sequence[int]) -> int:
+    """Length of the common prefix: the part of a prompt that need not be recomputed."""
+    return next(
+        (i for i, (one, other) in enumerate(zip(first, second, strict=False)) if one != other),
+        min(len(first), len(second)),
+    )

@@ -1,0 +1,89 @@
+"""The verb that takes what others' tools wrote: import."""
+
+from __future__ import annotations
+
+from pathlib import Path
+from typing import Annotated, Any
+
+import typer
+
+from .common import DeviceName, Json, Overwrite, app
+from .rendering import shown_by
+
+
+@app.command("import")
+def import_(
+    source: Annotated[
+        str,
+        typer.Argument(
+            metavar="FOLDER",
+            help=(
+                "A LLaVA-format folder with a Phi-3, a PEFT adapter to one, or a hub id of the"
+                " first."
+            ),
+        ),
+    ],
+    out: Annotated[
+        Path | None,
+        typer.Option(help="The model folder to write; otherwise models/, by the name of FOLDER."),
+    ] = None,
+    base: Annotated[
+        str | None,
+        typer.Option(
+            help="Of an adapter: what it was trained on, if it does not say or that is elsewhere."
+        ),
+    ] = None,
+    overwrite: Overwrite = False,
+    device: DeviceName = "auto",
+    json: Json = False,
+) -> dict[str, Any]:
+    """Take an existing LLaVA-format checkpoint as a model folder, for evaluate, chat, export and
+    further training.
+
+    Reads llava-hf's layout with a Phi-3, old and new names; xtuner's LLaVA-Phi-3-mini, whose Phi-3
+    was rewritten as a Llama; and an adapter with its base. Every weight must have a place, and
+    plain transformers on FOLDER must give the logits that the written folder gives, or nothing is
+    written. Only safetensors are read. To go on training it, name it as `start` in a recipe
+    (docs/others.md).
+    """
+    from .. import console
+    from ..importing import import_folder
+
+    folder = out or Path("models") / Path(source).expanduser().resolve().name
+    with console.progress_bars() as bar:
+        report = import_folder(
+            source,
+            folder,
+            base=base,
+            device=device,
+            overwrite=overwrite,
+            on_event=shown_by(bar),
+        )
+    result = {"model": str(folder), **report}
+    if json:
+        console.print_json(result)
+        return result
+    console.out.print(
+        f"{report['positions']} positions compared with the source: largest difference of a logit"
+        f" {report['largest_difference']:.2g} standard deviations, KL {report['kl']:.2g}, same"
+        f" likeliest token {report['top1']:.2%}"
+    )
+    if again := report.get("asked_again"):
+        console.out.print(
+            f"When it was first asked it was {again['first_difference']:.2g} off, and not when it"
+            f" was asked again: the source answered {again['source_moved']:.2g} otherwise, what was"
+            f" written {again['written_moved']:.2g}. Compare once more on a quiet machine.",
+            style="yellow",
+        )
+    if report["prompt"]["same_ids"] is False:
+        console.out.print(
+            "The source has a chat template of its own that gives other ids; phisense asks by"
+            " Phi-3's. Evaluate before you trust it.",
+            style="yellow",
+        )
+    if "refused" in report["prompt"]:
+        console.out.print(
+            f"{report['prompt']['refused']}. phisense asks by Phi-3's.", style="yellow"
+        )
+    console.out.print(f"model -> {folder}")
+    return result

@@ -1,0 +1,94 @@
+"""How the events of a step are shown on the standard error: bars, lines, warnings."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Iterator
+from contextlib import ExitStack, contextmanager
+
+from .. import console
+from ..distributed import current_process_group
+from ..pipeline.progress import (
+    Event,
+    Finished,
+    HeldOutEval,
+    Notice,
+    OnEvent,
+    Progress,
+    Section,
+    StepSkipped,
+    TrainingStep,
+)
+
+
+@contextmanager
+def events(
+    on_result: Callable[[object], None] | None = None, *, headings: bool = True
+) -> Iterator[OnEvent]:
+    """The `on_event` of a verb: progress as bars, all else as lines.
+
+    `on_result` shows what the steps of a longer procedure return, below a heading for each of its
+    sections; without it, or without `headings`, the standard output is left to JSON. Of several
+    processes under torchrun the first one shows them.
+    """
+    with ExitStack() as bars:
+        shown: OnEvent | None = None
+
+        def on_event(event: Event) -> None:
+            nonlocal shown
+            if isinstance(event, Section | Finished):
+                bars.close()  # bars are drawn anew at each refresh: nothing may be printed between
+                shown = None
+                if on_result is not None and current_process_group().is_main:
+                    _show_section(event, on_result, headings)
+                return
+            if shown is None:
+                shown = shown_by(bars.enter_context(console.progress_bars()))
+            shown(event)
+
+        yield on_event
+
+
+def _show_section(
+    event: Section | Finished, on_result: Callable[[object], None], headings: bool
+) -> None:
+    if isinstance(event, Section):
+        if headings:
+            console.out.rule(event.title, align="left")
+    else:
+        on_result(event.result)
+
+
+def shown_by(bar: console.ProgressBars) -> OnEvent:
+    """An `on_event` that shows progress on `bar`."""
+    return lambda event: _show(event, bar)
+
+
+def _show(event: Event, bar: console.ProgressBars) -> None:
+    match event:
+        case Progress(task, done, total, unit, detail):
+            bar(task, done, total, detail, unit)
+        case Notice(text, warning):
+            console.err.print(text, style="yellow" if warning else None, soft_wrap=True)
+        case TrainingStep(stage, step, steps):
+            bar(stage, step, steps, _rates(event))
+        case StepSkipped(stage, step, why):
+            console.err.print(
+                f"{stage} {step}: {why}; metrics.jsonl names the conversations", style="yellow"
+            )
+        case HeldOutEval(stage, step, _, accuracy, blind, questions, answers):
+            without = "" if blind is None else f", {blind:.0%} without the picture"
+            console.err.print(
+                f"{stage} {step}: {accuracy:.0%} of {questions} held-out questions right{without}"
+            )
+            for one in answers:
+                console.err.print(
+                    f"  {one.question} -> {one.said} (right: {one.right})", soft_wrap=True
+                )
+
+
+def _rates(event: TrainingStep) -> str:
+    parts = [] if event.loss is None else [f"loss {event.loss:.3f}"]
+    parts += [] if event.learning_rate is None else [f"lr {event.learning_rate:.1e}"]
+    parts.append(f"{event.tokens_per_second:,.0f} tokens/s")
+    parts += [f"{event.memory / 1e9:.1f} GB"] if event.memory else []
+    return "  ".join(parts)

@@ -1,0 +1,264 @@
+"""The verbs that make a model: train, runs, merge, compare, tune."""
+
+from __future__ import annotations
+
+from pathlib import Path
+from typing import Annotated, Any
+
+import typer
+
+from .common import DeviceName, Json, Overwrite, RecipeName, Set, app
+
+
+@app.command()
+def train(
+    recipe: RecipeName,
+    set_: Set = None,
+    resume: Annotated[
+        bool, typer.Option("--resume", help="Go on from the newest whole checkpoint.")
+    ] = False,
+    overwrite: Annotated[
+        bool,
+        typer.Option(
+            "--overwrite",
+            help=(
+                "Replace a run of this name; a finished one stays, as NAME~, until the new one is"
+                " whole."
+            ),
+        ),
+    ] = False,
+    accept_changes: Annotated[
+        bool,
+        typer.Option("--accept-changes", help="Resume though recipe, data or features are others."),
+    ] = False,
+    device: DeviceName = "auto",
+    json: Json = False,
+) -> dict[str, Any]:
+    """Train in stages: align (projector), instruct (projector and LoRA, or the whole language
+    part), further ones. Writes a run folder, and says whether the model looks at its pictures.
+
+    Under `accelerate launch` or `torchrun` the processes share each batch, and the losses are those
+    of one process.
+    """
+    from ..recipe import load_recipe
+
+    r = load_recipe(recipe, tuple(set_ or ()))
+    from .. import console
+    from ..distributed import current_process_group
+    from ..pipeline.train import train as run_training
+    from .printing import print_training, print_verdict
+    from .rendering import events
+
+    with events() as on_event:
+        trained = run_training(
+            r,
+            resume=resume,
+            overwrite=overwrite,
+            accept_changes=accept_changes,
+            device=device,
+            on_event=on_event,
+        )
+    if not current_process_group().is_main:
+        return trained.to_dict()
+    result = {"run": str(r.run), **trained.to_dict()}
+    if json:
+        print_verdict(trained.verdict, quiet=True)
+        console.print_json(result)
+    else:
+        print_training(trained)
+    return result
+
+
+@app.command()
+def runs(
+    root: Annotated[Path, typer.Argument(help="The folder that holds runs/.")] = Path("."),
+    json: Json = False,
+) -> list[dict[str, Any]]:
+    """The runs there are: finished, running, or stopped at a step; and whether train --resume can
+    go on.
+    """
+    from .. import console
+    from ..training.run_folder import list_runs as find_runs
+
+    found = find_runs(root)
+    result = [run.as_dict() for run in found]
+    if json:
+        console.print_json(result)
+    else:
+        rows = [
+            [
+                run.name,
+                f"{run.state}, resumable" if run.resumable else run.state,
+                f"{run.stage} {run.step} of {run.steps}" if run.stage else "",
+                "" if run.loss is None else f"{run.loss:.3f}",
+            ]
+            for run in found
+        ]
+        console.print_table(f"runs in {root}", ["run", "state", "last logged step", "loss"], rows)
+    return result
+
+
+@app.command()
+def merge(
+    run: Annotated[Path, typer.Argument(help="A run folder, as phisense train writes it.")],
+    set_: Set = None,
+    out: Annotated[
+        Path | None,
+        typer.Option(help="The model folder to write; otherwise models/NAME beside runs."),
+    ] = None,
+    overwrite: Overwrite = False,
+    device: DeviceName = "auto",
+    json: Json = False,
+) -> dict[str, Any]:
+    """Merge the adapter into the base, measure what that did, and write a native model folder;
+    refuse a lossy merge.
+
+    The parts must be those that the run was trained with, by their content; --set
+    language.part=FOLDER says where they lie now.
+    """
+    from .. import console
+    from ..pipeline.merge import merge as run_merge
+    from .printing import print_merge
+    from .rendering import events
+
+    with events() as on_event:
+        merged = run_merge(
+            run,
+            changes=tuple(set_ or ()),
+            out=out,
+            overwrite=overwrite,
+            device=device,
+            on_event=on_event,
+        )
+    result = {"model": str(merged.folder), **merged.to_dict()}
+    if json:
+        console.print_json(result)
+    else:
+        print_merge(merged)
+    return result
+
+
+@app.command()
+def compare(
+    recipe: RecipeName,
+    try_: Annotated[
+        list[str],
+        typer.Option(
+            "--try",
+            metavar="CHANGES",
+            help='A variant, e.g. "projector.kind=mlp projector.pool=2". Repeatable.',
+        ),
+    ],
+    set_: Set = None,
+    limit: Annotated[
+        int | None, typer.Option(min=1, help="Only so many held-out questions, evenly spaced.")
+    ] = None,
+    device: DeviceName = "auto",
+    json: Json = False,
+) -> dict[str, Any]:
+    """Walk a recipe and variants of it from features to held-out accuracy: one table and one plot.
+
+    What is there already is not made again, so more variants can be added later.
+    """
+    from .. import console
+    from ..comparing import compare as run_comparison
+    from .printing import print_result, print_warnings
+    from .rendering import events
+
+    with events(print_warnings if json else print_result, headings=not json) as on_event:
+        found = run_comparison(
+            recipe, set_ or (), try_, limit=limit, device=device, on_event=on_event
+        )
+    result = found.to_dict()
+    if json:
+        console.print_json(result)
+    else:
+        rows = [
+            [
+                row.variant,
+                f"{row.tokens}",
+                (f"{row.accuracy.value:.3f} [{row.accuracy.low:.3f}, {row.accuracy.high:.3f}]"),
+                f"{row.trainable:,}",
+                f"{row.train_seconds:.0f}",
+            ]
+            for row in found.rows
+        ]
+        console.print_table(
+            "held-out accuracy",
+            ["variant", "tokens", "accuracy [95 %]", "trained parameters", "training s"],
+            rows,
+        )
+        console.out.print(f"plot -> {found.plot}")
+    return result
+
+
+@app.command()
+def tune(
+    recipe: RecipeName,
+    vary: Annotated[
+        list[str] | None,
+        typer.Option(
+            metavar="KEY=RANGE",
+            help=(
+                "low..high or one,two,three; repeatable. If not given: rates, warm-up, LoRA, tokens"
+                " per picture."
+            ),
+        ),
+    ] = None,
+    set_: Set = None,
+    trials: Annotated[
+        int, typer.Option(min=1, help="In all, those of other workers and earlier calls included.")
+    ] = 20,
+    hours: Annotated[
+        float | None, typer.Option(min=0.0, help="Begin no further trial after so long.")
+    ] = None,
+    questions: Annotated[
+        int, typer.Option(min=1, help="Held-out questions by which a trial is judged.")
+    ] = 200,
+    storage: Annotated[
+        str | None,
+        typer.Option(
+            help="A database URL that several workers share; otherwise SQLite in the study."
+        ),
+    ] = None,
+    device: DeviceName = "auto",
+    json: Json = False,
+) -> dict[str, Any]:
+    """Look for better settings with Optuna: train, judge by held-out questions, prune what falls
+    behind.
+
+    The recipe as it is goes first. What was begun is gone on with; start the command on several
+    machines to share a study.
+    """
+    from .. import console
+    from ..recipe import load_recipe
+    from ..tuning import Tuning, default_ranges, parse_range
+    from .printing import print_result, print_warnings
+    from .rendering import events
+
+    changes = tuple(set_ or ())
+    ranges = (
+        [parse_range(one) for one in vary] if vary else default_ranges(load_recipe(recipe, changes))
+    )
+    with events(print_warnings if json else print_result, headings=not json) as on_event:
+        found = Tuning(
+            recipe, changes, tuple(ranges), trials, hours, questions, storage, device, on_event
+        )()
+    result = found.to_dict()
+    if json:
+        console.print_json(result)
+    else:
+        settings = [
+            [key, f"{value:.4g}" if isinstance(value, float) else str(value)]
+            for key, value in found.best.settings.items()
+        ]
+        console.print_table(
+            f"trial {found.best.number}: {found.best.value:.3f} of held-out questions right",
+            ["setting", "value"],
+            settings,
+        )
+        console.out.print(
+            f"train it with: phisense train {found.recipe}\nreport -> {found.report}",
+            soft_wrap=True,
+        )
+    return result

@@ -1,0 +1,59 @@
+"""Rank, world size and collectives of a process under `accelerate launch` or `torchrun`."""
+
+from __future__ import annotations
+
+import os
+from collections.abc import Callable
+from dataclasses import dataclass
+
+from .errors import UsageError
+
+
+@dataclass(frozen=True, slots=True)
+class ProcessGroup:
+    """`barrier` waits for all processes, `all_reduce_sum` sums a number and `all_gather`
+    concatenates a list over them. They are collectives: every process must call them.
+    """
+
+    rank: int = 0
+    world_size: int = 1
+    barrier: Callable[[], None] = lambda: None
+    all_reduce_sum: Callable[[float], float] = lambda number: number
+    all_gather: Callable[[list[str]], list[str]] = lambda found: found
+
+    @property
+    def is_main(self) -> bool:
+        """Whether this is rank 0, which writes the files."""
+        return self.rank == 0
+
+
+def current_process_group() -> ProcessGroup:
+    """The process group of the launcher, or a single process. Raises UsageError under FSDP or
+    DeepSpeed: saving and comparing weights requires unsharded models.
+    """
+    for flag, what in {
+        "ACCELERATE_USE_FSDP": "FSDP",
+        "ACCELERATE_USE_DEEPSPEED": "DeepSpeed",
+    }.items():
+        if os.environ.get(flag, "false").lower() == "true":
+            raise UsageError(
+                "phisense train keeps a whole model in every process", got=what,
+                do="Launch with --multi_gpu, or by torchrun; docs/recipes.md says why",
+            )  # fmt: skip
+    if int(os.environ.get("WORLD_SIZE", "1")) < 2:
+        return ProcessGroup()
+    import torch
+    from accelerate import PartialState
+    from accelerate.utils import gather_object
+
+    # without `cpu=True`, PartialState does not form a group of processes that have no GPU
+    state = PartialState(cpu=not torch.cuda.is_available())
+
+    def total(number: float) -> float:
+        held = torch.tensor(number, dtype=torch.float64, device=state.device)
+        torch.distributed.all_reduce(held)
+        return float(held)
+
+    return ProcessGroup(
+        state.process_index, state.num_processes, state.wait_for_everyone, total, gather_object
+    )

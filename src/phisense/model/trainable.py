@@ -1,0 +1,141 @@
+"""Trainable weights of a stage: the projector first, then LoRA or the whole language part with it;
+and their files in a run folder.
+
+adapter/    LoRA and projector, in PEFT's format
+weights/    after full fine-tuning instead: language part and projector
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any
+
+import torch
+from peft import PeftModel
+from safetensors import SafetensorError
+from safetensors.torch import load_file, save_file
+from torch import nn
+
+from ..errors import ArtifactError, TrainingError
+from ..opening.shape_checks import check_shapes
+from ..recipe import Recipe
+from .assembly import Phi3WithProjector
+from .lora import add_lora, expected_trainable
+
+ADAPTER_FOLDER, WEIGHTS_FOLDER = "adapter", "weights"
+TRAINABLE_FILE = "trainable.safetensors"
+
+
+def freeze_all_but_projector(built: Phi3WithProjector) -> None:
+    """Freeze everything except the projector, which is cast to float32."""
+    built.model.requires_grad_(False)
+    built.projector.float().requires_grad_(True)
+
+
+def unfreeze_language(built: Phi3WithProjector, recipe: Recipe) -> Any:
+    """The model with a trainable language part: with LoRA, or all of its weights if the recipe has
+    no LoRA.
+    """
+    if recipe.train.lora is not None:
+        return add_lora(built.model, recipe.train.lora)
+    built.model.model.language_model.requires_grad_(True)
+    built.model.lm_head.requires_grad_(True)
+    return built.model
+
+
+def count_trainable(model: Any, recipe: Recipe) -> dict[str, Any]:
+    """`trainable`, `trainable_expected` and the trained `modules`. Raises TrainingError if the two
+    numbers differ.
+    """
+    trainable = sum(p.numel() for p in model.parameters() if p.requires_grad)
+    inner = model.get_base_model() if isinstance(model, PeftModel) else model
+    expected = expected_trainable(inner, recipe.train.lora, projector=get_projector(model))
+    if recipe.train.lora is None:
+        language = (*inner.model.language_model.parameters(), *inner.lm_head.parameters())
+        # tied weights count once
+        expected += sum(p.numel() for p in {id(p): p for p in language}.values())
+    if trainable != expected:
+        raise TrainingError(
+            "what is trained has the wrong size",
+            got=f"{trainable:,} trainable parameters",
+            wanted=f"{expected:,}",
+            do="Check train.lora",
+        )
+    named = [name for name, p in model.named_parameters() if p.requires_grad]
+    modules = {name.rsplit(".lora_", 1)[0] for name in named if ".lora_" in name} or {
+        "model.language_model",
+        "lm_head",
+    }
+    return {"trainable": trainable, "trainable_expected": expected, "modules": sorted(modules)}
+
+
+def save_trained(model: Any, run: Path) -> None:
+    """Save the trained weights into the run's folder: a PEFT adapter, or the weights themselves."""
+    if isinstance(model, PeftModel):
+        model.save_pretrained(run / ADAPTER_FOLDER)
+    else:
+        save_trainable(model, run / WEIGHTS_FOLDER)
+
+
+def trainable_state(model: Any) -> dict[str, torch.Tensor]:
+    """Every trainable weight, by name."""
+    return {
+        name: p.detach().cpu().contiguous()
+        for name, p in model.named_parameters()
+        if p.requires_grad
+    }
+
+
+def save_trainable(model: Any, folder: Path) -> None:
+    """Save the weights that require a gradient as safetensors in `folder`."""
+    folder.mkdir(parents=True, exist_ok=True)
+    save_file(trainable_state(model), folder / TRAINABLE_FILE)
+
+
+def load_trainable(model: Any, folder: Path, rename: Callable[[str], str] = str) -> None:
+    """Load the trainable weights from `folder`, with stored names mapped by `rename`.
+
+    Raises ArtifactError unless the file holds exactly the model's trainable weights.
+    """
+    path = folder / TRAINABLE_FILE
+    try:
+        stored = {rename(name): weight for name, weight in load_file(path).items()}
+    except (SafetensorError, OSError) as error:
+        raise ArtifactError(
+            f"{path} cannot be read", got=str(error).splitlines()[0], do="Train without --resume"
+        ) from error
+    own = {name: p for name, p in model.named_parameters() if p.requires_grad}
+    check_shapes(
+        f"{folder} belongs to another run",
+        {name: (tuple(weight.shape), f"in {TRAINABLE_FILE}") for name, weight in stored.items()},
+        {name: tuple(p.shape) for name, p in own.items()},
+        wanted_by="as the recipe has it",
+        do="Train without --resume, or with the recipe that it was made with",
+        error_type=ArtifactError,
+    )
+    with torch.no_grad():
+        for name, parameter in own.items():
+            parameter.copy_(stored[name].to(parameter.device))
+
+
+def get_projector(model: Any) -> nn.Module:
+    """The projector that is trained: PEFT trains a copy of the original one."""
+    inner: Any = model.get_base_model() if isinstance(model, PeftModel) else model
+    module = inner.model.multi_modal_projector
+    found: nn.Module = (
+        module.modules_to_save["default"] if hasattr(module, "modules_to_save") else module
+    )
+    return found
+
+
+def snapshot(projector: nn.Module) -> dict[str, torch.Tensor]:
+    """Copies of the projector's current weights, in float32 on the CPU."""
+    return {name: p.detach().float().cpu().clone() for name, p in projector.named_parameters()}
+
+
+def relative_change(before: dict[str, torch.Tensor], projector: nn.Module) -> float:
+    """Relative change of the projector: the norm of the difference over the norm before."""
+    after = snapshot(projector)
+    moved = sum(float((after[name] - old).square().sum()) for name, old in before.items())
+    return float((moved / sum(float(old.square().sum()) for old in before.values())) ** 0.5)

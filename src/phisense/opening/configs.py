@@ -1,0 +1,342 @@
+"""Validation of config.json as plain JSON, before a transformers class is built from it.
+
+rejected    unsupported model types; references to other files or code; quantized weights;
+            implausible sizes, from which a class would build lists, dictionaries or layers.
+            Only keys that a class here computes with must be at least 1: published
+            configurations carry dozens of others, where 0 means "off"
+dropped     the attention implementation, the path, the dtype and generation settings, which
+            phisense sets itself. `auto_map` (remote code) is dropped, too: transformers has a
+            class for each supported type. So are special token ids outside the vocabulary,
+            including class defaults for absent keys (Phi-3's pad_token_id 32000): the tokenizer
+            defines these ids, and building the embedding would fail with them
+"""
+
+from __future__ import annotations
+
+from pathlib import Path
+from typing import Any
+
+from ..errors import PartError
+
+COMPOSITE_MODEL_TYPES = ("llava", "aya_vision")
+_TEXT_MODEL_TYPES = ("phi3", "llama")
+_VISION_MODEL_TYPES = ("clip", "clip_vision_model", "siglip", "siglip_vision_model", "dinov2")
+_OTHER_MODEL_TYPES = ("clip_text_model", "siglip_text_model", "whisper")
+#: Model types for which the effect of every number on their classes is known.
+KNOWN_MODEL_TYPES = (
+    *COMPOSITE_MODEL_TYPES,
+    *_TEXT_MODEL_TYPES,
+    *_VISION_MODEL_TYPES,
+    *_OTHER_MODEL_TYPES,
+)
+_REMOTE_KEYS = (
+    "configuration_files",
+    "transformers_weights",
+    "gguf_file",
+    "adapter_kwargs",
+    "distributed_config",
+)
+#: Choices that the folder must not make: code, kernels, devices.
+_OVERRIDDEN_KEYS = (
+    *(
+        "auto_map",
+        "attn_implementation",
+        "_attn_implementation",
+        "_attn_implementation_internal",
+        "_attn_implementation_autoset",
+    ),
+    *(
+        "experts_implementation",
+        "_experts_implementation",
+        "_experts_implementation_internal",
+        "device_map",
+    ),
+    *("trust_remote_code", "use_kernels", "kernel_config", "tp_plan", "base_model_tp_plan"),
+)
+#: Generation settings, which transformers wrote into every configuration and its sub-configurations
+#: until 4.5x.
+_GENERATION_KEYS = (
+    *(
+        "max_length",
+        "min_length",
+        "max_new_tokens",
+        "do_sample",
+        "early_stopping",
+        "num_beams",
+        "num_beam_groups",
+        "diversity_penalty",
+    ),
+    *(
+        "temperature",
+        "top_k",
+        "top_p",
+        "typical_p",
+        "repetition_penalty",
+        "length_penalty",
+        "no_repeat_ngram_size",
+        "bad_words_ids",
+    ),
+    *(
+        "encoder_no_repeat_ngram_size",
+        "num_return_sequences",
+        "output_scores",
+        "return_dict_in_generate",
+        "remove_invalid_values",
+    ),
+    *(
+        "exponential_decay_length_penalty",
+        "forced_bos_token_id",
+        "forced_eos_token_id",
+        "task_specific_params",
+    ),
+)
+_DROPPED_KEYS = (
+    *(*_OVERRIDDEN_KEYS, *_GENERATION_KEYS, "_name_or_path", "name_or_path", "_commit_hash"),
+    *(
+        "output_attentions",
+        "output_hidden_states",
+        "return_dict",
+        "use_return_dict",
+        "torchscript",
+        "problem_type",
+        "use_cache",
+    ),
+)
+_DTYPES = ("float32", "float16", "bfloat16", "auto", None)
+#: Keys that a class here uses as a weight dimension or as a divisor.
+_SIZE_KEYS = (
+    *(
+        "hidden_size",
+        "intermediate_size",
+        "vocab_size",
+        "projection_dim",
+        "d_model",
+        "head_dim",
+        "num_attention_heads",
+        "image_size",
+    ),
+    *(
+        "num_key_value_heads",
+        "encoder_attention_heads",
+        "decoder_attention_heads",
+        "encoder_ffn_dim",
+        "decoder_ffn_dim",
+        "patch_size",
+    ),
+    *(
+        "num_mel_bins",
+        "num_channels",
+        "max_position_embeddings",
+        "original_max_position_embeddings",
+        "max_source_positions",
+    ),
+    *("max_target_positions", "mlp_ratio", "projection_size"),
+)
+# The vocabulary is the largest dimension: Gemma's has 2^18 rows.
+MAX_LAYERS, MAX_LABELS, MAX_WIDTH = 512, 10_000, 1 << 24
+MAX_LIST_LENGTH = 10_000  # Phi-3.5's LongRoPE has 48 factors
+#: Special token ids, and the class defaults for absent keys.
+_SPECIAL_TOKEN_IDS: dict[str, dict[str, int | None]] = {
+    "phi3": {"bos_token_id": 1, "eos_token_id": 32000, "pad_token_id": 32000},
+    "llama": {"bos_token_id": 1, "eos_token_id": 2, "pad_token_id": None},
+}
+_VOCABULARY_SIZES = {"phi3": 32064, "llama": 32000}  # class defaults of vocab_size
+MAX_ROPE_THETA = 10**12  # Llama 3's rope_theta is 5 * 10^5
+
+
+def validate_config(path: Path, raw: dict[str, Any]) -> dict[str, Any]:
+    """Return the configuration without the dropped keys.
+
+    Raises PartError for what is rejected, naming the file and the key.
+    """
+    found = raw.get("model_type")
+    if found not in KNOWN_MODEL_TYPES:
+        raise PartError(
+            f"{path.parent} cannot be opened as config",
+            got=f"model type {str(found)[:60]}",
+            wanted=f"one of {', '.join(KNOWN_MODEL_TYPES)}",
+        )
+    judged = _validate(path, raw, "")
+    if found in COMPOSITE_MODEL_TYPES:
+        _check_submodel(path, judged, "text_config", _TEXT_MODEL_TYPES)
+        _check_submodel(path, judged, "vision_config", _VISION_MODEL_TYPES)
+    for text in (judged, judged.get("text_config")):
+        if isinstance(text, dict) and text.get("model_type") in _SPECIAL_TOKEN_IDS:
+            _drop_unknown_ids(text)
+    return judged
+
+
+def _drop_unknown_ids(text: dict[str, Any]) -> None:
+    """Set special token ids outside the vocabulary to None, in place; lists keep valid ids."""
+    kind = text["model_type"]
+    rows = text.get("vocab_size", _VOCABULARY_SIZES[kind])
+    for key, usual in _SPECIAL_TOKEN_IDS[kind].items():
+        told = text.get(key, usual)
+        ids = told if isinstance(told, list) else [told]
+        if type(rows) is not int or not all(type(one) is int for one in ids if one is not None):
+            continue  # the class reports what is wrong
+        known = [one for one in ids if one is not None and 0 <= one < rows]
+        if known != ids:
+            text[key] = known if isinstance(told, list) and known else None
+
+
+def overridden_keys(config: dict[str, Any], where: str = "") -> list[str]:
+    """Keys that phisense drops and another program would honor."""
+    found = [
+        where + key
+        for key in _OVERRIDDEN_KEYS
+        if config.get(key) not in (None, "eager", "sdpa", False)
+    ]
+    for key, value in config.items():
+        if isinstance(value, dict):
+            found += overridden_keys(value, f"{where}{key}.")
+    return found
+
+
+def _validate(path: Path, config: dict[str, Any], where: str) -> dict[str, Any]:
+    judged: dict[str, Any] = {}
+    for key, value in config.items():
+        if key in _DROPPED_KEYS:
+            continue
+        if key in _REMOTE_KEYS:
+            raise _unexpected_value(path, where + key, value, "the model in the folder itself")
+        if key == "quantization_config" and value:
+            raise PartError(
+                f"the weights in {path.parent} are quantised",
+                got=f"a {where}quantization_config",
+                wanted="the original weights",
+            )
+        if key in ("dtype", "torch_dtype"):
+            value = value.removeprefix("torch.") if isinstance(value, str) else value
+            if not isinstance(value, (str, type(None))) or value not in _DTYPES:
+                raise _unexpected_value(path, where + key, value, "float32, float16 or bfloat16")
+        if key == "num_labels" and not (type(value) is int and 0 <= value <= MAX_LABELS):
+            raise _unexpected_value(path, where + key, value, f"at most {MAX_LABELS:,}")
+        if isinstance(value, dict):
+            value = _validate(path, value, f"{where}{key}.")
+        elif isinstance(value, list) and len(value) > MAX_LIST_LENGTH:
+            raise _unexpected_value(
+                path, where + key, f"a list of {len(value):,}", f"at most {MAX_LIST_LENGTH:,}"
+            )
+        elif type(value) is int:
+            _check_size(path, where + key, key, value)
+        judged[key] = value
+    _check_rope(path, judged, where)
+    return judged
+
+
+def _check_size(path: Path, full: str, key: str, value: int) -> None:
+    most = (
+        MAX_ROPE_THETA
+        if key == "rope_theta"
+        else MAX_LAYERS
+        if key.endswith("layers")
+        else MAX_WIDTH
+    )
+    least = 1 if key in _SIZE_KEYS or key == "rope_theta" else -MAX_WIDTH
+    if not least <= value <= most:
+        raise _unexpected_value(path, full, value, f"{max(least, 0)} to {most:,}")
+
+
+def _check_rope(path: Path, judged: dict[str, Any], where: str) -> None:
+    """Check the RoPE scaling: LongRoPE factors are first multiplied in the forward pass, so a list
+    that is too short would fail only there.
+    """
+    for key in ("rope_parameters", "rope_scaling"):
+        rope = judged.get(key)
+        if not isinstance(rope, dict):
+            continue
+        heads, width = judged.get("num_attention_heads"), judged.get("hidden_size")
+        share = rope.get("partial_rotary_factor", judged.get("partial_rotary_factor", 1.0))
+        if not isinstance(share, (int, float)) or not 0 < share <= 1:
+            raise _unexpected_value(
+                path, f"{where}{key}.partial_rotary_factor", share, "more than 0 and at most 1"
+            )
+        for name, value in rope.items():
+            numbers = (
+                value
+                if isinstance(value, list)
+                else [value]
+                if isinstance(value, (int, float))
+                else []
+            )
+            if not all(isinstance(one, (int, float)) and 0 < one <= 1e12 for one in numbers):
+                raise _unexpected_value(path, f"{where}{key}.{name}", value, "numbers above 0")
+        if rope.get("rope_type", rope.get("type", "default")) not in (
+            "default",
+            "longrope",
+            "su",
+            None,
+        ):
+            raise _unexpected_value(
+                path,
+                f"{where}{key}.rope_type",
+                rope.get("rope_type", rope.get("type")),
+                "default or longrope",
+            )
+        for name in ("short_factor", "long_factor"):
+            factors = rope.get(name)
+            if factors is None or not isinstance(heads, int) or not isinstance(width, int):
+                continue
+            pairs = int(width // max(heads, 1) * share) // 2
+            if not isinstance(factors, list) or len(factors) != pairs:
+                got = f"{len(factors)} numbers" if isinstance(factors, list) else factors
+                raise _unexpected_value(
+                    path,
+                    f"{where}{key}.{name}",
+                    got,
+                    f"{pairs} numbers, one for each pair of a head's dimensions",
+                )
+
+
+def _check_submodel(path: Path, judged: dict[str, Any], half: str, known: tuple[str, ...]) -> None:
+    inner = judged.get(half)
+    kind = inner.get("model_type") if isinstance(inner, dict) else inner
+    if not isinstance(inner, dict) or (kind is not None and kind not in known):
+        raise PartError(
+            f"{path.parent} cannot be opened as config",
+            got=f"{half} of type {str(kind)[:60]}",
+            wanted=" or ".join(known),
+        )
+
+
+def check_usable_config(folder: Path, config: Any) -> None:
+    """Raise PartError for a built configuration that would fail only in generation."""
+    seen = config.vision_config
+    depth, layer = int(seen.num_hidden_layers), config.vision_feature_layer
+    if type(layer) is not int or not -depth - 1 <= layer <= depth:
+        raise _unexpected_value(
+            folder / "config.json", "vision_feature_layer", layer, f"{-depth - 1} to {depth}"
+        )
+    if config.vision_feature_select_strategy not in ("default", "full"):
+        raise _unexpected_value(
+            folder / "config.json",
+            "vision_feature_select_strategy",
+            config.vision_feature_select_strategy,
+            "default or full",
+        )
+    if seen.num_channels != 3 or seen.image_size < seen.patch_size:
+        got = (
+            f"{seen.num_channels} channels, image_size {seen.image_size}, patch_size"
+            f" {seen.patch_size}"
+        )
+        raise _unexpected_value(
+            folder / "config.json",
+            "vision_config",
+            got,
+            "pictures of 3 channels, no smaller than a patch",
+        )
+    nested = getattr(config, "nested_pooling", [1])
+    side = seen.image_size // seen.patch_size
+    if not isinstance(nested, list) or not all(
+        type(one) is int and 0 < one <= side and side % one == 0 for one in nested
+    ):
+        raise _unexpected_value(
+            folder / "config.json", "nested_pooling", nested, f"a list of divisors of {side}"
+        )
+
+
+def _unexpected_value(path: Path, key: str, got: object, wanted: str) -> PartError:
+    return PartError(
+        f"{path} says what no model here says", got=f"{key} {str(got)[:120]}", wanted=wanted
+    )

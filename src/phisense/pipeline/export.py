@@ -1,0 +1,64 @@
+"""Export a model folder as GGUF files for llama.cpp, and measure their agreement with torch."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from dataclasses import replace
+from pathlib import Path
+
+from ..errors import UsageError
+from .progress import OnEvent, ignore
+from .results import ExportResult
+
+
+def export(
+    model: str | Path,
+    *,
+    quant: str = "q4_k_m",
+    out: str | Path | None = None,
+    overwrite: bool = False,
+    data: Sequence[str | Path] = (),
+    images: Sequence[str | Path] = (),
+    limit: int = 100,
+    on_event: OnEvent = ignore,
+) -> ExportResult:
+    """Write the model folder `model` as GGUF files, and measure how far they agree with it.
+
+    quant    q4_k_m, q8_0 or f16
+    out      the folder to write; `MODEL-QUANT` beside the model if None
+    data     files of held-out questions whose answers are compared, at most `limit` of them, evenly
+             spaced, with `images`, the folders of their images; if empty, 24 questions about drawn
+             images
+
+    Raises UsageError for an unknown quantization or questions without images. Raises ExportError,
+    with nothing written, if the float16 file does not reproduce the model's logits.
+    """
+    from .. import artifacts
+    from ..conversations import read_questions
+
+    if bool(data) != bool(images):
+        raise UsageError(
+            "questions need both their rows and their pictures",
+            wanted="--data FILE --images DIR, or neither",
+        )
+    model = Path(model)
+    artifacts.check_is_model(model)
+    questions = [q for file in data for q in read_questions(Path(file))]
+    from ..publish.export import export as export_gguf
+    from ..publish.gguf_agreement import drawn_questions, sample_questions
+
+    asked, pictures = (
+        sample_questions(questions, list(map(Path, images)), limit) if data else drawn_questions()
+    )
+    place = model.resolve()
+    folder = place.with_name(f"{place.name}-{quant}") if out is None else Path(out)
+    report = export_gguf(
+        model,
+        folder,
+        quant,
+        asked,
+        pictures,
+        on_event,
+        overwrite=overwrite,
+    )
+    return replace(ExportResult.from_dict(report, ExportResult.FILE), folder=folder)

@@ -1,0 +1,239 @@
+"""Agreement of a GGUF file with the model: logits and greedy answers on questions about images,
+against torch in float32.
+
+The float16 file generates the answers; torch and every file then score question and answer in one
+forward pass. If every token of an answer is also another model's argmax, greedy decoding would have
+produced the same answer there.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import torch
+from PIL import Image, ImageDraw
+
+from ..chat.llama_context import Embeddings, LlamaContext, Logits
+from ..conversations import IMAGE, ImageFinder, Message, Question
+from ..errors import ExportError
+from ..model import Phi3WithProjector, load_model
+from ..model.folder import open_model_config
+from ..vision.image_io import open_image
+
+MIN_F16_TOP1, MAX_F16_KL = 0.99, 1e-3  # required of float16
+MAX_ANSWER_TOKENS = 32  # tokens of an answer that are compared
+
+ProgressCallback = Callable[[int, int], None]
+
+
+@dataclass(slots=True)
+class EncodedQuestion:
+    """A question as input of the language model.
+
+    Token ids before the image, image embeddings `(P', H)`, ids after the image; later the answer's
+    ids.
+    """
+
+    prefix: list[int]
+    embeddings: Embeddings
+    suffix: list[int]
+    answer: list[int]
+
+    @property
+    def scored_ids(self) -> list[int]:
+        """The ids after the image, whose next-token logits are compared.
+
+        The last of them predicts the last token of the answer.
+        """
+        return [*self.suffix, *self.answer[:-1]]
+
+
+class TorchReference:
+    """The model in torch and float32.
+
+    A bfloat16 model stays bfloat16 in memory; each layer is converted, without loss, while it
+    computes.
+    """
+
+    def __init__(self, folder: Path) -> None:
+        stored = getattr(
+            torch, str(open_model_config(folder).dtype or "float32").removeprefix("torch.")
+        )
+        self.built: Phi3WithProjector = load_model(folder, "cpu", stored, step="export")
+        whole = self.built.model
+        language = whole.model.language_model
+        for part in (
+            whole.model.vision_tower,
+            whole.model.multi_modal_projector,
+            language.embed_tokens,
+            language.norm,
+            whole.lm_head,
+        ):
+            part.float()
+        for layer in language.layers:
+            layer.register_forward_pre_hook(lambda module, _: module.float() and None)
+            layer.register_forward_hook(lambda module, _, __: module.to(stored) and None)
+
+    @torch.inference_mode()
+    def encode(
+        self, questions: Sequence[Question], pictures: Sequence[Image.Image]
+    ) -> list[EncodedQuestion]:
+        """Encode each question with the image at its index.
+
+        An image with several questions is encoded once per question.
+        """
+        found = []
+        prompt = self.built.prompt
+        for question, picture in zip(questions, pictures, strict=True):
+            vectors = self.built.project([picture])[0].float()
+            ids = prompt.render_for_completion(
+                [Message("user", f"{IMAGE}\n{question.text}")], [len(vectors)]
+            )
+            at = ids.index(prompt.image_id)
+            found.append(EncodedQuestion(ids[:at], vectors.numpy(), ids[at + len(vectors) :], []))
+        return found
+
+    @torch.inference_mode()
+    def logits(self, question: EncodedQuestion) -> Logits:
+        """Logits `(T, V)`, one row for each of `question.scored_ids`."""
+        ids = [
+            *question.prefix,
+            *[self.built.prompt.image_id] * len(question.embeddings),
+            *question.scored_ids,
+        ]
+        seen = self.built.as_encoder_outputs([torch.from_numpy(question.embeddings)])
+        made = self.built.model(
+            input_ids=torch.tensor([ids]),
+            mm_encoder_outputs=seen,
+            logits_to_keep=len(question.scored_ids),
+        )
+        found: Logits = made.logits[0].float().numpy()
+        return found
+
+
+def generate_answer(
+    context: LlamaContext, question: EncodedQuestion, stop_ids: Sequence[int]
+) -> None:
+    """Generate greedily into `question.answer`, including the stop token."""
+    at = _prefill_image(context, question)
+    logits = context.decode(0, at, question.suffix)
+    at += len(question.suffix)
+    while len(question.answer) < MAX_ANSWER_TOKENS:
+        question.answer.append(int(logits.argmax()))
+        if question.answer[-1] in stop_ids:
+            return
+        logits = context.decode(0, at, question.answer[-1:])
+        at += 1
+
+
+def answer_logits(context: LlamaContext, question: EncodedQuestion) -> Logits:
+    """Logits `(T, V)`, one row for each of `question.scored_ids`."""
+    return context.decode(
+        0, _prefill_image(context, question), question.scored_ids, all_logits=True
+    )
+
+
+def measure_agreement(
+    reference: Sequence[Logits], other: Sequence[Logits], questions: Sequence[EncodedQuestion]
+) -> dict[str, Any]:
+    """Top-1 agreement and mean KL(reference || other) over positions, and the share of answers that
+    greedy decoding would leave unchanged.
+    """
+    same, kl, answers = [], [], []
+    for right, found, one in zip(reference, other, questions, strict=True):
+        same.append(right.argmax(1) == found.argmax(1))
+        p, q = _log_softmax(right), _log_softmax(found)
+        kl.append((np.exp(p) * (p - q)).sum(1))
+        answers.append(bool((found[-len(one.answer) :].argmax(1) == one.answer).all()))
+    return {
+        "positions": int(sum(map(len, same))),
+        "top1": float(np.concatenate(same).mean()),
+        "kl": float(np.concatenate(kl).mean()),
+        "same_answers": float(np.mean(answers)),
+    }
+
+
+def check_f16_agreement(agreement: dict[str, Any]) -> None:
+    """Raise ExportError if the float16 file disagrees with the model."""
+    if agreement["top1"] < MIN_F16_TOP1 or agreement["kl"] > MAX_F16_KL:
+        raise ExportError(
+            "the float16 file does not say what the model says",
+            got=(
+                f"the same likeliest token at {agreement['top1']:.2%} of {agreement['positions']}"
+                f" positions, KL {agreement['kl']:.2g}"
+            ),
+            wanted=f"at least {MIN_F16_TOP1:.0%} and at most {MAX_F16_KL:g}",
+            do="Nothing was written; please report it with the model's config.json",
+        )
+
+
+def check_finite_agreement(agreement: dict[str, Any], quant: str) -> None:
+    """Raise ExportError if a quantized file yields NaN or infinite logits.
+
+    These come from a faulty kernel, not from coarse weights.
+    """
+    if not np.isfinite(agreement["kl"]):
+        raise ExportError(
+            f"llama.cpp computes no numbers with {quant} on this machine",
+            got=f"KL {agreement['kl']} to what the model says",
+            do="Nothing was written; export f16, or compile llama-cpp-python as docs/llama.md says",
+        )
+
+
+def drawn_questions() -> tuple[list[Question], list[Image.Image]]:
+    """Twenty-four questions about eight drawn images, for lack of the model's own held-out set."""
+    texts = (
+        "What is in the picture?",
+        "What colour is the largest thing?",
+        "How many things are there?",
+    )
+    colours = ("red", "green", "blue", "yellow", "white", "black", "orange", "purple")
+    questions: list[Question] = []
+    pictures: list[Image.Image] = []
+    for i, colour in enumerate(colours):
+        picture = Image.new("RGB", (320, 240 + 40 * (i % 3)), colours[(i + 3) % len(colours)])
+        draw = ImageDraw.Draw(picture)
+        for j in range(1 + i % 4):
+            box = (20 + 70 * j, 30 + 45 * ((i + j) % 3), 80 + 70 * j, 90 + 45 * ((i + j) % 3))
+            (draw.ellipse if (i + j) % 2 else draw.rectangle)(
+                box, fill=colours[(i + j) % len(colours)]
+            )
+        for text in texts:
+            questions.append(Question(f"{colour}-{len(questions)}", None, text, (), "drawn"))
+            pictures.append(picture)
+    return questions, pictures
+
+
+def sample_questions(
+    questions: Sequence[Question], images: Sequence[Path], limit: int
+) -> tuple[list[Question], list[Image.Image]]:
+    """At most `limit` questions that have an image, evenly spaced, with their images."""
+    have = [question for question in questions if question.image is not None]
+    if not have:
+        raise ExportError(
+            "no question has a picture",
+            got=f"{len(questions)} questions",
+            do="Name other --data, or none for drawn pictures",
+        )
+    some = have[:: -(-len(have) // limit)]
+    folders = ImageFinder(list(images))
+    return list(some), [open_image(folders.path(str(question.image))) for question in some]
+
+
+def _prefill_image(context: LlamaContext, question: EncodedQuestion) -> int:
+    """Decode prefix and image into an empty sequence; returns the number of positions."""
+    context.truncate_to(0)
+    context.decode(0, 0, question.prefix)
+    context.decode(0, len(question.prefix), question.embeddings)
+    return len(question.prefix) + len(question.embeddings)
+
+
+def _log_softmax(logits: Logits) -> np.ndarray[Any, np.dtype[np.float64]]:
+    wide = logits.astype(np.float64)
+    wide -= wide.max(1, keepdims=True)
+    found: np.ndarray[Any, np.dtype[np.float64]] = wide - np.log(np.exp(wide).sum(1, keepdims=True))
+    return found

@@ -1,0 +1,273 @@
+"""Evaluation during training: held-out questions, scored with and without their image, and whether
+the model uses images.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Iterator, Sequence
+from contextlib import contextmanager
+from itertools import pairwise
+from random import Random
+from typing import Any
+
+import torch
+from transformers import TrainerCallback, TrainerControl, TrainerState, TrainingArguments
+
+from ..conversations import CAPTION_KINDS, ImageFinder, Question, read_questions
+from ..model import Phi3WithProjector
+from ..model.batch_generate import batch_generate, query_for
+from ..pipeline.results import TrainingVerdict
+from ..recipe import Recipe
+from ..vision.store import FeatureStore
+from .verdict import MIN_IMAGES, judge_looking
+
+ANSWERS_LOGGED = 3
+EVAL_BATCH_SIZE = 32
+MAX_NEW_TOKENS = 32  # tokens of an answer
+IsCorrect = Callable[[str, Sequence[str]], bool]
+QuestionImage = tuple[Question, str | None]  # a question, and the image that goes with it
+
+
+class EvalCallback(TrainerCallback):
+    """Evaluates `times` in a stage, the last time at its end.
+
+    Reports `held_out`, the share of the questions that `is_correct` accepts, `blind`, the same
+    without images, and some `answers`. At the end of the run's last stage it evaluates more
+    questions, also with another question's image, and `facts` holds the verdict whether the model
+    uses its images. Without `is_correct` nothing is evaluated. The questions that cannot be
+    evaluated are reported with the reason as `unasked` at the beginning, and in `facts`.
+
+    Every process evaluates, or the others would wait for it; only the first process writes the
+    reports.
+    """
+
+    def __init__(
+        self,
+        built: Phi3WithProjector,
+        store: FeatureStore,
+        recipe: Recipe,
+        is_correct: IsCorrect | None,
+        report: Callable[[dict[str, Any]], None],
+        *,
+        stage: str,
+    ) -> None:
+        self.built, self.store, self.is_correct, self.report = built, store, is_correct, report
+        self.times = recipe.train.eval.times
+        self.last_stage = stage == list(recipe.train.stages)[-1]
+        wanted = eval_questions(recipe) if is_correct else []
+        self.final_questions = [q for q in wanted if q.image is None or q.image in store]
+        self.unasked = explain_skipped(recipe, wanted, store) if is_correct else []
+        self.questions = sample_evenly(self.final_questions, recipe.train.eval.questions)
+        self.facts: dict[str, Any] = {
+            "held_out": None,
+            "blind": None,
+            "unasked": self.unasked,
+            **({"looks": TrainingVerdict().to_dict()} if self.last_stage else {}),
+        }
+
+    def on_train_begin(
+        self, args: TrainingArguments, state: TrainerState, control: TrainerControl, **kwargs: Any
+    ) -> None:
+        """Report why questions cannot be evaluated, if any."""
+        for why in self.unasked:
+            self.report({"step": state.global_step, "unasked": why})
+
+    def on_step_end(
+        self, args: TrainingArguments, state: TrainerState, control: TrainerControl, **kwargs: Any
+    ) -> None:
+        """Evaluate if it is due after this step, and report the result."""
+        if state.global_step in self._eval_steps(state.max_steps) and (
+            row := self.evaluate(kwargs["model"], state.global_step, state.max_steps)
+        ):
+            self.report(row)
+
+    def _eval_steps(self, steps: int) -> set[int]:
+        return {round(steps * number / self.times) for number in range(1, self.times + 1)}
+
+    def finish(self, model: Any, steps: int) -> None:
+        """Evaluate once more if a resumed stage had no step left, and so no evaluation.
+
+        Its row was reported before, and is not reported again.
+        """
+        if self.facts["held_out"] is None:
+            self.evaluate(model, steps, steps)
+
+    def evaluate(self, model: Any, step: int, steps: int) -> dict[str, Any]:
+        """Evaluate, update `facts`, and return the row to report: empty without `is_correct` or
+        questions.
+        """
+        last = self.last_stage and step == steps
+        questions = self.final_questions if last else self.questions
+        if self.is_correct is None or not questions:
+            return {}
+        seeing = [i for i, q in enumerate(questions) if q.image is not None]
+        pairs: list[QuestionImage] = [(q, q.image) for q in questions]
+        if seeing:
+            pairs += [(q, None) for q in questions]
+        if last and len({q.image for q in questions} - {None}) >= MIN_IMAGES:
+            pairs += zip(questions, exchange_images([q.image for q in questions]), strict=True)
+        answers = self._answers(model, pairs)
+        right = [
+            self.is_correct(answer, q.answers)
+            for answer, (q, _) in zip(answers, pairs, strict=True)
+        ]
+        real, blind, shuffled = (
+            right[start : start + len(questions)]
+            for start in (0, len(questions), 2 * len(questions))
+        )
+        self.facts |= {
+            "held_out": sum(real) / len(real),
+            "blind": sum(blind) / len(blind) if blind else None,
+        }
+        if last:
+            of_pictures = (
+                [some[i] for i in seeing] if some else [] for some in (real, blind, shuffled)
+            )
+            self.facts["looks"] = judge_looking(
+                [str(questions[i].image) for i in seeing], *of_pictures
+            ).to_dict()
+        shown = range(0, len(questions), -(-len(questions) // ANSWERS_LOGGED))
+        return {
+            "step": step,
+            "steps": steps,
+            "held_out": self.facts["held_out"],
+            "blind": self.facts["blind"],
+            "questions": len(questions),
+            "answers": [
+                {
+                    "question": questions[i].text,
+                    "right": questions[i].answers[0],
+                    "said": answers[i],
+                }
+                for i in shown
+            ],
+        }
+
+    @torch.inference_mode()
+    def _answers(self, model: Any, pairs: Sequence[QuestionImage]) -> list[str]:
+        """The answer to each pair; the same question with the same image, or with none, is
+        generated once.
+        """
+        once = list({(q.text, image): (q, image) for q, image in pairs}.items())
+        found: dict[tuple[str, str | None], str] = {}
+        with _inference_settings(self.built, model):
+            for start in range(0, len(once), EVAL_BATCH_SIZE):
+                batch = once[start : start + EVAL_BATCH_SIZE]
+                names = list(dict.fromkeys(image for _, (_, image) in batch if image is not None))
+                image_embeds = dict(
+                    zip(
+                        names,
+                        self.built.project([self.store.features(name).float() for name in names]),
+                        strict=True,
+                    )
+                )
+                queries = [
+                    query_for(q, None if image is None else image_embeds[image])
+                    for _, (q, image) in batch
+                ]
+                answers = batch_generate(
+                    self.built, queries, max_new_tokens=MAX_NEW_TOKENS, losses=False
+                )
+                found.update((key, one.text) for (key, _), one in zip(batch, answers, strict=True))
+        return [found[q.text, image] for q, image in pairs]
+
+
+def eval_questions(recipe: Recipe) -> list[Question]:
+    """Held-out questions with a short answer, evenly sampled, as many as the final evaluation
+    needs.
+
+    Earlier evaluations use some of them. Their images need features.
+    """
+    files = [recipe.path(file) for file in recipe.data.held_out]
+    found = [
+        q
+        for file in files
+        if file.exists()
+        for q in read_questions(file)
+        if q.kind not in CAPTION_KINDS
+    ]
+    watch = recipe.train.eval
+    return sample_evenly(
+        found, max(watch.questions, watch.final_questions) if watch.questions else 0
+    )
+
+
+def explain_skipped(recipe: Recipe, wanted: Sequence[Question], store: FeatureStore) -> list[str]:
+    """Why held-out questions cannot be evaluated, one sentence per reason: a missing file, or
+    images without features.
+    """
+    said = []
+    if recipe.train.eval.questions:
+        absent = [
+            str(recipe.path(file))
+            for file in recipe.data.held_out
+            if not recipe.path(file).exists()
+        ]
+        said += [
+            f"There is no {path}, so nothing in it is asked while it trains: mend data.held_out"
+            for path in absent
+        ]
+    lacking = [q.image for q in wanted if q.image is not None and q.image not in store]
+    if not lacking:
+        return said
+    names = list(dict.fromkeys(lacking))
+    finder = ImageFinder(recipe.image_folders)
+    lost = [name for name in names if finder.find(name) is None]
+    advice = "Run phisense features with this recipe"
+    if lost:
+        others = f" and {len(lost) - 1:,} more" if len(lost) > 1 else ""
+        advice = f"Name the folder of {lost[0]}{others} in data.images, and run phisense features"
+    return [
+        *said,
+        (
+            f"{len(lacking):,} of {len(wanted):,} held-out questions are not asked, since"
+            f" {store.folder} lacks their pictures ({len(names):,}, the first {names[0]}). {advice}"
+        ),
+    ]
+
+
+def sample_evenly(questions: Sequence[Question], count: int) -> list[Question]:
+    """`count` questions, or all if there are fewer: one drawn at random from each of `count` equal
+    stretches.
+
+    Taking every n-th would not do: where correct answers alternate between yes and no, as in POPE,
+    it could select only one of the two.
+    """
+    count, random = min(count, len(questions)), Random(0)
+    bounds = [i * len(questions) // count for i in range(count + 1)] if count else []
+    return [questions[random.randrange(start, end)] for start, end in pairwise(bounds)]
+
+
+def exchange_images(images: Sequence[str | None]) -> list[str | None]:
+    """For each image another one, always the same: the one half-way around the list, since
+    neighbors are often similar.
+    """
+    names = list(dict.fromkeys(name for name in images if name is not None))
+    half = len(names) // 2
+    other: dict[str | None, str | None] = dict(
+        zip(names, [*names[half:], *names[:half]], strict=True)
+    )
+    return [other.get(name) for name in images]
+
+
+@contextmanager
+def _inference_settings(built: Phi3WithProjector, model: Any) -> Iterator[None]:
+    """Switch to SDPA attention with a KV cache: training's attention does not support one, and
+    checkpointing forbids it.
+    """
+    config = built.model.config.text_config
+    attention = config._attn_implementation
+    cache = built.model.config.use_cache
+    device = built.device
+    model.eval()
+    built.model.set_attn_implementation({"text_config": "sdpa"})
+    built.model.config.use_cache = True
+    try:
+        with torch.autocast(
+            device.type, torch.bfloat16, enabled=built.model.lm_head.weight.dtype is torch.bfloat16
+        ):
+            yield
+    finally:
+        built.model.config.use_cache = cache
+        built.model.set_attn_implementation({"text_config": attention})
+        model.train()

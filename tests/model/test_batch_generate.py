@@ -1,0 +1,103 @@
+"""Questions in a batch get what each would get by itself, though a picture is read once for all of
+them.
+"""
+
+from __future__ import annotations
+
+import pytest
+import torch
+from PIL import Image
+
+from phisense import Phi3WithProjector
+from phisense.conversations import IMAGE, Message
+from phisense.model import batch_generate as generation
+from phisense.model.batch_generate import Query, batch_generate
+
+#: How far the loss of a whole answer may be from that of the question asked by itself. In bfloat16
+#: a question's neighbours change in which order a kernel sums what it rounds; with random weights
+#: the likeliest words lie that close, so answers are compared in float32 alone.
+BOUNDS = {torch.float32: 1e-4, torch.bfloat16: 0.3}
+
+
+@pytest.fixture(params=BOUNDS, ids=str)
+def built(request: pytest.FixtureRequest, parts: tuple[str, str]) -> Phi3WithProjector:
+    return Phi3WithProjector.assemble(*parts, device="cpu", dtype=request.param)
+
+
+def slots_of(built: Phi3WithProjector, seed: int) -> torch.Tensor:
+    generator = torch.Generator().manual_seed(seed)
+    pixels = torch.randint(0, 255, (32, 32, 3), generator=generator, dtype=torch.uint8)
+    return built.project([Image.fromarray(pixels.numpy())])[0]
+
+
+def some_questions(built: Phi3WithProjector) -> list[Query]:
+    """Two about one picture, one about another, one with two pictures, one whose picture comes
+    last, and one without.
+    """
+    one, other = slots_of(built, 1), slots_of(built, 2)
+    asked = [
+        (f"{IMAGE}\nWhat colour is the circle?", "Red.", (one,)),
+        (f"{IMAGE}\nHow many things are there in the picture?", "There are 2 things.", (one,)),
+        (f"{IMAGE}\nWhat colour is the circle?", "Blue.", (other,)),
+        (f"{IMAGE}\n{IMAGE}\nAre they alike?", "No.", (one, other)),
+        (f"What is it?\n{IMAGE}", "A star.", (other,)),
+        ("Hello.", "Hello! Show me a picture.", ()),
+    ]
+    return [
+        Query((Message("user", text),), Message("assistant", right), slots)
+        for text, right, slots in asked
+    ]
+
+
+def by_itself(built: Phi3WithProjector, one: Query) -> tuple[list[int], float]:
+    """The plain way: no cache but generate's own, no padding, the model's own loss."""
+    batch = built.inputs_from_embeds([one.messages], [one.image_embeds], supervised=False)
+    del batch["labels"]
+    with torch.inference_mode():
+        made = built.model.generate(**batch, max_new_tokens=8, do_sample=False)
+        whole = built.inputs_from_embeds(
+            [(*one.messages, one.reference)], [one.image_embeds], supervised=True
+        )
+        tokens = int((whole["labels"][:, 1:] != -100).sum())
+        return (
+            built.prompt.truncate_at_stop(made[0, batch["input_ids"].shape[1] :].tolist()),
+            float(built.model(**whole).loss) * tokens,
+        )
+
+
+@pytest.mark.slow
+def test_together_as_alone(built: Phi3WithProjector) -> None:
+    asked = some_questions(built)
+    for one, answered in zip(asked, batch_generate(built, asked, max_new_tokens=8), strict=True):
+        ids, loss = by_itself(built, one)
+        dtype = built.model.lm_head.weight.dtype
+        assert answered.loss == pytest.approx(loss, abs=BOUNDS[dtype])
+        if dtype is torch.float32:
+            assert list(answered.ids) == ids
+            assert answered.text == built.prompt.decode(ids)
+
+
+@pytest.mark.slow
+def test_a_picture_is_read_once(built: Phi3WithProjector, monkeypatch: pytest.MonkeyPatch) -> None:
+    read: list[int] = []
+    real = generation.SharedPrefix._prefill
+
+    def counted(
+        self: generation.SharedPrefix, heads: list[list[int]], slots: list[torch.Tensor]
+    ) -> object:
+        read.append(len(heads))
+        return real(self, heads, slots)
+
+    monkeypatch.setattr(generation.SharedPrefix, "_prefill", counted)
+    batch_generate(built, some_questions(built)[:3], max_new_tokens=2)
+    assert read == [2]
+
+
+def test_the_picture_matters(built: Phi3WithProjector) -> None:
+    """The control: behind another picture's cache the loss is another."""
+    first, second, other, *_ = some_questions(built)
+    swapped = Query(second.messages, second.reference, other.image_embeds)
+    before, after = (
+        batch_generate(built, [first, one], max_new_tokens=2)[1].loss for one in (second, swapped)
+    )
+    assert abs(before - after) > 1e-4
