@@ -14,3 +14,33 @@ The registry of each room (`registry.py`) turns a name into its object.
 """
 
 from __future__ import annotations
+
+LANGUAGE_FAMILIES = {
+    "phi3": "phisense.model.families.phi3",
+}
+
+ENCODERS = {
+    "clip": "phisense.vision.encoders.clip",
+    "siglip": "phisense.vision.encoders.siglip",
+    "dinov2": "phisense.vision.encoders.dinov2",
+}
+
+PROJECTORS = {
+    "linear": "phisense.model.projectors.linear",
+    "mlp": "phisense.model.projectors.mlp",
+    "pixel_shuffle": "phisense.model.projectors.pixel_shuffle",
+}
+
+ENGINES = {
+    "torch": "phisense.chat.torch_engine",
+    "llama": "phisense.chat.llama_engine",
+    "remote": "phisense.chat.remote_engine",
+}
+
+OBJECTIVES = {
+    "supervised": "phisense.training.objectives.supervised",
+}
+
+DATA_FORMATS: dict[str, str] = {}
+
+TASKS: dict[str, str] = {}
