@@ -33,9 +33,10 @@ from .sections import (
     Speech,
     Vision,
 )
-from .stages import FurtherStage, Integration, Lora, Stage, Train, TrainEval
+from .stages import CHECKPOINT_KEYS, FurtherStage, Integration, Lora, Stage, Train, TrainEval
 
 __all__ = [
+    "CHECKPOINT_KEYS",
     "MAX_NUMBER",
     "SHIPPED",
     "Data",

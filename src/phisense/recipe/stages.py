@@ -28,6 +28,9 @@ Integration = Literal[
     "wandb",
 ]
 
+#: Keys of `train` that do not change what is trained: a run may be resumed with others.
+CHECKPOINT_KEYS = ("checkpoint_every", "keep_checkpoints")
+
 
 class Lora(Section):
     """`train.lora`: rank, scaling and target modules of LoRA."""
@@ -171,6 +174,17 @@ class Train(Section):
     )
     eval: TrainEval = Field(TrainEval(), description="held-out questions asked while it trains")
     log_every: int = Field(10, ge=1, description="steps between two lines of metrics.jsonl")
+    checkpoint_every: int | None = Field(
+        None,
+        ge=1,
+        description=(
+            "steps between two checkpoints; null: a quarter of the stage's steps, but at least 20"
+            " and at most 500"
+        ),
+    )
+    keep_checkpoints: int = Field(
+        2, ge=1, description="the newest checkpoints of a stage that stay while it runs"
+    )
     report_to: Annotated[tuple[Integration, ...], BeforeValidator(as_tuple)] = Field(
         (), description="Trainer integrations, which must be installed, e.g. tensorboard"
     )
