@@ -40,7 +40,7 @@ def recipe_keys() -> str:
     said = [
         "# Recipe keys",
         (
-            "Written by `make docs` from `src/phisense/recipe.py`; a test asserts that it is"
+            "Written by `make docs` from `src/phisense/recipe/`; a test asserts that it is"
             " current. [Recipes](recipes.md) says what the keys are for."
         ),
         (

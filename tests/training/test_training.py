@@ -223,7 +223,7 @@ def test_a_damaged_checkpoint_is_passed_over(tmp_path: Path, parts: tuple[str, s
     for step in (2, 4):
         folder = tmp_path / f"checkpoint-{step}"
         trainable.save_trainable(model, folder)
-        checkpoints.finish_checkpoint(folder, about={"run": 1})
+        checkpoints.finish_checkpoint(folder, about={"run": 1}, keep=2)
     assert checkpoints.latest_verified(tmp_path, about={"run": 1}) == tmp_path / "checkpoint-4"
     weights = tmp_path / "checkpoint-4" / trainable.TRAINABLE_FILE
     data = bytearray(weights.read_bytes())
@@ -231,7 +231,7 @@ def test_a_damaged_checkpoint_is_passed_over(tmp_path: Path, parts: tuple[str, s
     weights.write_bytes(data)
     assert checkpoints.latest_verified(tmp_path, about={"run": 1}) == tmp_path / "checkpoint-2"
     trainable.save_trainable(model, tmp_path / "checkpoint-3")  # a life that went on from there
-    checkpoints.finish_checkpoint(tmp_path / "checkpoint-3", about={"run": 1})
+    checkpoints.finish_checkpoint(tmp_path / "checkpoint-3", about={"run": 1}, keep=2)
     assert checkpoints.latest_verified(tmp_path, about={"run": 1}) == tmp_path / "checkpoint-3"
     assert (tmp_path / "checkpoint-2").is_dir(), "the damaged one after it does not count as kept"
     shutil.rmtree(tmp_path / "checkpoint-3")

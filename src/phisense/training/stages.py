@@ -41,7 +41,7 @@ from ..model.provenance import (
 from ..model.quantized import check_not_repacked, codes_digest, plain_digest, scales_digest
 from ..pipeline.progress import OnEvent, ignore
 from ..pipeline.results import TrainingVerdict
-from ..recipe import Recipe, Stage, load_recorded_recipe
+from ..recipe import CHECKPOINT_KEYS, Recipe, Stage, load_recorded_recipe
 from ..vision.encoders import Encoder, encoder_facts
 from ..vision.store import FeatureStore
 from . import checkpoints, run_folder
@@ -57,10 +57,12 @@ from .trainer import Reporter, StageTrainer, arguments
 
 CALIBRATION_IMAGES = 64
 #: Recipe keys that a resume does not compare: the location of a part says nothing about its content
-#: (`parts` does), nor does the requested dtype about the one used (`computes_in` does).
+#: (`parts` does), nor does the requested dtype about the one used (`computes_in` does), and how
+#: often checkpoints are written changes nothing that is trained.
 _NOT_COMPARED: Any = {
     **dict.fromkeys(("root", "compute_dtype", "start", "speech"), True),
     **{key: {"part"} for key in ("language", "vision")},
+    "train": set(CHECKPOINT_KEYS),
 }
 
 
@@ -329,7 +331,7 @@ class Training:
             rows=ahead.rows,
             passes=ahead.passes,
             log_every=recipe.train.log_every,
-            save_every=max(20, min(500, steps // 4)),
+            save_every=checkpoints.save_interval(recipe.train, steps),
             bf16=self.arithmetic.dtype is torch.bfloat16,
             cpu=self.arithmetic.device.type == "cpu",
             checkpointing=recipe.train.gradient_checkpointing,
@@ -386,6 +388,7 @@ class Training:
             about=plan.about,
             guard=loss_guard,
             processes=self.processes,
+            keep_checkpoints=recipe.train.keep_checkpoints,
         )
         check = GradientCheck(
             samples,

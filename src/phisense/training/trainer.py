@@ -91,6 +91,7 @@ class StageTrainer(Trainer):
         about: dict[str, Any],
         guard: LossGuard,
         processes: ProcessGroup,
+        keep_checkpoints: int,
         **kwargs: Any,
     ) -> None:
         super().__init__(*args, compute_loss_func=supervised_loss, **kwargs)
@@ -99,6 +100,7 @@ class StageTrainer(Trainer):
         self.stage = stage
         self.about = about
         self.processes = processes
+        self.keep_checkpoints = keep_checkpoints
 
     def create_optimizer(self, model: Any = None) -> torch.optim.Optimizer:
         """The stage's optimizer, created once."""
@@ -160,7 +162,7 @@ class StageTrainer(Trainer):
         self.processes.barrier()  # every process saves its own RNG state
         if self.processes.is_main:
             artifacts.write_json(folder / GUARD_FILE, self.guard.state_dict())
-            checkpoints.finish_checkpoint(folder, about=self.about)
+            checkpoints.finish_checkpoint(folder, about=self.about, keep=self.keep_checkpoints)
 
     def _load_from_checkpoint(self, resume_from_checkpoint: str, model: Any = None) -> None:
         load_trainable(model or self.model, Path(resume_from_checkpoint))
