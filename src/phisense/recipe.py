@@ -10,7 +10,8 @@ from __future__ import annotations
 
 import difflib
 import re
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterator, Mapping, Sequence
+from dataclasses import dataclass
 from pathlib import Path
 from typing import Annotated, Any, Literal
 
@@ -20,12 +21,14 @@ from pydantic import (
     BeforeValidator,
     ConfigDict,
     Field,
+    GetCoreSchemaHandler,
     ValidationError,
     field_validator,
     model_validator,
 )
+from pydantic_core import CoreSchema, core_schema
 
-from . import safe_parsing
+from . import safe_parsing, seams
 from .errors import RecipeError
 
 SHIPPED = Path(__file__).parent / "recipes"
@@ -63,6 +66,27 @@ Integration = Literal[
 ]
 
 
+@dataclass(frozen=True)
+class OneOf:
+    """The type of a key that names an implementation of a seam: one of the names in its table.
+
+    The table is read when a recipe is, so that a name that was added counts.
+    """
+
+    table: Mapping[str, str]
+
+    def __get_pydantic_core_schema__(
+        self, source: Any, handler: GetCoreSchemaHandler
+    ) -> CoreSchema:
+        return core_schema.no_info_before_validator_function(self._check, handler(source))
+
+    def _check(self, value: Any) -> Any:
+        if isinstance(value, str) and value in self.table:
+            return value
+        *others, last = map(repr, self.table)
+        raise ValueError(f"input should be {', '.join(others)} or {last}")
+
+
 class _Section(BaseModel):
     """Base class of the sections. Every number is finite and at most `MAX_NUMBER`."""
 
@@ -95,7 +119,7 @@ class Vision(_Section):
     part: str = Field(
         description="a CLIP, SigLIP or DINOv2 model: folder or hub id, also with a revision"
     )
-    encoder: Literal["clip", "siglip", "dinov2"] = Field(
+    encoder: Annotated[str, OneOf(seams.ENCODERS)] = Field(
         "clip", description="what kind of model the part is"
     )
     layer: int = Field(
@@ -112,7 +136,7 @@ class Speech(_Section):
 class Projector(_Section):
     """`projector`: how patch features become image tokens."""
 
-    kind: Literal["linear", "mlp", "pixel_shuffle"] = Field(
+    kind: Annotated[str, OneOf(seams.PROJECTORS)] = Field(
         "mlp",
         description=(
             "pixel_shuffle joins patches as pool says and, unlike mlp with a pool, does not begin"
