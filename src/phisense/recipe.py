@@ -13,7 +13,7 @@ import re
 from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Annotated, Any, Literal
+from typing import Annotated, Any, Literal, Protocol
 
 from pydantic import (
     AfterValidator,
@@ -30,6 +30,7 @@ from pydantic_core import CoreSchema, core_schema
 
 from . import safe_parsing, seams
 from .errors import RecipeError
+from .registry import Registry
 
 SHIPPED = Path(__file__).parent / "recipes"
 
@@ -133,6 +134,16 @@ class Speech(_Section):
     part: str = Field(description="a Whisper model: folder (transformers or CTranslate2) or hub id")
 
 
+class _ProjectorKind(Protocol):
+    """What a recipe asks of `model/projectors/base.py: ProjectorKind`."""
+
+    def refusal(self, pool: int, nested: Sequence[int]) -> str | None:
+        """Why `pool` and `nested` do not go with this kind; None if they do."""
+
+
+_PROJECTORS: Registry[_ProjectorKind] = Registry("projector", "PROJECTOR", seams.PROJECTORS)
+
+
 class Projector(_Section):
     """`projector`: how patch features become image tokens."""
 
@@ -156,14 +167,9 @@ class Projector(_Section):
 
     @model_validator(mode="after")
     def _fits(self) -> Projector:
-        if self.kind == "linear" and self.pool > 1:
-            raise ValueError("a linear projector cannot pool: take kind mlp or pixel_shuffle")
-        if self.kind == "pixel_shuffle" and self.pool == 1:
-            raise ValueError("pixel_shuffle needs pool 2 or 3")
-        if self.nested and (self.pool > 1 or 1 not in self.nested):
-            raise ValueError(
-                "nested goes with pool 1 and must hold 1, since that is what native consumers read"
-            )
+        refusal = _PROJECTORS[self.kind].refusal(self.pool, self.nested)
+        if refusal is not None:
+            raise ValueError(refusal)
         return self
 
 
