@@ -66,6 +66,11 @@ class LlamaEngine:
     recent sessions need it.
     """
 
+    kind = "llama"
+    where = "llama.cpp on the CPU"
+    endpoint = None
+    attention_map = None
+
     def __init__(
         self,
         folder: Path,

@@ -46,6 +46,10 @@ _logger = logging.getLogger(__name__)
 class RemoteEngine:
     """One server, any number of sessions. Scheduling and KV caching are up to the server."""
 
+    kind = "remote"
+    where = "the server's answers"
+    attention_map = None
+
     def __init__(
         self,
         address: ServerAddress,
