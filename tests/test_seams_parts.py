@@ -25,6 +25,7 @@ from phisense.evaluation.predictors import EnginePredictor
 from phisense.model import load_model, save_model
 from phisense.model.projectors.base import NativeModel
 from phisense.opening.registered import composite_model_types, vision_model_types
+from phisense.opening.shape_checks import normalize_weight_name
 from phisense.recipe import Projector, load_recipe
 from phisense.vision.encoders.encode import Encoder
 
@@ -162,15 +163,12 @@ def test_what_is_in_no_table_is_refused(vit: Path, tmp_path: Path) -> None:
         choose_engine(vit, "toy")
 
 
-@pytest.mark.usefixtures("toy_encoder")
-def test_a_prefix_that_is_not_told_is_missed(vit: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    from dataclasses import replace
-
-    from .toys import encoder
-
-    monkeypatch.setattr(encoder, "ENCODER", replace(encoder.ENCODER, stored_prefix=""))
-    with pytest.raises(PartError, match="is incomplete"):
-        Encoder(str(vit), "toy")
+def test_an_encoders_prefix_is_taken_off(monkeypatch: pytest.MonkeyPatch) -> None:
+    assert normalize_weight_name("vit.layernorm.weight") == "vit.layernorm.weight"
+    monkeypatch.setitem(seams.ENCODERS, "toy", "tests.toys.encoder")
+    assert normalize_weight_name("vit.layernorm.weight") == "layernorm.weight"
+    assert normalize_weight_name("vision_model.layernorm.weight") == "layernorm.weight"
+    assert normalize_weight_name("vision_tower.vit.a") == "vision_tower.vit.a"  # not published so
 
 
 @pytest.mark.usefixtures("toy_engine")
