@@ -6,6 +6,8 @@ from __future__ import annotations
 
 import json
 import shutil
+import subprocess
+import sys
 from pathlib import Path
 from typing import Any
 
@@ -30,24 +32,24 @@ from phisense.recipe import Projector, load_recipe
 from phisense.vision.encoders.encode import Encoder
 
 from .tiny import make_language, make_root
-from .toys import projector as toy_projector
+from .toys import projector_toy
 
 PATCHES = 16  # of a picture: 32 pixels a side, 8 a patch
 
 
 @pytest.fixture
 def toy_encoder(monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setitem(seams.ENCODERS, "toy", "tests.toys.encoder")
+    monkeypatch.setitem(seams.ENCODERS, "toy", "tests.toys.encoder_toy")
 
 
 @pytest.fixture
 def toy_projector_kind(monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setitem(seams.PROJECTORS, "toy", "tests.toys.projector")
+    monkeypatch.setitem(seams.PROJECTORS, "toy", "tests.toys.projector_toy")
 
 
 @pytest.fixture
 def toy_engine(monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setitem(seams.ENGINES, "toy", "tests.toys.engine")
+    monkeypatch.setitem(seams.ENGINES, "toy", "tests.toys.engine_toy")
 
 
 @pytest.fixture
@@ -144,7 +146,7 @@ def test_a_projector_refuses_what_it_does_not_do() -> None:
 def test_a_projectors_native_model_may_be_opened(monkeypatch: pytest.MonkeyPatch) -> None:
     known = composite_model_types()
     own = NativeModel("toy_llava", lambda: None)
-    monkeypatch.setattr(type(toy_projector.PROJECTOR), "natives", (own,))
+    monkeypatch.setattr(type(projector_toy.PROJECTOR), "natives", (own,))
     assert composite_model_types() == (*known, "toy_llava")
 
 
@@ -163,9 +165,26 @@ def test_what_is_in_no_table_is_refused(vit: Path, tmp_path: Path) -> None:
         choose_engine(vit, "toy")
 
 
+def heavy_after(*modules: str) -> set[str]:
+    """Which heavy packages a process has loaded that imported these modules."""
+    code = (
+        f"import sys; from importlib import import_module; list(map(import_module, {modules}));"
+        " print(*{'torch', 'transformers', 'llama_cpp'} & set(sys.modules))"
+    )
+    ran = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=True)
+    return set(ran.stdout.split())
+
+
+def test_the_modules_in_the_tables_are_light() -> None:
+    """Recipes and the checks of folders ask them before anything heavy is wanted."""
+    tables = (seams.ENCODERS, seams.PROJECTORS, seams.ENGINES)
+    assert heavy_after(*(module for table in tables for module in table.values())) == set()
+    assert "torch" in heavy_after("phisense.chat.torch_engine")  # the control
+
+
 def test_an_encoders_prefix_is_taken_off(monkeypatch: pytest.MonkeyPatch) -> None:
     assert normalize_weight_name("vit.layernorm.weight") == "vit.layernorm.weight"
-    monkeypatch.setitem(seams.ENCODERS, "toy", "tests.toys.encoder")
+    monkeypatch.setitem(seams.ENCODERS, "toy", "tests.toys.encoder_toy")
     assert normalize_weight_name("vit.layernorm.weight") == "layernorm.weight"
     assert normalize_weight_name("vision_model.layernorm.weight") == "layernorm.weight"
     assert normalize_weight_name("vision_tower.vit.a") == "vision_tower.vit.a"  # not published so

@@ -1,1 +1,1 @@
-"""One toy for each seam, each in a file of its own, as CONTRIBUTING says."""
+"""A toy implementation of each seam: one object in one file."""
