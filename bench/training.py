@@ -222,7 +222,7 @@ def start(root: Path, device: str = "cpu") -> None:
     from phisense.model.calibrate import calibrate
     from phisense.recipe import load_recipe
     from phisense.training.stages import CALIBRATION_IMAGES
-    from phisense.vision.encoders import encoder_facts
+    from phisense.vision.encoders.encode import encoder_facts
     from phisense.vision.store import FeatureStore
 
     recipe = load_recipe(root / "recipe.yaml", ("features.folder=features/bench",))

@@ -23,7 +23,7 @@ from phisense.model import Phi3WithProjector, arithmetic, load_model, quantized
 from phisense.model.device import describe_machine
 from phisense.recipe import load_recipe
 from phisense.training import Training
-from phisense.vision.encoders import Encoder
+from phisense.vision.encoders.encode import Encoder
 from phisense.vision.store import FeatureStore
 
 from .tiny import make_root

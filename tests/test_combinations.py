@@ -16,7 +16,7 @@ from PIL import Image
 from phisense.conversations import IMAGE, Message
 from phisense.errors import PartError, RecipeError, UsageError
 from phisense.model import load_model
-from phisense.model.projectors import average_patches
+from phisense.model.projectors.image_tokens import average_patches
 from phisense.recipe import load_recipe
 
 from .tiny import make_root

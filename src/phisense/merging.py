@@ -41,7 +41,7 @@ from .model.unmerged import attach_vision_tower, load_run_recipe, load_with_adap
 from .parts import load_auto, resolve_part, split_revision
 from .pipeline.progress import OnEvent, Progress, ignore
 from .recipe import Recipe
-from .vision.encoders import Encoder
+from .vision.encoders.encode import Encoder
 from .vision.image_io import open_image
 
 

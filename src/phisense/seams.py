@@ -4,7 +4,7 @@
     language family    model/families/base.py           FAMILY
     encoder            vision/encoders/base.py          ENCODER
     projector          model/projectors/base.py         PROJECTOR
-    engine             chat/engines.py                  ENGINE
+    engine             chat/engines/base.py             ENGINE
     objective          training/objectives/base.py      OBJECTIVE
     data format        conversations/formats/base.py    FORMAT
     task               evaluation/task.py               TASK
@@ -32,9 +32,9 @@ PROJECTORS = {
 }
 
 ENGINES = {
-    "torch": "phisense.chat.torch_engine",
-    "llama": "phisense.chat.llama_engine",
-    "remote": "phisense.chat.remote_engine",
+    "torch": "phisense.chat.engines.torch",
+    "llama": "phisense.chat.engines.llama",
+    "remote": "phisense.chat.engines.remote",
 }
 
 OBJECTIVES = {

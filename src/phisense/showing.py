@@ -103,7 +103,7 @@ def _prompt_of(recipe: Recipe) -> tuple[Prompt, int]:
     """The recipe's prompt, and its number of tokens per image."""
     from transformers import AutoConfig, AutoTokenizer
 
-    from .vision.encoders import num_patches, vision_config
+    from .vision.encoders.loading import num_patches, vision_config
 
     folder = resolve_part(recipe.language.part)
     tokenizer = load_auto(AutoTokenizer, folder)

@@ -18,7 +18,7 @@ from phisense.errors import PartError, TrainingError
 from phisense.model import load_model, save_model
 from phisense.model.lora import add_lora, check_targets, expected_trainable
 from phisense.recipe import Lora, Projector
-from phisense.vision.encoders import Encoder
+from phisense.vision.encoders.encode import Encoder
 
 
 def picture(seed: int) -> Image.Image:

@@ -113,7 +113,7 @@ def test_other_pictures_give_another_loss(trained: dict[str, Any], world: Path) 
     )
     from phisense.model.unmerged import load_with_adapter
     from phisense.recipe import load_recipe
-    from phisense.vision.encoders import Encoder
+    from phisense.vision.encoders.encode import Encoder
     from phisense.vision.image_io import open_image
 
     recipe = load_recipe(Path(trained["run"]) / "recipe.yaml")

@@ -66,6 +66,11 @@ class LlamaEngine:
     recent sessions need it.
     """
 
+    kind = "llama"
+    where = "llama.cpp on the CPU"
+    endpoint = None
+    attention_map = None
+
     def __init__(
         self,
         folder: Path,
@@ -82,7 +87,7 @@ class LlamaEngine:
         from transformers import AutoTokenizer
 
         from ..model.folder import check_tokenizer, context_window, open_model_config
-        from ..model.projectors import count_image_tokens, nested_pool
+        from ..model.projectors.image_tokens import count_image_tokens, nested_pool
         from ..parts import load_auto
 
         self.name = f"{about['name']} {about['quant']}"

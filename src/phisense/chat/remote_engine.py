@@ -46,6 +46,10 @@ _logger = logging.getLogger(__name__)
 class RemoteEngine:
     """One server, any number of sessions. Scheduling and KV caching are up to the server."""
 
+    kind = "remote"
+    where = "the server's answers"
+    attention_map = None
+
     def __init__(
         self,
         address: ServerAddress,
@@ -336,7 +340,7 @@ def _read_folder(folder: Path) -> tuple[Prompt, int, int]:
 
     from ..model.assembly import _context_window
     from ..model.folder import check_tokenizer, open_model_config
-    from ..model.projectors import count_image_tokens
+    from ..model.projectors.image_tokens import count_image_tokens
     from ..parts import load_auto
 
     config, tokenizer = open_model_config(folder), load_auto(AutoTokenizer, folder)

@@ -9,6 +9,7 @@ from typing import TYPE_CHECKING, Annotated, Any
 
 import typer
 
+from .. import seams
 from ..malloc import set_mmap_threshold
 
 if TYPE_CHECKING:
@@ -87,11 +88,11 @@ ChatModel = Annotated[
 
 # The options of whatever makes answers: ask, chat, app and evaluate have them all.
 _ENGINE = "Engine"
-ENGINES = ("auto", "torch", "llama", "remote")
+ENGINE_NAMES = ("auto", *seams.ENGINES)
 EngineChoice = Annotated[
     str,
     one_of(
-        ENGINES,
+        ENGINE_NAMES,
         "--engine",
         text="What generates; auto takes what fits the folder.",
         panel=_ENGINE,
@@ -188,8 +189,8 @@ def print_caveats(caveats: Sequence[Caveat]) -> None:
         console.err.print(str(one), style="yellow")
 
 
-def select_engine(model: Path | None, engine: str, server: str | None) -> Any:
+def select_engine(model: Path | None, engine: str, server: str | None) -> str:
     """Which engine it will be: what can be said before anything heavy is imported."""
     from ..chat.open_engine import choose_engine
 
-    return choose_engine(model, engine, server)  # type: ignore[arg-type]
+    return choose_engine(model, engine, server)

@@ -15,10 +15,13 @@ from torch import nn
 from transformers import AutoConfig, Phi3ForCausalLM
 
 from ..errors import PartError
-from ..model.projectors import count_image_tokens, make_config, native_class
-from ..parts import MODEL_TYPES, load_auto, split_revision
+from ..model.projectors.config import make_config, native_class
+from ..model.projectors.image_tokens import count_image_tokens
+from ..opening.registered import composite_model_types
+from ..parts import load_auto, split_revision
 from ..recipe import Projector, Recipe
-from ..vision.encoders import ENCODER_FAMILIES, num_patches
+from ..vision.encoders.base import ENCODERS
+from ..vision.encoders.loading import num_patches
 
 _KNOWN = Path(__file__).parent / "known"
 KNOWN = {
@@ -88,7 +91,7 @@ def read_shapes(recipe: Recipe) -> Shapes:
     """
     text, text_note = _config(recipe.language.part, "text_config")
     seen, seen_note = _config(recipe.vision.part, "vision_config")
-    kind = ENCODER_FAMILIES[recipe.vision.encoder]
+    kind = ENCODERS[recipe.vision.encoder]
     if text.model_type != "phi3":
         raise PartError(
             f"the language part {recipe.language.part} is no Phi-3",
@@ -104,7 +107,7 @@ def read_shapes(recipe: Recipe) -> Shapes:
     seen = getattr(seen, "vision_config", seen)
     with torch.device("meta"):
         phi: Any = Phi3ForCausalLM(text)
-        tower: Any = kind.model(seen)
+        tower: Any = kind.model_class()(seen)
         projector, image_tokens = _projector(
             recipe.projector, text, seen, recipe.vision.layer, kind.strategy
         )
@@ -166,7 +169,9 @@ def _config(part: str, half: str) -> tuple[Any, str]:
     folder = config_folder(part)
     if folder is not None:
         config = load_auto(AutoConfig, folder)
-        return (getattr(config, half) if config.model_type in MODEL_TYPES else config), ""
+        return (
+            getattr(config, half) if config.model_type in composite_model_types() else config
+        ), ""
     if (name := split_revision(part)[0]) in KNOWN:
         return (
             load_auto(AutoConfig, _KNOWN / KNOWN[name]),

@@ -23,12 +23,7 @@ from typing import Any
 import numpy as np
 import torch
 from PIL import Image
-from transformers import (
-    AutoImageProcessor,
-    AutoTokenizer,
-    LlavaConfig,
-    LlavaForConditionalGeneration,
-)
+from transformers import AutoImageProcessor, AutoTokenizer
 
 from .. import artifacts, safe_replace
 from ..conversations import IMAGE, Message
@@ -38,13 +33,15 @@ from ..model.arithmetic import choose_arithmetic
 from ..model.assembly import make_generation_config
 from ..model.device import pick_device
 from ..model.folder import MODEL_KIND
-from ..model.projectors import make_processor
+from ..model.projectors.config import make_processor, native_class, native_config
+from ..model.projectors.native import LLAVA, llava_keys
 from ..opening.sandbox import TemplateError, render_chat_template
 from ..opening.shape_checks import check_shapes
 from ..parts import load_auto
 from ..pipeline.progress import OnEvent, Progress, ignore
 from ..prompt import Prompt, prepare_tokenizer
-from ..vision.encoders import ENCODER_FAMILIES, load_image_processor, num_patches
+from ..vision.encoders.base import ENCODERS
+from ..vision.encoders.loading import load_image_processor, num_patches
 from .adapters import Adapter, apply_adapter, is_peft_compatible, load_with_peft, open_adapter
 from .llama import fuse_weights, to_phi3_config
 from .source import Source, find_source, open_source
@@ -374,21 +371,19 @@ def _rebuild(found: Source, model: Any, prompt: Prompt, image_id: int) -> Phi3Wi
     config = found.config
     llama = config.text_config.model_type == "llama"
     text = to_phi3_config(config.text_config) if llama else config.text_config
-    text.architectures = ["Phi3ForCausalLM"]
-    made = LlavaConfig(
-        text_config=text,
-        vision_config=config.vision_config,
-        vision_feature_layer=config.vision_feature_layer,
-        vision_feature_select_strategy=config.vision_feature_select_strategy,
-        image_token_index=image_id,
-        tie_word_embeddings=False,
-        projector_hidden_act=config.projector_hidden_act,
+    made = native_config(
+        LLAVA,
+        text,
+        config.vision_config,
+        image_id=image_id,
+        layer=config.vision_feature_layer,
+        strategy=config.vision_feature_select_strategy,
         multimodal_projector_bias=config.multimodal_projector_bias,
-        image_seq_length=num_patches(config.vision_config),
         dtype=found.dtype,
+        **llava_keys(config.projector_hidden_act, num_patches(config.vision_config)),
     )
     with torch.device("meta"):
-        whole = LlavaForConditionalGeneration(made)
+        whole = native_class(made)(made)
     try:
         weights = model.state_dict()
         weights = fuse_weights(weights, text.num_hidden_layers) if llama else weights
@@ -412,9 +407,7 @@ def _rebuild(found: Source, model: Any, prompt: Prompt, image_id: int) -> Phi3Wi
     whole.load_state_dict(cast, strict=True, assign=True)
     whole.generation_config = make_generation_config(prompt)
     images = load_image_processor(found.base)
-    processor = make_processor(
-        images, prompt.tokenizer, made, ENCODER_FAMILIES[found.encoder].extra_rows
-    )
+    processor = make_processor(images, prompt.tokenizer, made, ENCODERS[found.encoder].extra_rows)
     return Phi3WithProjector(whole.eval(), processor, prompt, text.max_position_embeddings)
 
 

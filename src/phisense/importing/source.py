@@ -14,17 +14,18 @@ from pathlib import Path
 from typing import Any
 
 import torch
-from transformers import AutoConfig, AutoTokenizer, LlavaForConditionalGeneration
+from transformers import AutoConfig, AutoTokenizer
 
 from ..errors import PartError
 from ..model.device import DTYPES
+from ..model.projectors.native import LLAVA
 from ..opening import validate_folder
 from ..opening.documents import read_json_object
 from ..opening.files import check_regular_file
 from ..opening.headers import BUFFER_SUFFIXES
 from ..parts import load_auto, load_weights, resolve_part, split_revision
 from ..prompt import missing_chat_tokens
-from ..vision.encoders import ENCODER_FAMILIES
+from ..vision.encoders.base import ENCODERS, encoder_of
 
 ADAPTER_CONFIG, ADAPTER_WEIGHTS = "adapter_config.json", "adapter_model.safetensors"
 #: Files that LLaVA saves beside an adapter.
@@ -36,9 +37,6 @@ CONFIG_FILES = (
     "preprocessor_config.json",
     "processor_config.json",
 )
-ENCODER_OF = {
-    model_type: name for name, kind in ENCODER_FAMILIES.items() for model_type in kind.model_types
-}
 
 
 @dataclass(frozen=True)
@@ -54,7 +52,9 @@ class Source:
     @property
     def encoder(self) -> str:
         """Encoder family of the vision tower, as in a recipe's `vision.encoder`."""
-        return ENCODER_OF[self.config.vision_config.model_type]
+        found = encoder_of(self.config.vision_config.model_type)
+        assert found is not None  # it was checked
+        return found
 
 
 def find_source(name: str, base: str | None) -> Source:
@@ -111,7 +111,7 @@ def open_source(source: Source) -> Any:
 
     Raises PartError unless every stored weight is used and none is missing.
     """
-    model = load_weights(LlavaForConditionalGeneration, source.base, dtype=torch.float32)
+    model = load_weights(LLAVA.model_class(), source.base, dtype=torch.float32)
     placed = sum(weight.numel() for weight in model.state_dict().values())
     stored = sum(_sizes(source.base).values())
     if placed != stored and not (source.config.text_config.tie_word_embeddings and placed > stored):
@@ -165,7 +165,7 @@ def stored_dtype(folder: Path) -> torch.dtype:
 def _check(folder: Path) -> Any:
     raw = read_json_object(folder / "config.json")
     found = raw.get("model_type")
-    if found != "llava":
+    if found != LLAVA.model_type:
         also = "; its text part alone is no LLaVA" if found in ("phi3", "llama") else ""
         raise PartError(
             f"{folder} is no LLaVA-format folder",
@@ -184,14 +184,15 @@ def _check(folder: Path) -> Any:
             got=text.model_type,
             wanted="phi3, or a Phi-3 rewritten as llama",
         )
-    if seen.model_type not in ENCODER_OF:
+    encoder = encoder_of(seen.model_type)
+    if encoder is None:
         raise PartError(
             f"the vision tower of {folder} is not known here",
             got=seen.model_type,
-            wanted=" or ".join(ENCODER_FAMILIES),
+            wanted=" or ".join(ENCODERS),
         )
     _check_tower(folder, seen, config.vision_feature_layer)
-    strategy = ENCODER_FAMILIES[ENCODER_OF[seen.model_type]].strategy
+    strategy = ENCODERS[encoder].strategy
     if config.vision_feature_select_strategy != strategy:
         raise PartError(
             f"the projector of {folder} reads other rows than are read here",

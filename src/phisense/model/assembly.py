@@ -33,26 +33,18 @@ from transformers.modeling_outputs import BaseModelOutputWithPooling
 
 from ..conversations import Message
 from ..errors import PartError
-from ..parts import MODEL_TYPES, load_auto, load_submodel, load_weights, resolve_part
+from ..opening.registered import composite_model_types
+from ..parts import load_auto, load_submodel, load_weights, resolve_part
 from ..prompt import IGNORE_INDEX, Prompt, Rendered, prepare_tokenizer
 from ..recipe import Projector, Recipe
-from ..vision.encoders import (
-    ENCODER_FAMILIES,
-    build_image_processor,
-    load_vision_tower,
-    vision_config,
-)
+from ..vision.encoders.base import ENCODERS
+from ..vision.encoders.loading import build_image_processor, load_vision_tower, vision_config
 from .arithmetic import Arithmetic, choose_arithmetic
 from .device import pick_device
-from .projectors import (
-    average_patches,
-    count_image_tokens,
-    fresh_projector,
-    load_projector,
-    make_config,
-    make_processor,
-    native_class,
-)
+from .projectors.base import native_model
+from .projectors.config import make_config, make_processor, native_class
+from .projectors.image_tokens import average_patches, count_image_tokens
+from .projectors.weights import fresh_projector, load_projector
 from .quantized import forbid_repacking, nf4_config, set_compute_dtype
 
 Visual = Image | torch.Tensor
@@ -128,7 +120,7 @@ class Phi3WithProjector:
         where = pick_device(device)
         dtype = dtype or choose_arithmetic("train", where).dtype
         language_folder, vision_folder = resolve_part(language), resolve_part(vision)
-        kind = ENCODER_FAMILIES[encoder]
+        kind = ENCODERS[encoder]
         seen = vision_config(vision_folder, encoder)
         phi = load_language(language_folder, where, dtype, quantize)
         projector = projector or Projector()
@@ -200,7 +192,7 @@ class Phi3WithProjector:
         window: int,
     ) -> Phi3WithProjector:
         """The native model on the meta device, with its tokenizer and processor."""
-        kind = ENCODER_FAMILIES[encoder]
+        kind = ENCODERS[encoder]
         seen = vision_config(vision, encoder)
         tokenizer = load_auto(AutoTokenizer, language)
         image_id = prepare_tokenizer(tokenizer, text.vocab_size)
@@ -327,7 +319,7 @@ class Phi3WithProjector:
         """Image embeddings, each `(P', H)`, as the model's `mm_encoder_outputs`."""
         whole: Any = (
             torch.stack(list(image_embeds))
-            if self.model.config.model_type == "aya_vision"
+            if native_model(self.model.config).stacks_images
             else list(image_embeds)
         )
         return {"image": BaseModelOutputWithPooling(pooler_output=whole)}
@@ -425,7 +417,7 @@ def _language_configs(folder: Path) -> tuple[Any, Any]:
     text-only folder.
     """
     whole = load_auto(AutoConfig, folder)
-    config = whole.text_config if whole.model_type in MODEL_TYPES else whole
+    config = whole.text_config if whole.model_type in composite_model_types() else whole
     if config.model_type != "phi3":
         raise PartError(
             f"the language part {folder} is no Phi-3",

@@ -24,13 +24,16 @@ from ..conversations import IMAGE, Message
 from ..errors import ArtifactError, PartError
 from ..opening import validate_folder
 from ..opening.configs import check_usable_config
+from ..opening.registered import composite_model_types
 from ..opening.shape_checks import build_meta_model, check_stored_weights
-from ..parts import MODEL_TYPES, load_auto, load_weights
+from ..parts import load_auto, load_weights
 from ..prompt import Prompt
+from ..vision.encoders.base import ENCODERS, encoder_of
 from .arithmetic import INFERENCE, Step, choose_arithmetic
 from .assembly import Phi3WithProjector, _context_window, make_generation_config
 from .device import dtype_name
-from .projectors import native_class, nested_pool
+from .projectors.config import native_class
+from .projectors.image_tokens import nested_pool
 from .quantized import allow_repacking, forbid_repacking, nf4_config, set_compute_dtype
 
 MODEL_KIND = "model folder"
@@ -103,7 +106,7 @@ def open_model_config(folder: Path) -> Any:
     """
     check_is_model(folder)
     found = validate_folder(folder).documents["config.json"].get("model_type")
-    if found not in MODEL_TYPES:
+    if found not in composite_model_types():
         raise ArtifactError(
             f"{folder} holds another kind of model",
             got=found,
@@ -224,20 +227,20 @@ def save_model(loaded: Phi3WithProjector, folder: Path) -> None:
 
 
 def _published_names(model: Any) -> dict[str, torch.Tensor]:
-    """State dict with the names of published LLaVA folders: CLIP and SigLIP towers with
-    `vision_model.`, which vLLM's loader expects.
+    """State dict with the names of published LLaVA folders, in which CLIP and SigLIP towers have a
+    `vision_model.` that vLLM's loader expects.
 
     transformers has dropped that prefix from its classes and reads both; it saves a loaded model
     under the names it was loaded with.
     """
     weights: dict[str, torch.Tensor] = model.state_dict()
+    encoder = encoder_of(model.config.vision_config.model_type)
     opened = getattr(model, "_weight_conversions", None) is not None
-    if opened or not model.config.vision_config.model_type.startswith(("clip", "siglip")):
+    if opened or encoder is None:
         return weights
     tower = "model.vision_tower."
+    named = f"{tower}{ENCODERS[encoder].published_prefix}"
     return {
-        (
-            f"{tower}vision_model.{name.removeprefix(tower)}" if name.startswith(tower) else name
-        ): weight
+        (f"{named}{name.removeprefix(tower)}" if name.startswith(tower) else name): weight
         for name, weight in weights.items()
     }

@@ -17,18 +17,10 @@ from pathlib import Path
 from typing import Any
 
 from ..errors import PartError
+from .registered import composite_model_types, vision_model_types
 
-COMPOSITE_MODEL_TYPES = ("llava", "aya_vision")
 _TEXT_MODEL_TYPES = ("phi3", "llama")
-_VISION_MODEL_TYPES = ("clip", "clip_vision_model", "siglip", "siglip_vision_model", "dinov2")
 _OTHER_MODEL_TYPES = ("clip_text_model", "siglip_text_model", "whisper")
-#: Model types for which the effect of every number on their classes is known.
-KNOWN_MODEL_TYPES = (
-    *COMPOSITE_MODEL_TYPES,
-    *_TEXT_MODEL_TYPES,
-    *_VISION_MODEL_TYPES,
-    *_OTHER_MODEL_TYPES,
-)
 _REMOTE_KEYS = (
     "configuration_files",
     "transformers_weights",
@@ -150,16 +142,23 @@ def validate_config(path: Path, raw: dict[str, Any]) -> dict[str, Any]:
     Raises PartError for what is rejected, naming the file and the key.
     """
     found = raw.get("model_type")
-    if found not in KNOWN_MODEL_TYPES:
+    # Those for which the effect of every number on their classes is known.
+    known = (
+        *composite_model_types(),
+        *_TEXT_MODEL_TYPES,
+        *vision_model_types(),
+        *_OTHER_MODEL_TYPES,
+    )
+    if found not in known:
         raise PartError(
             f"{path.parent} cannot be opened as config",
             got=f"model type {str(found)[:60]}",
-            wanted=f"one of {', '.join(KNOWN_MODEL_TYPES)}",
+            wanted=f"one of {', '.join(known)}",
         )
     judged = _validate(path, raw, "")
-    if found in COMPOSITE_MODEL_TYPES:
+    if found in composite_model_types():
         _check_submodel(path, judged, "text_config", _TEXT_MODEL_TYPES)
-        _check_submodel(path, judged, "vision_config", _VISION_MODEL_TYPES)
+        _check_submodel(path, judged, "vision_config", vision_model_types())
     for text in (judged, judged.get("text_config")):
         if isinstance(text, dict) and text.get("model_type") in _SPECIAL_TOKEN_IDS:
             _drop_unknown_ids(text)

@@ -17,6 +17,7 @@ from pathlib import Path
 from typing import Any
 
 from ..errors import PartError
+from .registered import image_processors
 
 _ALLOWED_STEPS = {
     "normalizer": (
@@ -92,15 +93,12 @@ _PROCESSOR_CLASSES = (
     "SiglipProcessor",
     "WhisperProcessor",
 )
+#: Besides those of the registered encoders.
 _IMAGE_PROCESSOR_CLASSES = (
-    *(
-        "CLIPImageProcessor",
-        "LlavaImageProcessor",
-        "SiglipImageProcessor",
-        "BitImageProcessor",
-        "CLIPFeatureExtractor",
-    ),
-    *("WhisperFeatureExtractor", "ViTImageProcessor", "ViTFeatureExtractor"),
+    "LlavaImageProcessor",
+    "WhisperFeatureExtractor",
+    "ViTImageProcessor",
+    "ViTFeatureExtractor",
 )
 _SUFFIXES = ("Fast", "Pil", "Backend")
 MAX_PROCESSOR_SIDE = 4096
@@ -215,10 +213,11 @@ def _is_dangling_path(told: Any) -> bool:
 def validate_processor(path: Path, document: Mapping[str, Any]) -> None:
     """Raise PartError for an unsupported class or numbers that no preprocessing can use."""
     _check_class(path, "processor_class", document.get("processor_class"), _PROCESSOR_CLASSES)
+    known = (*image_processors(), *_IMAGE_PROCESSOR_CLASSES)
     inner = document.get("image_processor")
     for facts in (document, *([inner] if isinstance(inner, dict) else [])):
         kind = facts.get("image_processor_type", facts.get("feature_extractor_type"))
-        _check_class(path, "image_processor_type", kind, _IMAGE_PROCESSOR_CLASSES)
+        _check_class(path, "image_processor_type", kind, known)
         for key in ("size", "crop_size", "pad_size"):
             _check_sides(path, key, facts.get(key))
         for key in ("image_mean", "image_std"):

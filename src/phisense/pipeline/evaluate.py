@@ -13,7 +13,7 @@ from __future__ import annotations
 from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
-from typing import TYPE_CHECKING, Literal, cast
+from typing import TYPE_CHECKING
 
 from .. import artifacts, safe_replace
 from ..conversations import ImageFinder
@@ -157,7 +157,7 @@ class _Evaluated:
     """The evaluated model: a folder or a server, and the engine that runs it."""
 
     folder: Path | None
-    kind: Literal["run", "torch", "llama", "remote"]
+    kind: str  # "run", or the name of an engine
     server: str | None
     served_model: str | None
     changes: tuple[str, ...]
@@ -174,13 +174,13 @@ class _Evaluated:
         """Choose the engine without loading anything. Raises UsageError for incompatible arguments,
         ArtifactError for a folder without a model.
         """
-        from ..chat.open_engine import EngineName, choose_engine
+        from ..chat.open_engine import choose_engine
 
         folder = None if model is None else Path(model)
         in_torch = server is None and engine in ("auto", "torch")
         if in_torch and folder is not None and _is_run(folder):
             return cls(folder, "run", None, None, changes)
-        kind = choose_engine(folder, cast(EngineName, engine), server)
+        kind = choose_engine(folder, engine, server)
         return cls(folder, kind, server, served_model, changes)
 
     @property
@@ -243,7 +243,6 @@ class _Evaluated:
         from ..chat.open_engine import open_engine
         from ..evaluation.predictors import EnginePredictor
 
-        assert self.kind != "run"
         made = open_engine(
             self.folder,
             engine=self.kind,

@@ -21,6 +21,8 @@ import numpy as np
 import torch
 
 from ..errors import ArtifactError, PartError
+from ..model.projectors.image_tokens import merged_side
+from ..model.projectors.native import LLAVA
 from ..pipeline.progress import OnEvent, Progress
 from .vocabulary import GGUFVocabulary
 from .weights import WeightReader
@@ -168,8 +170,8 @@ def write_projector(
 
 def why_no_projector(config: Any) -> str | None:
     """Why llama.cpp has no graph for the tower and projector, or None."""
-    if config.model_type != "llava":
-        side = config.downsample_factor
+    if config.model_type != LLAVA.model_type:
+        side = merged_side(config)
         return f"llama.cpp knows no projector that joins {side} x {side} patches as ours does"
     if config.projector_hidden_act != "gelu":
         return (

@@ -17,7 +17,7 @@ from torch.utils.data import Dataset
 from ..conversations import read_conversations
 from ..errors import ConversationError, TrainingError
 from ..model import pad_rows
-from ..model.projectors import average_patches
+from ..model.projectors.image_tokens import average_patches
 from ..model.varlen_attention import VARLEN
 from ..prompt import Prompt
 from .packing import (

@@ -22,7 +22,7 @@ from ..conversations import ImageFinder, Question, read_questions
 from ..errors import ArtifactError, ImageError, MergeError, TrainingError
 from ..model import Phi3WithProjector, count_image_tokens, trainable
 from ..model.lora import check_targets
-from ..model.projectors import check_projector
+from ..model.projectors.weights import check_projector
 from ..parts import resolve_part
 from ..recipe import Recipe, Stage
 from ..vision.store import FeatureStore

@@ -42,7 +42,7 @@ from ..model.quantized import check_not_repacked, codes_digest, plain_digest, sc
 from ..pipeline.progress import OnEvent, ignore
 from ..pipeline.results import TrainingVerdict
 from ..recipe import CHECKPOINT_KEYS, Recipe, Stage, load_recorded_recipe
-from ..vision.encoders import Encoder, encoder_facts
+from ..vision.encoders.encode import Encoder, encoder_facts
 from ..vision.store import FeatureStore
 from . import checkpoints, run_folder
 from .data import Collator, Samples
