@@ -24,8 +24,10 @@ from phisense.chat.remote_engine import API_KEY_VARIABLE, RemoteEngine
 from phisense.chat.sse_client import ServerAddress
 from phisense.conversations import IMAGE, Message
 from phisense.errors import ChatError, ConversationError, PhisenseError, UsageError
-from phisense.prompt import SPECIAL_TOKENS
+from phisense.families import known_special_tokens
 from phisense.vision.image_io import open_image
+
+SPECIAL_TOKENS = known_special_tokens()
 
 Answer = Callable[["Handler", dict[str, Any]], None]
 

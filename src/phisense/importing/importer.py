@@ -33,6 +33,7 @@ from transformers import (
 from .. import artifacts, safe_replace
 from ..conversations import IMAGE, Message
 from ..errors import PartError, UsageError
+from ..families import context_window
 from ..model import Phi3WithProjector, load_model, save_model
 from ..model.arithmetic import choose_arithmetic
 from ..model.assembly import make_generation_config
@@ -47,7 +48,7 @@ from ..prompt import Prompt, prepare_tokenizer
 from ..vision.encoders import ENCODER_FAMILIES, load_image_processor, num_patches
 from .adapters import Adapter, apply_adapter, is_peft_compatible, load_with_peft, open_adapter
 from .llama import fuse_weights, to_phi3_config
-from .source import Source, find_source, open_source
+from .source import REWRITTEN, Source, find_source, open_source
 
 MAX_DIFFERENCE, MAX_KL, MIN_TOP1 = 1e-3, 1e-3, 0.99
 PROGRESS_STEPS = ("opening the source", "asking the source", "writing", "asking what was written")
@@ -291,10 +292,13 @@ def _load_prompt(found: Source) -> tuple[Prompt, int, dict[str, Any]]:
     )["input_ids"]
     if plain != ours:  # chat tags that do not strip the line break after them
         raise PartError(
-            f"the tokenizer of {found.base} reads Phi-3's template otherwise",
+            f"the tokenizer of {found.base} reads {prompt.family.title}'s template otherwise",
             got=f"{plain}",
             wanted=f"{ours}, as tags that take the line break with them give",
-            do="Set rstrip of the chat tags in tokenizer.json, as Phi-3's own has it",
+            do=(
+                "Set rstrip of the chat tags in tokenizer.json, as"
+                f" {prompt.family.title}'s own has it"
+            ),
         )
     return prompt, image_id, rendering | {"same_ids": source_ids == ours if source_ids else None}
 
@@ -368,20 +372,20 @@ def _logits(
 
 
 def _rebuild(found: Source, model: Any, prompt: Prompt, image_id: int) -> Phi3WithProjector:
-    """The source's weights in a native model with a Phi-3, in their stored dtype. Raises PartError
-    unless all of them fit.
+    """The source's weights in a native model, in their stored dtype. Raises PartError unless all of
+    them fit.
     """
     config = found.config
-    llama = config.text_config.model_type == "llama"
+    llama = prompt.family.model_type != config.text_config.model_type == REWRITTEN
     text = to_phi3_config(config.text_config) if llama else config.text_config
-    text.architectures = ["Phi3ForCausalLM"]
+    text.architectures = [prompt.family.model_class]
     made = LlavaConfig(
         text_config=text,
         vision_config=config.vision_config,
         vision_feature_layer=config.vision_feature_layer,
         vision_feature_select_strategy=config.vision_feature_select_strategy,
         image_token_index=image_id,
-        tie_word_embeddings=False,
+        tie_word_embeddings=bool(text.tie_word_embeddings),
         projector_hidden_act=config.projector_hidden_act,
         multimodal_projector_bias=config.multimodal_projector_bias,
         image_seq_length=num_patches(config.vision_config),
@@ -408,14 +412,16 @@ def _rebuild(found: Source, model: Any, prompt: Prompt, image_id: int) -> Phi3Wi
     cast = {
         name: weight.to(found.dtype, copy=name == "lm_head.weight")
         for name, weight in weights.items()
-    }  # copied, to untie it from the embedding
+    }  # copied: of a Llama it may be the embedding, which Phi-3 does not share
     whole.load_state_dict(cast, strict=True, assign=True)
+    if text.tie_word_embeddings:
+        whole.tie_weights()
     whole.generation_config = make_generation_config(prompt)
     images = load_image_processor(found.base)
     processor = make_processor(
         images, prompt.tokenizer, made, ENCODER_FAMILIES[found.encoder].extra_rows
     )
-    return Phi3WithProjector(whole.eval(), processor, prompt, text.max_position_embeddings)
+    return Phi3WithProjector(whole.eval(), processor, prompt, context_window(made))
 
 
 def _draw_images(side: int) -> list[Image.Image]:

@@ -22,13 +22,14 @@ from transformers import AutoConfig, AutoProcessor
 from ..artifacts import MANIFEST, check_is_model, read_json
 from ..conversations import IMAGE, Message
 from ..errors import ArtifactError, PartError
+from ..families import check_same_family, context_window, family_of_config
 from ..opening import validate_folder
 from ..opening.configs import check_usable_config
 from ..opening.shape_checks import build_meta_model, check_stored_weights
 from ..parts import MODEL_TYPES, load_auto, load_weights
 from ..prompt import Prompt
 from .arithmetic import INFERENCE, Step, choose_arithmetic
-from .assembly import Phi3WithProjector, _context_window, make_generation_config
+from .assembly import Phi3WithProjector, make_generation_config
 from .device import dtype_name
 from .projectors import native_class, nested_pool
 from .quantized import allow_repacking, forbid_repacking, nf4_config, set_compute_dtype
@@ -175,7 +176,8 @@ def check_tokenizer(folder: Path, tokenizer: Any, config: Any) -> None:
     except Exception as error:
         said = " ".join(str(error).split())[:200] or type(error).__name__
         raise PartError(
-            f"the tokenizer of {folder} does not read Phi-3's turns",
+            f"the tokenizer of {folder} does not read"
+            f" {family_of_config(config.text_config).title}'s turns",
             got=said,
             do="Run phisense merge again",
         ) from error
@@ -185,6 +187,8 @@ def check_tokenizer(folder: Path, tokenizer: Any, config: Any) -> None:
             got=f"id {most}",
             wanted=f"below {rows}",
         )
+    if rows != 1:  # the vision folder of an export has one row
+        check_same_family(config.text_config, tokenizer, folder)
     if prompt.image_id != image:
         raise PartError(
             f"the tokenizer of {folder} and its config.json do not agree on {IMAGE}",
@@ -202,11 +206,6 @@ def _recipe_compute_dtype(folder: Path) -> str:
         if found.get("kind") == MODEL_KIND
         else "auto"
     )
-
-
-def context_window(config: Any) -> int:
-    """Maximum number of tokens in a conversation with a model of this configuration."""
-    return _context_window(config, 4096)
 
 
 def save_model(loaded: Phi3WithProjector, folder: Path) -> None:

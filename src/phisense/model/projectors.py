@@ -32,6 +32,7 @@ from transformers import (
 )
 
 from ..errors import PartError, UsageError
+from ..families import family_of_config
 from ..opening import validate_folder
 from ..opening.headers import StoredTensor
 from ..opening.shape_checks import check_shapes
@@ -56,14 +57,15 @@ def make_config(
     that, or the tower lacks the layer.
     """
     # converters and servers select the language model by it
-    text.architectures = ["Phi3ForCausalLM"]
+    text.architectures = [family_of_config(text).model_class]
     shared = {
         "text_config": text,
         "vision_config": seen,
         "vision_feature_layer": layer,
         "vision_feature_select_strategy": strategy,
         "image_token_index": image_id,
-        "tie_word_embeddings": False,
+        # AyaVision's class ties by default; whether weights are tied is the language part's
+        "tie_word_embeddings": bool(text.tie_word_embeddings),
     }
     depth = int(seen.num_hidden_layers)
     if not -depth - 1 <= layer <= depth:
