@@ -258,8 +258,9 @@ def prepare_tokenizer(tokenizer: PreTrainedTokenizerFast, vocab_size: int) -> in
     from transformers import AddedToken
 
     chat = family_of_tokenizer(tokenizer).chat
-    if IMAGE not in tokenizer.get_vocab():
-        if len(tokenizer) >= vocab_size:
+    known = tokenizer.get_vocab()
+    if IMAGE not in known:
+        if max(len(tokenizer), *(i + 1 for i in known.values())) >= vocab_size:
             raise PartError(
                 f"the vocabulary has no free row for {IMAGE}",
                 got=f"{len(tokenizer)} tokens in {vocab_size} rows",

@@ -90,7 +90,7 @@ def read_shapes(recipe: Recipe) -> Shapes:
     text, text_note = _config(recipe.language.part, "text_config")
     seen, seen_note = _config(recipe.vision.part, "vision_config")
     kind = ENCODER_FAMILIES[recipe.vision.encoder]
-    family = family_of_config(text, part=f"the language part {recipe.language.part}")
+    family = family_of_config(text, part=recipe.language.part)
     if seen.model_type not in kind.model_types:
         raise PartError(
             f"{recipe.vision.part} is no {recipe.vision.encoder} encoder",

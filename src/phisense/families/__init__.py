@@ -68,17 +68,18 @@ def gguf_formats() -> Iterator[GGUFFormat]:
     return (family.gguf for family in FAMILIES.values() if family.gguf is not None)
 
 
-def family_of_config(text: Any, *, part: str = "the language part") -> Family:
+def family_of_config(text: Any, *, part: object = "here") -> Family:
     """The family of a language model's configuration: an object of transformers or the dictionary
     in config.json.
 
-    Raises PartError, naming `part`, if no family has its model type, or several claim it.
+    Raises PartError, naming `part`, a folder or hub id, if no family has its model type, or several
+    claim it.
     """
     kind = _fact(text, "model_type")
     candidates = [family for family in FAMILIES.values() if family.model_type == kind]
     if not candidates:
         raise PartError(
-            f"{part} is no {family_titles()}",
+            f"the language part {part} is no {family_titles()}",
             got=kind,
             wanted=" or ".join(text_model_types()),
             do=f"Use {_models()}",
@@ -90,7 +91,7 @@ def family_of_config(text: Any, *, part: str = "the language part") -> Family:
             if family.config_marks
             else None
         ),
-        f"config.json of {part}",
+        f"config.json of the language part {part}",
     )
 
 

@@ -434,7 +434,7 @@ def _language_configs(folder: Path) -> tuple[Any, Any]:
     """
     whole = load_auto(AutoConfig, folder)
     config = whole.text_config if whole.model_type in MODEL_TYPES else whole
-    family_of_config(config, part=f"the language part {folder}")
+    family_of_config(config, part=folder)
     return whole, config
 
 
