@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import sys
 from dataclasses import replace
 from pathlib import Path
 from typing import Any
@@ -18,6 +19,7 @@ from phisense.errors import PartError, TrainingError, UsageError
 from phisense.model import Phi3WithProjector, load_model, save_model
 from phisense.model.lora import add_lora, check_targets, expected_trainable, target_pattern
 from phisense.model.trainable import count_trainable, freeze_all_but_projector, unfreeze_language
+from phisense.opening.configs import validate_config
 from phisense.prompt import IGNORE_INDEX, Prompt, chat_template, prepare_tokenizer
 from phisense.publish.gguf import format_of
 from phisense.recipe import Lora, load_recipe
@@ -171,7 +173,7 @@ def test_two_families_that_cannot_be_told_apart(
     monkeypatch.setitem(seams.LANGUAGE_FAMILIES, "twin", "tests.toys.family_twin")
     twin = replace(toy, title="Twin")
     module = type("module", (), {"FAMILY": twin})
-    monkeypatch.setitem(__import__("sys").modules, "tests.toys.family_twin", module)
+    monkeypatch.setitem(sys.modules, "tests.toys.family_twin", module)
     text: dict[str, Any] = {"model_type": "olmo2", "hidden_size": 32}
     with pytest.raises(PartError, match="does not say of which .* family it is; got Toy and Twin"):
         families.family_of_config(text)
@@ -194,3 +196,12 @@ def test_a_window_that_is_asked_for_reaches_the_folder(tmp_path: Path) -> None:
         config = built.model.config
         assert getattr(config, families.WINDOW_KEY, None) == told
         assert built.window == window == families.context_window(config.to_dict())
+
+
+@pytest.mark.parametrize("told", [0, -1, "512", 512.0, True, [512], 1 << 40])
+def test_a_window_that_is_none_is_refused(told: object) -> None:
+    text = {"model_type": "phi3"}
+    config = {"model_type": "llava", "text_config": text, "vision_config": {}}
+    validate_config(Path("x/config.json"), {**config, families.WINDOW_KEY: 512})
+    with pytest.raises(PartError, match="says what no model here says; got context_window"):
+        validate_config(Path("x/config.json"), {**config, families.WINDOW_KEY: told})

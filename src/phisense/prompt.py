@@ -243,7 +243,7 @@ def escape_special_tokens(text: str, tokens: Iterable[str]) -> str:
 
 def chat_template(config: Any) -> str:
     """The chat template that a model folder of this configuration, or config.json, has."""
-    text = config["text_config"] if isinstance(config, dict) else config.text_config
+    text = config.get("text_config", config) if isinstance(config, dict) else config.text_config
     return family_of_config(text).chat.template(IMAGE)
 
 

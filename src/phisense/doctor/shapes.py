@@ -16,7 +16,7 @@ from torch import nn
 from transformers import CONFIG_MAPPING, AutoConfig
 
 from ..errors import PartError
-from ..families import FAMILIES, family_of_config
+from ..families import FAMILIES, context_window, family_of_config
 from ..model.projectors import count_image_tokens, make_config, native_class
 from ..parts import MODEL_TYPES, load_auto, split_revision
 from ..recipe import Projector, Recipe
@@ -39,6 +39,7 @@ class Shapes:
     key_heads: int
     head: int
     vocabulary: int
+    window: int  # tokens
     matrices: tuple[tuple[int, int], ...]  # of one layer: those that LoRA and NF4 apply to
     embeddings: int
     output: int
@@ -121,6 +122,7 @@ def read_shapes(recipe: Recipe) -> Shapes:
         key_heads=text.num_key_value_heads,
         head=language.model.layers[0].self_attn.head_dim,
         vocabulary=text.vocab_size,
+        window=context_window(text),
         matrices=matrices,
         embeddings=embeddings,
         output=output,

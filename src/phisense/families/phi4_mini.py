@@ -1,11 +1,14 @@
 """Phi-4-mini: Phi-3's class with partial rotary embeddings, grouped key heads and an output matrix
 that is the embedding; a vocabulary of its own, and tags with no line break after them.
 
-Facts, read from stored copies of https://huggingface.co/microsoft/Phi-4-mini-instruct:
-chat format       the model card, section "Input Formats"
-configuration     config.json at revision cfbefacb
-token ids         tokenizer_config.json; the library's own copies of them agree
-splitting         tokenizer.json; llama.cpp calls it gpt-4o (src/llama-vocab.cpp)
+Where the facts are from, for https://huggingface.co/microsoft/Phi-4-mini-instruct:
+chat format          its model card, section "Input Formats"
+sizes, rope, ties    its config.json at revision cfbefacb, as others quote it
+ids                  the same; llama.cpp lists 200,064 tokens, and 199999 as bos, eos and padding
+                     (log in https://github.com/ollama/ollama/issues/11079)
+splitting            o200k's regular expression, llama.cpp's `gpt-4o` (src/llama-vocab.cpp)
+
+Its tokenizer.json itself was not at hand: one that splits otherwise is refused when it is opened.
 """
 
 from __future__ import annotations
@@ -16,7 +19,6 @@ from dataclasses import replace
 from .base import ChatFormat
 from .phi3 import FAMILY as PHI3
 
-#: o200k's regular expression.
 _SPLIT = (
     r"[^\r\n\p{L}\p{N}]?[\p{Lu}\p{Lt}\p{Lm}\p{Lo}\p{M}]*"
     r"[\p{Ll}\p{Lm}\p{Lo}\p{M}]+(?i:'s|'t|'re|'ve|'m|'ll|'d)?"

@@ -17,7 +17,7 @@ from pathlib import Path
 from typing import Any
 
 from ..errors import PartError
-from ..families import FAMILIES, ConfigDefaults, text_model_types
+from ..families import FAMILIES, WINDOW_KEY, ConfigDefaults, text_model_types
 
 COMPOSITE_MODEL_TYPES = ("llava", "aya_vision")
 _VISION_MODEL_TYPES = ("clip", "clip_vision_model", "siglip", "siglip_vision_model", "dinov2")
@@ -223,6 +223,8 @@ def _validate(path: Path, config: dict[str, Any], where: str) -> dict[str, Any]:
                 raise _unexpected_value(path, where + key, value, "float32, float16 or bfloat16")
         if key == "num_labels" and not (type(value) is int and 0 <= value <= MAX_LABELS):
             raise _unexpected_value(path, where + key, value, f"at most {MAX_LABELS:,}")
+        if key == WINDOW_KEY and not (type(value) is int and 1 <= value <= MAX_WIDTH):
+            raise _unexpected_value(path, where + key, value, f"1 to {MAX_WIDTH:,}")
         if isinstance(value, dict):
             value = _validate(path, value, f"{where}{key}.")
         elif isinstance(value, list) and len(value) > MAX_LIST_LENGTH:
