@@ -251,8 +251,12 @@ def trl(root: Path, *, gpu: bool = False) -> dict[str, Any]:
     from transformers import AutoModelForImageTextToText, AutoProcessor, BitsAndBytesConfig
     from trl import SFTConfig, SFTTrainer
 
-    from phisense.prompt import CHAT_TEMPLATE, END
+    from phisense.families import FAMILIES
     from phisense.recipe import Lora
+
+    chat = FAMILIES["phi3"].chat
+    end = chat.end
+    template = chat.template("<image>")
 
     roles = {"human": "user", "gpt": "assistant"}
     rows = json.loads((root / "train.json").read_text())
@@ -272,13 +276,13 @@ def trl(root: Path, *, gpu: bool = False) -> dict[str, Any]:
         "{%- for part in message['content'] if part['type'] == 'text' -%}{{- part['text'] -}}{%-"
         " endfor -%}"
     )
-    said = f"{text}{{%- endif -%}}{{{{- '{END}\\n' -}}}}"
-    assert said in CHAT_TEMPLATE
+    said = f"{text}{{%- endif -%}}{{{{- '{end}\\n' -}}}}"
+    assert said in template
     # TRL wants to be told in the template what is the assistant's.
-    marked = CHAT_TEMPLATE.replace(
+    marked = template.replace(
         said,
-        f"{{%- if message['role'] == 'assistant' -%}}{{% generation %}}{text}{{{{- '{END}' -}}}}{{%"
-        f" endgeneration %}}{{{{- '\\n' -}}}}{{%- else -%}}{text}{{{{- '{END}\\n' -}}}}{{%- endif"
+        f"{{%- if message['role'] == 'assistant' -%}}{{% generation %}}{text}{{{{- '{end}' -}}}}{{%"
+        f" endgeneration %}}{{{{- '\\n' -}}}}{{%- else -%}}{text}{{{{- '{end}\\n' -}}}}{{%- endif"
         " -%}{%- endif -%}",
     )
     processor.chat_template = processor.tokenizer.chat_template = marked

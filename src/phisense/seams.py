@@ -1,7 +1,7 @@
 """Where something new is registered: for each seam, the names and the modules that hold them.
 
     seam               protocol                         object in the module
-    language family    model/families/base.py           FAMILY
+    language family    families/base.py                 FAMILY
     encoder            vision/encoders/base.py          ENCODER
     projector          model/projectors/base.py         PROJECTOR
     engine             chat/engines/base.py             ENGINE
@@ -16,7 +16,8 @@ The registry of each room (`registry.py`) turns a name into its object.
 from __future__ import annotations
 
 LANGUAGE_FAMILIES = {
-    "phi3": "phisense.model.families.phi3",
+    "phi3": "phisense.families.phi3",
+    "phi4_mini": "phisense.families.phi4_mini",
 }
 
 ENCODERS = {

@@ -23,6 +23,7 @@ from PIL.Image import Image
 from .. import artifacts
 from ..conversations import Message
 from ..errors import ArtifactError, ChatError, PartError
+from ..families import context_window
 from ..opening import validate_folder
 from ..prompt import Prompt
 from .cpu_limits import available_memory, physical_cores
@@ -86,7 +87,7 @@ class LlamaEngine:
         require_llama_cpp()
         from transformers import AutoTokenizer
 
-        from ..model.folder import check_tokenizer, context_window, open_model_config
+        from ..model.folder import check_tokenizer, open_model_config
         from ..model.projectors.image_tokens import count_image_tokens, nested_pool
         from ..parts import load_auto
 

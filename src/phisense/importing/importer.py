@@ -28,6 +28,7 @@ from transformers import AutoImageProcessor, AutoTokenizer
 from .. import artifacts, safe_replace
 from ..conversations import IMAGE, Message
 from ..errors import PartError, UsageError
+from ..families import context_window
 from ..model import Phi3WithProjector, load_model, save_model
 from ..model.arithmetic import choose_arithmetic
 from ..model.assembly import make_generation_config
@@ -44,7 +45,7 @@ from ..vision.encoders.base import ENCODERS
 from ..vision.encoders.loading import load_image_processor, num_patches
 from .adapters import Adapter, apply_adapter, is_peft_compatible, load_with_peft, open_adapter
 from .llama import fuse_weights, to_phi3_config
-from .source import Source, find_source, open_source
+from .source import REWRITTEN, Source, find_source, open_source
 
 MAX_DIFFERENCE, MAX_KL, MIN_TOP1 = 1e-3, 1e-3, 0.99
 PROGRESS_STEPS = ("opening the source", "asking the source", "writing", "asking what was written")
@@ -288,10 +289,13 @@ def _load_prompt(found: Source) -> tuple[Prompt, int, dict[str, Any]]:
     )["input_ids"]
     if plain != ours:  # chat tags that do not strip the line break after them
         raise PartError(
-            f"the tokenizer of {found.base} reads Phi-3's template otherwise",
+            f"the tokenizer of {found.base} reads {prompt.family.title}'s template otherwise",
             got=f"{plain}",
             wanted=f"{ours}, as tags that take the line break with them give",
-            do="Set rstrip of the chat tags in tokenizer.json, as Phi-3's own has it",
+            do=(
+                "Set rstrip of the chat tags in tokenizer.json, as"
+                f" {prompt.family.title}'s own has it"
+            ),
         )
     return prompt, image_id, rendering | {"same_ids": source_ids == ours if source_ids else None}
 
@@ -365,11 +369,11 @@ def _logits(
 
 
 def _rebuild(found: Source, model: Any, prompt: Prompt, image_id: int) -> Phi3WithProjector:
-    """The source's weights in a native model with a Phi-3, in their stored dtype. Raises PartError
-    unless all of them fit.
+    """The source's weights in a native model, in their stored dtype. Raises PartError unless all of
+    them fit.
     """
     config = found.config
-    llama = config.text_config.model_type == "llama"
+    llama = prompt.family.model_type != config.text_config.model_type == REWRITTEN
     text = to_phi3_config(config.text_config) if llama else config.text_config
     made = native_config(
         LLAVA,
@@ -403,12 +407,14 @@ def _rebuild(found: Source, model: Any, prompt: Prompt, image_id: int) -> Phi3Wi
     cast = {
         name: weight.to(found.dtype, copy=name == "lm_head.weight")
         for name, weight in weights.items()
-    }  # copied, to untie it from the embedding
+    }  # copied: of a Llama it may be the embedding, which Phi-3 does not share
     whole.load_state_dict(cast, strict=True, assign=True)
+    if text.tie_word_embeddings:
+        whole.tie_weights()
     whole.generation_config = make_generation_config(prompt)
     images = load_image_processor(found.base)
     processor = make_processor(images, prompt.tokenizer, made, ENCODERS[found.encoder].extra_rows)
-    return Phi3WithProjector(whole.eval(), processor, prompt, text.max_position_embeddings)
+    return Phi3WithProjector(whole.eval(), processor, prompt, context_window(made))
 
 
 def _draw_images(side: int) -> list[Image.Image]:

@@ -22,6 +22,7 @@ from transformers import AutoConfig, AutoProcessor
 from ..artifacts import MANIFEST, check_is_model, read_json
 from ..conversations import IMAGE, Message
 from ..errors import ArtifactError, PartError
+from ..families import check_same_family, context_window, family_of_config
 from ..opening import validate_folder
 from ..opening.configs import check_usable_config
 from ..opening.registered import composite_model_types
@@ -30,7 +31,7 @@ from ..parts import load_auto, load_weights
 from ..prompt import Prompt
 from ..vision.encoders.base import ENCODERS, encoder_of
 from .arithmetic import INFERENCE, Step, choose_arithmetic
-from .assembly import Phi3WithProjector, _context_window, make_generation_config
+from .assembly import Phi3WithProjector, make_generation_config
 from .device import dtype_name
 from .projectors.config import native_class
 from .projectors.image_tokens import nested_pool
@@ -178,7 +179,8 @@ def check_tokenizer(folder: Path, tokenizer: Any, config: Any) -> None:
     except Exception as error:
         said = " ".join(str(error).split())[:200] or type(error).__name__
         raise PartError(
-            f"the tokenizer of {folder} does not read Phi-3's turns",
+            f"the tokenizer of {folder} does not read"
+            f" {family_of_config(config.text_config).title}'s turns",
             got=said,
             do="Run phisense merge again",
         ) from error
@@ -188,6 +190,8 @@ def check_tokenizer(folder: Path, tokenizer: Any, config: Any) -> None:
             got=f"id {most}",
             wanted=f"below {rows}",
         )
+    if rows != 1:  # the vision folder of an export has one row
+        check_same_family(config.text_config, tokenizer, folder)
     if prompt.image_id != image:
         raise PartError(
             f"the tokenizer of {folder} and its config.json do not agree on {IMAGE}",
@@ -205,11 +209,6 @@ def _recipe_compute_dtype(folder: Path) -> str:
         if found.get("kind") == MODEL_KIND
         else "auto"
     )
-
-
-def context_window(config: Any) -> int:
-    """Maximum number of tokens in a conversation with a model of this configuration."""
-    return _context_window(config, 4096)
 
 
 def save_model(loaded: Phi3WithProjector, folder: Path) -> None:

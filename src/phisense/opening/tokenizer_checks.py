@@ -3,7 +3,7 @@ loads them.
 
 tokenizer.json          BPE, with steps around it that only replace fixed strings: a custom regular
                         expression may backtrack forever on a text that a user types later, which
-                        no test run can rule out
+                        no test run can rule out; those of language families are known
 tokenizer_config.json   special tokens and switches; no other files, no code, no classes but those
                         of transformers that read tokenizer.json
 processor configs       one view per image, at the tower's input size; numbers with which an image
@@ -17,6 +17,7 @@ from pathlib import Path
 from typing import Any
 
 from ..errors import PartError
+from ..families import FAMILIES
 from .registered import image_processors
 
 _ALLOWED_STEPS = {
@@ -154,7 +155,8 @@ def _check_step(path: Path, part: str, step: Mapping[str, Any], known: tuple[str
     if kind not in known:
         raise _unexpected_value(path, f"{part}.type", kind, " or ".join(known))
     pattern = step.get("pattern")
-    if pattern is not None and (not isinstance(pattern, dict) or not pattern.get("String")):
+    fixed = isinstance(pattern, dict) and pattern.get("String")
+    if pattern is not None and not fixed and not _is_known_pattern(pattern):
         raise _unexpected_value(
             path,
             f"{part}.pattern",
@@ -167,6 +169,15 @@ def _check_step(path: Path, part: str, step: Mapping[str, Any], known: tuple[str
             raise _unexpected_value(
                 path, f"{part}.{key}", value, f"a text of at most {MAX_PIECE_LENGTH} characters"
             )
+
+
+def _is_known_pattern(pattern: Any) -> bool:
+    """Whether it is the regular expression of a language family, to the letter."""
+    return any(
+        pattern == {"Regex": known}
+        for family in FAMILIES.values()
+        for known in family.tokenizer_patterns
+    )
 
 
 def _steps(step: Any, depth: int = 8) -> Iterator[Mapping[str, Any]]:

@@ -21,7 +21,7 @@ from transformers.integrations import integration_utils
 from ..conversations import ImageFinder, Question, read_questions
 from ..errors import ArtifactError, ImageError, MergeError, TrainingError
 from ..model import Phi3WithProjector, count_image_tokens, trainable
-from ..model.lora import check_targets
+from ..model.lora import check_targets, target_pattern
 from ..model.projectors.weights import check_projector
 from ..parts import resolve_part
 from ..recipe import Recipe, Stage
@@ -180,7 +180,7 @@ def _check_trained(outline: Phi3WithProjector, recipe: Recipe) -> None:
     if recipe.start is not None:
         check_projector(outline.projector, resolve_part(recipe.start), outline.model.config)
     if recipe.train.lora is not None:
-        check_targets(outline.model, recipe.train.lora.target_modules)
+        check_targets(outline.model, target_pattern(outline.model, recipe.train.lora))
     with torch.random.fork_rng(devices=[]), torch.device("meta"):
         trainable.freeze_all_but_projector(outline)
         trainable.count_trainable(trainable.unfreeze_language(outline, recipe), recipe)

@@ -7,6 +7,7 @@ from typing import Any
 from transformers import LlavaProcessor, PreTrainedConfig
 
 from ...errors import PartError
+from ...families import family_of_config
 from ...recipe import Projector
 from ...vision.encoders.loading import num_patches
 from .base import PROJECTORS, NativeModel, native_model
@@ -61,14 +62,15 @@ def native_config(
 ) -> PreTrainedConfig:
     """The configuration of a native model with these parts; `keys` are those of its own."""
     # converters and servers select the language model by it
-    text.architectures = ["Phi3ForCausalLM"]
+    text.architectures = [family_of_config(text).model_class]
     made: PreTrainedConfig = native.model_class().config_class(
         text_config=text,
         vision_config=seen,
         vision_feature_layer=layer,
         vision_feature_select_strategy=strategy,
         image_token_index=image_id,
-        tie_word_embeddings=False,
+        # AyaVision's class ties by default; whether weights are tied is the language part's
+        tie_word_embeddings=bool(text.tie_word_embeddings),
         **keys,
     )
     return made
