@@ -382,8 +382,8 @@ def held_out_loss(root: Path, model: Path) -> float:
     total, tokens = 0.0, 0
     with torch.inference_mode():
         for one in read_conversations(root / "heldout.json"):
-            slots = built.project([open_image(root / "images" / name) for name in one.images])
-            batch = built.inputs_from_embeds([one.messages], [slots], supervised=True)
+            seen = [open_image(root / "images" / name) for name in one.images]
+            batch = built.inputs([one.messages], [seen]).to_kwargs()
             count = int((batch["labels"][:, 1:] != -100).sum())
             total += float(built.model(**batch).loss) * count
             tokens += count

@@ -29,10 +29,11 @@ from .conversations import ImageFinder, Question, read_questions
 from .errors import MergeError
 from .model import Phi3WithProjector, save_model
 from .model.arithmetic import choose_arithmetic
-from .model.assembly import Visual, load_language
+from .model.assembly import load_language
 from .model.batch_generate import Completion, batch_generate, query_for
 from .model.device import DTYPES
 from .model.folder import MODEL_KIND
+from .model.inputs import Visual
 from .model.provenance import PartDigests, check_parts_unchanged
 from .model.quantized import dequantize, frozen_linear
 from .model.trainable import get_projector, snapshot

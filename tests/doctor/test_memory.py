@@ -154,7 +154,8 @@ def kept_by_autograd(
     """
     width = built.model.config.vision_config.hidden_size
     talk = [Message("user", f"{IMAGE}\nWhat?"), Message("assistant", "Red. " * 40)]
-    batch = built.inputs([talk] * rows, [[torch.rand(16, width)]] * rows)
+    inputs = built.inputs([talk] * rows, [[torch.rand(16, width)]] * rows)
+    batch: dict[str, Any] = {**inputs.to_kwargs()}
     for key in ("input_ids", "attention_mask", "labels"):
         batch[key] = batch[key][:, :tokens].contiguous()
     assert batch["input_ids"].shape == (rows, tokens)

@@ -105,10 +105,9 @@ class TorchReference:
             *[self.built.prompt.image_id] * len(question.embeddings),
             *question.scored_ids,
         ]
-        seen = self.built.as_encoder_outputs([torch.from_numpy(question.embeddings)])
+        image_embeds = torch.from_numpy(question.embeddings)
         made = self.built.model(
-            input_ids=torch.tensor([ids]),
-            mm_encoder_outputs=seen,
+            inputs_embeds=self.built.embed(torch.tensor([ids]), [image_embeds]),
             logits_to_keep=len(question.scored_ids),
         )
         found: Logits = made.logits[0].float().numpy()

@@ -200,7 +200,8 @@ class Collator:
         return batch
 
     def _padded(self, rows: list[PackedRow]) -> dict[str, Any]:
-        batch: dict[str, Any] = pad_rows([row.rendered for row in rows], self.pad_id)
+        padded = pad_rows([row.rendered for row in rows], self.pad_id)
+        batch: dict[str, Any] = {**padded.to_kwargs()}
         if any(len(row.ends) > 1 for row in rows):
             batch["position_ids"], batch["attention_mask"] = padded_masks(
                 rows, batch["input_ids"].shape[1]
