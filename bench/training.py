@@ -428,7 +428,7 @@ def compare(root: Path, rounds: int) -> dict[str, Any]:
     assert len({one["tokens"] for pair in pairs for one in pair.values()}) == 1, (
         "the two sides did not read the same tokens"
     )
-    model, _ = merge(root / "runs" / "ours", device="cpu")
+    model = merge(root / "runs" / "ours", device="cpu").folder
     losses = {"ours": held_out_loss(root, model), "trl": held_out_loss(root, root / "trl-model")}
     rates = {
         side: [pair[side]["tokens"] / pair[side]["seconds"] for pair in pairs]
