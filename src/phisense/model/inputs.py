@@ -14,7 +14,7 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 from dataclasses import dataclass, fields, replace
-from typing import Any, Protocol, TypedDict, cast
+from typing import Any, Protocol
 
 import torch
 from PIL.Image import Image
@@ -43,16 +43,6 @@ class TokenRow(Protocol):
         ...
 
 
-class ModelArguments(TypedDict, total=False):
-    """Keyword arguments of the native model, for its forward pass and for `generate`."""
-
-    input_ids: torch.Tensor
-    attention_mask: torch.Tensor
-    labels: torch.Tensor
-    pixel_values: torch.Tensor
-    inputs_embeds: torch.Tensor
-
-
 @dataclass(frozen=True, slots=True)
 class ModelInputs:
     """A padded batch of B rows of T tokens, with the images in one of two forms, or without any.
@@ -79,12 +69,14 @@ class ModelInputs:
         """The same batch on `device`."""
         return replace(self, **{name: value.to(device) for name, value in self._given().items()})
 
-    def to_kwargs(self) -> ModelArguments:
-        """The arguments of the native model, which takes either ids or their embeddings."""
+    def to_kwargs(self) -> dict[str, torch.Tensor]:
+        """Keyword arguments of the native model, for its forward pass or `generate`: either ids or
+        their embeddings, and whatever else there is.
+        """
         given = self._given()
         if self.inputs_embeds is not None:
             del given["input_ids"]
-        return cast(ModelArguments, given)
+        return given
 
     def _given(self) -> dict[str, torch.Tensor]:
         found = {one.name: getattr(self, one.name) for one in fields(self)}

@@ -199,9 +199,8 @@ class Collator:
             batch["pixel_values"] = features
         return batch
 
-    def _padded(self, rows: list[PackedRow]) -> dict[str, Any]:
-        padded = pad_rows([row.rendered for row in rows], self.pad_id)
-        batch: dict[str, Any] = {**padded.to_kwargs()}
+    def _padded(self, rows: list[PackedRow]) -> dict[str, torch.Tensor]:
+        batch = pad_rows([row.rendered for row in rows], self.pad_id).to_kwargs()
         if any(len(row.ends) > 1 for row in rows):
             batch["position_ids"], batch["attention_mask"] = padded_masks(
                 rows, batch["input_ids"].shape[1]
