@@ -49,8 +49,7 @@ def asked(folder: Path) -> Any:
     with torch.inference_mode():
         batch = built.inputs(
             [[Message("user", f"{IMAGE}\nWhat colour is it?")]], [[picture]], supervised=False
-        )
-        batch.pop("labels", None)
+        ).to_kwargs()
         built.model.generate(**batch, max_new_tokens=2, do_sample=False)
         return built.model(**batch).logits[0, -1].float().numpy()
 

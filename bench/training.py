@@ -386,8 +386,8 @@ def held_out_loss(root: Path, model: Path) -> float:
     total, tokens = 0.0, 0
     with torch.inference_mode():
         for one in read_conversations(root / "heldout.json"):
-            slots = built.project([open_image(root / "images" / name) for name in one.images])
-            batch = built.inputs_from_embeds([one.messages], [slots], supervised=True)
+            seen = [open_image(root / "images" / name) for name in one.images]
+            batch = built.inputs([one.messages], [seen]).to_kwargs()
             count = int((batch["labels"][:, 1:] != -100).sum())
             total += float(built.model(**batch).loss) * count
             tokens += count
@@ -432,7 +432,7 @@ def compare(root: Path, rounds: int) -> dict[str, Any]:
     assert len({one["tokens"] for pair in pairs for one in pair.values()}) == 1, (
         "the two sides did not read the same tokens"
     )
-    model, _ = merge(root / "runs" / "ours", device="cpu")
+    model = merge(root / "runs" / "ours", device="cpu").folder
     losses = {"ours": held_out_loss(root, model), "trl": held_out_loss(root, root / "trl-model")}
     rates = {
         side: [pair[side]["tokens"] / pair[side]["seconds"] for pair in pairs]

@@ -21,6 +21,7 @@ from torch import nn
 from phisense.errors import ArtifactError, PartError, PhisenseError
 from phisense.model import Phi3WithProjector, arithmetic, load_model, quantized
 from phisense.model.device import describe_machine
+from phisense.model.inputs import stack_features
 from phisense.recipe import load_recipe
 from phisense.training import Training
 from phisense.vision.encoders.encode import Encoder
@@ -206,9 +207,9 @@ def test_features_are_read_under_autocast(root: Path, compute: str, kind: str) -
     with torch.autocast("cpu", torch.bfloat16, enabled=compute == "bfloat16"):
         found = store.batch(store.names)
         slots = built.project(list(found))
-        given = built.image_inputs(list(found))
+        given = stack_features(list(found))
     torch.testing.assert_close(found.float(), plain.float(), rtol=0.02, atol=0.02)
-    assert len(slots) == len(given["pixel_values"]) == 4
+    assert len(slots) == len(given) == 4
     if kind == "float16":  # the control: what it was read by
         with torch.autocast("cpu", torch.bfloat16), pytest.raises(RuntimeError, match="autocast"):
             torch.stack(list(plain))

@@ -96,7 +96,7 @@ def test_frozen_weights_do_not_change_by_a_bit(parts: tuple[str, str]) -> None:
     optimizer = torch.optim.AdamW([p for p in adapted.parameters() if p.requires_grad], lr=1e-2)
     batch = built.inputs(
         [[Message("user", f"{IMAGE}\nWhat?"), Message("assistant", "Red.")]], [[torch.rand(16, 16)]]
-    )
+    ).to_kwargs()
     for _ in range(3):
         optimizer.zero_grad()
         adapted(**batch).loss.backward()
@@ -131,7 +131,8 @@ def test_other_pictures_give_another_loss(trained: dict[str, Any], world: Path) 
             for q in questions
         ]
         with torch.inference_mode():
-            return float(built.model(**built.inputs(talks, [[f] for f in features])).loss)
+            batch = built.inputs(talks, [[f] for f in features]).to_kwargs()
+            return float(built.model(**batch).loss)
 
     own = loss([q.image for q in questions])
     assert loss(pictures_for_condition(questions, "shuffled", 0)) > own * 1.2

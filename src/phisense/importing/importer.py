@@ -30,6 +30,7 @@ from ..conversations import IMAGE, Message
 from ..errors import PartError, UsageError
 from ..families import context_window
 from ..model import Phi3WithProjector, load_model, save_model
+from ..model.agreement import Agreement, Gate, Outputs, compare_outputs
 from ..model.arithmetic import choose_arithmetic
 from ..model.assembly import make_generation_config
 from ..model.device import pick_device
@@ -203,11 +204,14 @@ def _measure_again(
 
 
 def _passes(report: dict[str, Any]) -> bool:
-    gate = report["gate"]
-    most = float("inf")
-    near = report["largest_difference"] <= gate.get("largest_difference", most)
-    likely = report["kl"] <= gate.get("kl", most)
-    return bool(near and likely and report["top1"] >= gate.get("top1", 0.0))
+    limits = report["gate"]
+    gate = Gate(
+        max_difference=limits.get("largest_difference"),
+        max_kl=limits.get("kl"),
+        min_top1=limits.get("top1"),
+    )
+    figures = ("largest_difference", "kl", "top1")
+    return gate.admits(Agreement(**{name: report[name] for name in figures}))
 
 
 def _step(current: int, done: int) -> Progress:
@@ -239,16 +243,13 @@ def check_import(report: dict[str, Any]) -> None:
 def compare_logits(
     reference: Sequence[torch.Tensor], other: Sequence[torch.Tensor]
 ) -> dict[str, Any]:
-    """Compare logits `(T, V)` of each question: largest difference in standard deviations of the
-    reference, mean KL, top-1 agreement.
-    """
-    a, b = torch.cat(list(reference)), torch.cat(list(other))
-    log_a, log_b = a.log_softmax(-1), b.log_softmax(-1)
+    """The figures of the report, from the logits `(T, V)` of each question."""
+    found = compare_outputs(Outputs(logits=reference), Outputs(logits=other))
     return {
-        "positions": len(a),
-        "largest_difference": float((a - b).abs().max() / a.std()),
-        "kl": float((log_a.exp() * (log_a - log_b)).sum(-1).mean()),
-        "top1": float((a.argmax(-1) == b.argmax(-1)).double().mean()),
+        "positions": found.positions,
+        "largest_difference": found.largest_difference,
+        "kl": found.kl,
+        "top1": found.top1,
     }
 
 

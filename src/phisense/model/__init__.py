@@ -10,21 +10,24 @@ from importlib import import_module
 from typing import TYPE_CHECKING, Any
 
 if TYPE_CHECKING:
-    from .assembly import Phi3WithProjector, StoredFeatures, pad_rows
+    from .assembly import Phi3WithProjector
     from .folder import load_model, save_model
+    from .inputs import ModelInputs, StoredFeatures, pad_rows
     from .projectors.image_tokens import count_image_tokens
 
 #: Public name -> the module that defines it.
 _PUBLIC = {
+    "ModelInputs": ".inputs",
     "Phi3WithProjector": ".assembly",
-    "StoredFeatures": ".assembly",
+    "StoredFeatures": ".inputs",
     "count_image_tokens": ".projectors.image_tokens",
     "load_model": ".folder",
-    "pad_rows": ".assembly",
+    "pad_rows": ".inputs",
     "save_model": ".folder",
 }
 
 __all__ = [
+    "ModelInputs",
     "Phi3WithProjector",
     "StoredFeatures",
     "count_image_tokens",

@@ -148,7 +148,7 @@ def _measure(
     found = {"f16": gguf_agreement.measure_agreement(right, said, read)}
     gguf_agreement.check_f16_agreement(found["f16"])
     if quant == "f16":
-        return found
+        return {"f16": found["f16"].to_dict()}
     on_event(Progress(f"quantising to {quant}", 0, 1, "files"))
     quantize(folder / "model-f16.gguf", folder / f"model-{quant}.gguf", quant, physical_cores())
     on_event(Progress(f"quantising to {quant}", 1, 1, "files"))
@@ -161,7 +161,7 @@ def _measure(
     small.close()
     found[quant] = gguf_agreement.measure_agreement(right, said, read)
     gguf_agreement.check_finite_agreement(found[quant], quant)
-    return found
+    return {name: one.to_dict() for name, one in found.items()}
 
 
 def _open_context(path: Path, window: int) -> LlamaContext:

@@ -199,8 +199,8 @@ class Collator:
             batch["pixel_values"] = features
         return batch
 
-    def _padded(self, rows: list[PackedRow]) -> dict[str, Any]:
-        batch: dict[str, Any] = pad_rows([row.rendered for row in rows], self.pad_id)
+    def _padded(self, rows: list[PackedRow]) -> dict[str, torch.Tensor]:
+        batch = pad_rows([row.rendered for row in rows], self.pad_id).to_kwargs()
         if any(len(row.ends) > 1 for row in rows):
             batch["position_ids"], batch["attention_mask"] = padded_masks(
                 rows, batch["input_ids"].shape[1]

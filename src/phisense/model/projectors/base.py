@@ -17,15 +17,13 @@ class NativeModel:
 
     `model_class` imports and returns it; `model_type` is that of its configuration, from which
     `merged_side` reads the side of the squares of patches that its projector merges into one image
-    token. `stacks_images` says whether it takes the embeddings of several images as one tensor
-    `(N, P', H)` instead of a list. `own_keys` are the keys of its configuration that stored
-    projector weights depend on, each with what to do about another value.
+    token. `own_keys` are the keys of its configuration that stored projector weights depend on,
+    each with what to do about another value.
     """
 
     model_type: str
     model_class: Callable[[], Any]
     merged_side: Callable[[Any], int] = lambda config: 1
-    stacks_images: bool = False
     own_keys: Mapping[str, str] = field(default_factory=dict)
 
 

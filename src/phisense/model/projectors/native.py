@@ -25,7 +25,6 @@ AYA_VISION = NativeModel(
     "aya_vision",
     _aya_vision,
     merged_side=lambda config: int(config.downsample_factor),
-    stacks_images=True,
     own_keys={"downsample_factor": "Set projector.pool"},
 )
 
