@@ -43,4 +43,15 @@ OBJECTIVES = {
 
 DATA_FORMATS: dict[str, str] = {}
 
-TASKS: dict[str, str] = {}
+TASKS = {
+    "vqav2": "phisense.evaluation.tasks.vqav2",
+    "gqa": "phisense.evaluation.tasks.gqa",
+    "textvqa": "phisense.evaluation.tasks.textvqa",
+    "textvqa-ocr": "phisense.evaluation.tasks.textvqa_ocr",
+    "scienceqa": "phisense.evaluation.tasks.scienceqa",
+    "pope": "phisense.evaluation.tasks.pope",
+    "mmbench": "phisense.evaluation.tasks.mmbench",
+    "mme": "phisense.evaluation.tasks.mme",
+    "captions": "phisense.evaluation.tasks.captions",
+    "own": "phisense.evaluation.tasks.own",
+}
