@@ -62,6 +62,7 @@ def without(what: str) -> None:
     from phisense.model import arithmetic
     from phisense.prompt import IGNORE_INDEX
     from phisense.training import trainer
+    from phisense.training.objectives import supervised
 
     if what == "spans":
         arithmetic.training_attention = lambda device: "sdpa"
@@ -79,7 +80,7 @@ def without(what: str) -> None:
                 / num_items_in_batch
             )
 
-        trainer.supervised_loss = loss
+        supervised.supervised_loss = loss
 
 
 def make_data(root: Path, pictures: int) -> None:

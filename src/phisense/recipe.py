@@ -25,7 +25,7 @@ from pydantic import (
     model_validator,
 )
 
-from . import safe_parsing
+from . import safe_parsing, seams
 from .errors import RecipeError
 
 SHIPPED = Path(__file__).parent / "recipes"
@@ -257,9 +257,19 @@ class Lora(_Section):
     )
 
 
-class Stage(_Section):
-    """One training stage: its steps, batch sizes, learning rates and lengths."""
+def _check_objective(name: str) -> str:
+    if name not in seams.OBJECTIVES:
+        raise ValueError(f"a training objective is one of {', '.join(seams.OBJECTIVES)}")
+    return name
 
+
+class Stage(_Section):
+    """One training stage: its objective, steps, batch sizes, learning rates and lengths."""
+
+    objective: Annotated[str, AfterValidator(_check_objective)] = Field(
+        "supervised",
+        description="what is learned; supervised: the answers, by the next token's cross-entropy",
+    )
     epochs: float = Field(1.0, gt=0, description="how often the stage's data is gone through")
     max_steps: int = Field(-1, ge=-1, description="-1: as many as the epochs have")
     batch_size: int = Field(

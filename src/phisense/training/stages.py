@@ -50,6 +50,7 @@ from .eval_callback import EvalCallback, IsCorrect, eval_questions
 from .gradient_check import GradientCheck
 from .loss_guard import LossGuard
 from .metrics_log import MetricsLog
+from .objectives import OBJECTIVES, BatchLayout
 from .plot import plot_losses
 from .preemption import PreemptionCallback
 from .preflight import PlannedStage, check_pictures, preflight
@@ -363,11 +364,15 @@ class Training:
     ) -> dict[str, Any]:
         stage, samples, checkpoint = plan.stage, plan.ahead.samples, plan.checkpoint
         recipe = self.recipe
+        objective = OBJECTIVES[stage.objective]
         collate = Collator(
             store.pixels if recipe.tunes_vision else store.batch,
-            built.prompt.end_of_text_id,
-            attention=self.arithmetic.attention,
-            pad_to_multiple_of=self.arithmetic.token_multiple,
+            objective,
+            BatchLayout(
+                built.prompt.end_of_text_id,
+                self.arithmetic.attention,
+                self.arithmetic.token_multiple,
+            ),
         )
         resumed_step = checkpoints.step_of(checkpoint) if checkpoint else 0
         log = MetricsLog(recipe.run / "metrics.jsonl", name, collate, self.on_event, self.processes)
@@ -383,6 +388,7 @@ class Training:
             data_collator=collate,
             callbacks=[Reporter(log), evaluation, preemption],
             stage=stage,
+            objective=objective,
             about=plan.about,
             guard=loss_guard,
             processes=self.processes,
