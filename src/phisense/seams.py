@@ -41,7 +41,14 @@ OBJECTIVES = {
     "supervised": "phisense.training.objectives.supervised",
 }
 
-DATA_FORMATS: dict[str, str] = {}
+#: In order of precedence: the first format that recognizes a row has it.
+DATA_FORMATS = {
+    "llava": "phisense.conversations.formats.llava",
+    "messages": "phisense.conversations.formats.messages",
+    "texts": "phisense.conversations.formats.texts",
+    "prompt_completion": "phisense.conversations.formats.prompt_completion",
+    "question_answer": "phisense.conversations.formats.question_answer",
+}
 
 TASKS = {
     "vqav2": "phisense.evaluation.tasks.vqav2",

@@ -17,6 +17,7 @@ from torch.utils.data import Dataset
 from ..conversations import read_conversations
 from ..errors import ConversationError, TrainingError
 from ..model.projectors import average_patches
+from ..pipeline.results import StageData
 from ..prompt import Prompt
 from .objectives import BatchLayout, Objective
 from .packing import PackedRow, Sample, pack, single_row
@@ -51,7 +52,7 @@ class Samples(Dataset[PackedRow]):
         self.num_shortened = 0
         samples: list[Sample] = []
         digest = hashlib.sha256()
-        self.sets: list[dict[str, Any]] = []  # name, row count and weight of each file
+        self.sets: list[StageData] = []
         for path, weight in sets:
             before = len(samples)
             for conversation in read_conversations(path):
@@ -67,7 +68,8 @@ class Samples(Dataset[PackedRow]):
                 self.num_shortened += left_out > 0
                 digest.update(repr((conversation, times, pool)).encode())
                 samples += [Sample(conversation.id, rendered, conversation.images, pool)] * times
-            self.sets.append({"name": path.name, "rows": len(samples) - before, "weight": weight})
+            rows = len(samples) - before
+            self.sets.append(StageData(name=path.name, rows=rows, weight=weight))
         if not samples:
             raise ConversationError(
                 "there is nothing to train on",
