@@ -41,7 +41,7 @@ class StagePlan:
     stage: Stage
     ahead: PlannedStage
     args: TrainingArguments
-    about: Mapping[str, Any]
+    about: dict[str, object]
     finished: Mapping[str, Any] | None = None
     checkpoint: Path | None = None
 
@@ -86,7 +86,7 @@ def plan_stage(
 
 def _describe(
     run: RunContext, name: str, ahead: PlannedStage, frozen: FrozenWeights
-) -> Mapping[str, Any]:
+) -> dict[str, object]:
     samples, store = ahead.samples, run.store
     return {
         "recipe": run.recipe.model_dump(mode="json", exclude=_NOT_COMPARED),

@@ -174,8 +174,8 @@ class Training:
         model = trainable.unfreeze_language(built, recipe)
         counted = trainable.count_trainable(model, recipe)
         verdict = None
-        while plans:  # the last plan is let go before the stage ends, and with it its data
-            plan = plans.pop(0)
+        while plans:
+            plan = plans.pop(0)  # which lets go of the data of the one before
             outcome = run_stage(run, plan, built, model, frozen)
             stages[plan.name], verdict = outcome.result, outcome.verdict
         change = trainable.relative_change(before, trainable.get_projector(model))
@@ -190,7 +190,7 @@ class Training:
             trainable=counted["trainable"],
             trainable_expected=counted["trainable_expected"],
             modules=tuple(counted["modules"]),
-            verdict=verdict or TrainingVerdict(),
+            verdict=TrainingVerdict() if verdict is None else verdict,
             projector_change=change,
             seconds=time.monotonic() - started,
         )
