@@ -50,13 +50,8 @@ def train_stage(
 ) -> StageOutcome:
     """Train `model`, which is `built.model` with or without LoRA, by the plan of a stage."""
     recipe, samples, checkpoint = run.recipe, plan.ahead.samples, plan.checkpoint
-    objective, how = OBJECTIVES[plan.stage.objective], run.arithmetic
-    collate = Collator(
-        run.store.pixels if recipe.tunes_vision else run.store.batch,
-        objective,
-        BatchLayout(built.prompt.end_of_text_id, how.attention, how.token_multiple),
-    )
     resumed_step = checkpoints.step_of(checkpoint) if checkpoint else 0
+    collate = _collator(run, plan, built)
     log = MetricsLog(recipe.run / "metrics.jsonl", plan.name, collate, run.on_event, run.processes)
     if run.processes.is_main:
         log.truncate_after(resumed_step)
@@ -69,7 +64,7 @@ def train_stage(
         data_collator=collate,
         callbacks=[Reporter(log), evaluation, preemption],
         stage=plan.stage,
-        objective=objective,
+        objective=collate.objective,
         about=plan.about,
         guard=LossGuard(recipe.train, run.processes, log),
         processes=run.processes,
@@ -78,7 +73,7 @@ def train_stage(
         samples,
         collate,
         trainer.loss_of,
-        how.dtype,
+        run.arithmetic.dtype,
         run.processes,
         lambda: evaluation.held_out_accuracy is not None,
         recipe.seed,
@@ -112,6 +107,15 @@ def train_stage(
         seconds=seconds,
     )
     return StageOutcome(result, evaluation.verdict)
+
+
+def _collator(run: RunContext, plan: StagePlan, built: Phi3WithProjector) -> Collator:
+    how = run.arithmetic
+    return Collator(
+        run.store.pixels if run.recipe.tunes_vision else run.store.batch,
+        OBJECTIVES[plan.stage.objective],
+        BatchLayout(built.prompt.end_of_text_id, how.attention, how.token_multiple),
+    )
 
 
 def count_trainer_steps(trainer: StageTrainer, samples: Samples) -> int:
