@@ -62,6 +62,7 @@ def without(what: str) -> None:
     from phisense.model import arithmetic
     from phisense.prompt import IGNORE_INDEX
     from phisense.training import trainer
+    from phisense.training.objectives import supervised
 
     if what == "spans":
         arithmetic.training_attention = lambda device: "sdpa"
@@ -79,7 +80,7 @@ def without(what: str) -> None:
                 / num_items_in_batch
             )
 
-        trainer.supervised_loss = loss
+        supervised.supervised_loss = loss
 
 
 def make_data(root: Path, pictures: int) -> None:
@@ -191,24 +192,24 @@ def ours(root: Path, changes: tuple[str, ...], device: str = "cpu") -> dict[str,
     StageTrainer.train = timed  # type: ignore[method-assign]
     changes = tuple(change for change in changes if not change.startswith("without="))
 
-    facts = Training(
+    result = Training(
         load_recipe(
             root / "recipe.yaml", ("name=ours", "features.folder=features/bench", *changes)
         ),
         lambda row: None,
         device=device,
     )()
-    stage = facts["stages"]["instruct"]
+    stage = result.stages["instruct"]
     losses = [
         json.loads(line)
         for line in (root / "runs" / "ours" / "metrics.jsonl").read_text().splitlines()
     ]
     return {
-        "tokens": stage["tokens"],
-        "seconds": stage["seconds"],
+        "tokens": stage.tokens,
+        "seconds": stage.seconds,
         "cpu": sum(spent),
-        "samples": stage["samples"],
-        "losses": [(row["step"] / stage["steps"], row["loss"]) for row in losses],
+        "samples": stage.samples,
+        "losses": [(row["step"] / stage.steps, row["loss"]) for row in losses],
     }
 
 
@@ -221,7 +222,7 @@ def start(root: Path, device: str = "cpu") -> None:
     from phisense.model import Phi3WithProjector, save_model
     from phisense.model.calibrate import calibrate
     from phisense.recipe import load_recipe
-    from phisense.training.stages import CALIBRATION_IMAGES
+    from phisense.training.run_context import CALIBRATION_IMAGES
     from phisense.vision.encoders.encode import encoder_facts
     from phisense.vision.store import FeatureStore
 

@@ -304,7 +304,7 @@ def test_training_never_computes_in_float16(root: Path) -> None:
         root / "tiny.yaml",
         ("name=half", "features.folder=features/float16", "compute_dtype=float16"),
     )
-    told = Training(recipe, lambda row: None, device="cpu")()["arithmetic"]
+    told = Training(recipe, lambda row: None, device="cpu")().arithmetic
     assert (told["format"], told["reason"]) == (
         "float32",
         "float16 was asked for, but Phi-3's activations pass 65,504 in training",

@@ -42,6 +42,24 @@ OBJECTIVES = {
     "supervised": "phisense.training.objectives.supervised",
 }
 
-DATA_FORMATS: dict[str, str] = {}
+#: In order of precedence: the first format that recognizes a row has it.
+DATA_FORMATS = {
+    "llava": "phisense.conversations.formats.llava",
+    "messages": "phisense.conversations.formats.messages",
+    "texts": "phisense.conversations.formats.texts",
+    "prompt_completion": "phisense.conversations.formats.prompt_completion",
+    "question_answer": "phisense.conversations.formats.question_answer",
+}
 
-TASKS: dict[str, str] = {}
+TASKS = {
+    "vqav2": "phisense.evaluation.tasks.vqav2",
+    "gqa": "phisense.evaluation.tasks.gqa",
+    "textvqa": "phisense.evaluation.tasks.textvqa",
+    "textvqa-ocr": "phisense.evaluation.tasks.textvqa_ocr",
+    "scienceqa": "phisense.evaluation.tasks.scienceqa",
+    "pope": "phisense.evaluation.tasks.pope",
+    "mmbench": "phisense.evaluation.tasks.mmbench",
+    "mme": "phisense.evaluation.tasks.mme",
+    "captions": "phisense.evaluation.tasks.captions",
+    "own": "phisense.evaluation.tasks.own",
+}

@@ -152,7 +152,8 @@ def test_resuming_ends_where_an_uninterrupted_run_ends(
 
     original = trainer.arguments
     monkeypatch.setattr(
-        "phisense.training.stages.arguments", lambda *a, **k: original(*a, **{**k, "save_every": 2})
+        "phisense.training.stage_plan.arguments",
+        lambda *a, **k: original(*a, **{**k, "save_every": 2}),
     )
     step = trainer.StageTrainer.training_step
     seen = {"steps": 0}

@@ -131,19 +131,7 @@ ServedName = Annotated[
 ]
 
 
-#: The names in `evaluation.tasks.TASKS`, which is not imported only to show the help.
-TASK_NAMES = (
-    "own",
-    "vqav2",
-    "gqa",
-    "textvqa",
-    "textvqa-ocr",
-    "scienceqa",
-    "pope",
-    "mmbench",
-    "mme",
-    "captions",
-)
+TASK_NAMES = ("own", *(name for name in seams.TASKS if name != "own"))  # the default first
 CONDITION_NAMES = ("real", "blind", "shuffled", "all")
 
 

@@ -20,7 +20,7 @@ from dataclasses import dataclass
 from typing import Any
 
 from ..recipe import Recipe
-from ..training.stages import CALIBRATION_IMAGES
+from ..training.run_context import CALIBRATION_IMAGES
 from . import activations
 from .activations import MicroBatch
 from .devices import Device

@@ -86,7 +86,7 @@ def evaluate(
     from ..evaluation.run import check_conditions
     from ..evaluation.run import evaluate as run_evaluation
     from ..evaluation.task import limit_questions
-    from ..evaluation.tasks import find_task, image_cache_folder
+    from ..evaluation.tasks import TASKS, image_cache_folder
 
     sources = [str(one) for one in _listed(data)]
     conditions = (conditions,) if isinstance(conditions, str) else conditions
@@ -99,7 +99,7 @@ def evaluate(
             wanted="--data FILE",
             do="docs/evaluation.md says where each benchmark's files are had",
         )
-    chosen_task = find_task(task)
+    chosen_task = TASKS[task]
     questions = limit_questions(chosen_task.load(sources, image_cache_folder(task)), limit)
     own = task == chosen_task.name == "own"
     data_name = Path(sources[0]).stem if own else task

@@ -51,7 +51,8 @@ class OneOf:
         if isinstance(value, str) and value in self.table:
             return value
         *others, last = map(repr, self.table)
-        raise ValueError(f"input should be {', '.join(others)} or {last}")
+        known = f"{', '.join(others)} or {last}" if others else last
+        raise ValueError(f"input should be {known}")
 
 
 class Section(BaseModel):

@@ -27,6 +27,7 @@ from ..parts import resolve_part
 from ..recipe import Recipe, Stage
 from ..vision.store import FeatureStore
 from .data import Samples, scale_rows
+from .objectives import OBJECTIVES
 
 #: Rows and conversations of every stage, by its name, for data that was rendered already; the key
 #: is all that the rendering depends on.
@@ -197,6 +198,7 @@ def _plan_stage(
             for side in recipe.projector.nested or (1,)
         },
         stage.max_length,
+        objective=OBJECTIVES[stage.objective],
         share=recipe.train.share_pictures,
         seed=recipe.seed,
     )
@@ -255,7 +257,11 @@ def _cache_key(recipe: Recipe) -> str:
         mode="json", include={"seed", "root", "start", "language", "vision", "projector", "data"}
     )
     stages = {
-        name: (stage.max_length, [(str(one.path), one.weight) for one in recipe.data_of(name)])
+        name: (
+            stage.objective,
+            stage.max_length,
+            [(str(one.path), one.weight) for one in recipe.data_of(name)],
+        )
         for name, stage in recipe.train.stages.items()
     }
     return repr((told, stages, recipe.train.share_pictures))
