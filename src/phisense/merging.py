@@ -131,7 +131,7 @@ def merge(
         for name, p in merged.projector.named_parameters()
     )
     check_merge(_compare(results, "merged"), projector_change, recipe)
-    arithmetic = choose_arithmetic("merge", device).as_dict()
+    arithmetic = choose_arithmetic("merge", device).to_dict()
     with artifacts.staged_artifact(
         folder, kind=MODEL_KIND, about=_manifest_facts(recipe, parts), overwrite=overwrite
     ) as aside:

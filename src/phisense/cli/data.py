@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from enum import StrEnum
 from pathlib import Path
-from typing import TYPE_CHECKING, Annotated, Any
+from typing import TYPE_CHECKING, Annotated
 
 import typer
 
@@ -13,7 +13,8 @@ from ..units import format_bytes, format_seconds
 from .common import DeviceName, Json, Overwrite, RecipeName, Set, app
 
 if TYPE_CHECKING:
-    from ..pipeline.results import FeaturesPlan
+    from ..pipeline.results import CheckResult, ConvertResult, FeaturesPlan, FeaturesResult
+    from ..showing import RenderedRow
 
 
 class PictureDepth(StrEnum):
@@ -48,51 +49,84 @@ Depth = Annotated[
 ]
 
 
+DataSet = Annotated[
+    Path,
+    typer.Argument(
+        help=(
+            "A data set: JSON, JSONL, CSV, Parquet or a folder of pictures with metadata"
+            " (docs/formats.md)."
+        )
+    ),
+]
+LengthRecipe = Annotated[
+    str | None,
+    typer.Option(
+        help="Also measure every conversation against this recipe's tokenizer and length."
+    ),
+]
+RejectsFile = Annotated[
+    Path | None,
+    typer.Option(
+        help=(
+            "Where rows that cannot be used are listed, a line for each reason; otherwise"
+            " rejects.jsonl, or -2, -3 ..."
+        )
+    ),
+]
+OverwriteRejects = Annotated[
+    bool, typer.Option("--overwrite", help="Replace an earlier list that --rejects names.")
+]
+MaxRejected = Annotated[
+    int, typer.Option(min=0, help="How many rows may be unusable before the check fails.")
+]
+AnyDataSet = Annotated[Path, typer.Argument(help="A data set of any shape that check reads.")]
+ConvertedFolder = Annotated[
+    Path, typer.Option(help="The folder to write: metadata.jsonl, images/ and rejects.jsonl.")
+]
+MaxLeftOut = Annotated[
+    int | None,
+    typer.Option(min=0, help="How many rows may be left out; any number, if not given."),
+]
+Count = Annotated[int, typer.Option("-n", min=1, help="How many conversations.")]
+TokenizerRecipe = Annotated[str, typer.Option(help="Whose tokenizer and picture slots to use.")]
+OnlyPlan = Annotated[
+    bool,
+    typer.Option(
+        "--plan", help="Only say what each format would cost for this data, and which to take."
+    ),
+]
+OverwriteStore = Annotated[
+    bool,
+    typer.Option(
+        "--overwrite",
+        help=(
+            "Replace the store that is there, when the new one is whole, whatever encoder or"
+            " format made it."
+        ),
+    ),
+]
+
+
 @app.command()
 def check(
-    data: Annotated[
-        Path,
-        typer.Argument(
-            help=(
-                "A data set: JSON, JSONL, CSV, Parquet or a folder of pictures with metadata"
-                " (docs/formats.md)."
-            )
-        ),
-    ],
+    data: DataSet,
     images: Images = None,
     held_out: HeldOut = None,
     pictures: Depth = PictureDepth.decode,
-    recipe: Annotated[
-        str | None,
-        typer.Option(
-            help="Also measure every conversation against this recipe's tokenizer and length."
-        ),
-    ] = None,
-    rejects: Annotated[
-        Path | None,
-        typer.Option(
-            help=(
-                "Where rows that cannot be used are listed, a line for each reason; otherwise"
-                " rejects.jsonl, or -2, -3 ..."
-            )
-        ),
-    ] = None,
-    overwrite: Annotated[
-        bool, typer.Option("--overwrite", help="Replace an earlier list that --rejects names.")
-    ] = False,
-    max_rejects: Annotated[
-        int, typer.Option(min=0, help="How many rows may be unusable before the check fails.")
-    ] = 0,
+    recipe: LengthRecipe = None,
+    rejects: RejectsFile = None,
+    overwrite: OverwriteRejects = False,
+    max_rejects: MaxRejected = 0,
     json: Json = False,
-) -> dict[str, Any]:
+) -> CheckResult:
     """Read a data set and name every defect: the row, its id, what is wrong and what to do. Exit
     code 1 if too many rows cannot be used.
     """
-    from .. import console, safe_replace
+    from .. import safe_replace
     from ..pipeline.check import check as run_check
     from ..pipeline.check import require_usable, write_rejects
     from .printing import print_check
-    from .rendering import events
+    from .rendering import events, print_json
 
     with events() as on_event:
         checked = run_check(
@@ -107,41 +141,35 @@ def check(
         )
     if rejects is None:
         checked = write_rejects(checked, safe_replace.unused_path(Path("rejects.jsonl")))
-    result = checked.to_dict()
     if json:
-        console.print_json(result)
+        print_json(checked)
     else:
         print_check(checked)
     require_usable(checked, data, max_rejects=max_rejects)
-    return result
+    return checked
 
 
 @app.command()
 def convert(
-    data: Annotated[Path, typer.Argument(help="A data set of any shape that check reads.")],
-    out: Annotated[
-        Path, typer.Option(help="The folder to write: metadata.jsonl, images/ and rejects.jsonl.")
-    ],
+    data: AnyDataSet,
+    out: ConvertedFolder,
     overwrite: Overwrite = False,
     images: Images = None,
     held_out: HeldOut = None,
     pictures: Depth = PictureDepth.decode,
-    max_rejects: Annotated[
-        int | None,
-        typer.Option(min=0, help="How many rows may be left out; any number, if not given."),
-    ] = None,
+    max_rejects: MaxLeftOut = None,
     json: Json = False,
-) -> dict[str, Any]:
+) -> ConvertResult:
     """Write a data set as the one shape that phisense, TRL and datasets.load_dataset read alike,
     with rows that cannot be used left out.
     """
-    from .. import console, safe_replace
+    from .. import safe_replace
     from ..conversations.convert import DATASET_KIND
     from ..conversations.convert import convert as write
     from ..pipeline.check import read_through
-    from ..pipeline.results import CheckResult
-    from .printing import print_unread
-    from .rendering import events
+    from ..pipeline.results import ConvertResult
+    from .printing import print_conversion
+    from .rendering import events, print_json
 
     safe_replace.check_can_write(out, kind=DATASET_KIND, overwrite=overwrite)
     with events() as on_event:
@@ -168,106 +196,90 @@ def convert(
             overwrite=overwrite,
             on_event=on_event,
         )
-    found = CheckResult.from_dict(checked.as_dict(), str(data))
+    found = checked.to_result()
+    converted = ConvertResult(
+        out=str(out),
+        rows=counts.rows,
+        written=counts.written,
+        rejected=counts.rejected,
+        counts=found.counts,
+        notes=found.notes,
+    )
     if json:
-        told = found.to_dict()
-        console.print_json(
-            {"out": str(out), **counts, **{name: told[name] for name in ("counts", "notes")}}
-        )
+        print_json(converted)
     else:
-        print_unread(found)
-        written = found.rows - found.rejected
-        console.out.print(
-            f"{written:,} of {found.rows:,} rows -> {out}; {found.rejected:,}"
-            f" left out -> {out / 'rejects.jsonl'}"
-        )
-    return {"out": str(out), **counts}
+        print_conversion(converted)
+    return converted
 
 
 @app.command()
 def show(
-    data: Annotated[Path, typer.Argument(help="A data set of any shape that check reads.")],
-    n: Annotated[int, typer.Option("-n", min=1, help="How many conversations.")] = 3,
-    recipe: Annotated[
-        str, typer.Option(help="Whose tokenizer and picture slots to use.")
-    ] = "practice",
+    data: AnyDataSet,
+    n: Count = 3,
+    recipe: TokenizerRecipe = "practice",
     json: Json = False,
-) -> list[dict[str, Any]]:
+) -> list[RenderedRow]:
     """Show conversations as the model reads them, supervised tokens in colour: what is not coloured
     teaches nothing.
     """
     from .. import console
     from ..recipe import load_recipe
     from ..showing import render_rows
+    from .rendering import print_json
 
     rows = render_rows(data, load_recipe(recipe), n)
     if json:
-        console.print_json([row.as_dict() for row in rows])
+        print_json(rows)
     else:
         for row in rows:
             console.out.print(row.as_text())
-    return [row.as_dict() for row in rows]
+    return rows
 
 
 @app.command()
 def features(
     recipe: RecipeName,
     set_: Set = None,
-    plan: Annotated[
-        bool,
-        typer.Option(
-            "--plan", help="Only say what each format would cost for this data, and which to take."
-        ),
-    ] = False,
-    overwrite: Annotated[
-        bool,
-        typer.Option(
-            "--overwrite",
-            help=(
-                "Replace the store that is there, when the new one is whole, whatever encoder or"
-                " format made it."
-            ),
-        ),
-    ] = False,
+    plan: OnlyPlan = False,
+    overwrite: OverwriteStore = False,
     device: DeviceName = "auto",
     json: Json = False,
-) -> dict[str, Any]:
+) -> FeaturesResult | FeaturesPlan:
     """Encode every picture that a recipe trains on or asks about once, into a store on disk.
     Interrupted, it goes on where it stopped.
 
     A store that is there is added to: what it holds is kept, and none of it is encoded again. Under
     `accelerate launch` or `torchrun` the processes share the work, and the store is the same.
     """
-    from .. import console
     from ..distributed import current_process_group
     from ..pipeline.features import encode_features, plan_features
     from ..recipe import load_recipe
     from .printing import print_features
-    from .rendering import events
+    from .rendering import events, print_json
 
     r = load_recipe(recipe, tuple(set_ or ()))
     if plan:
         with events() as on_event:
             planned = plan_features(r, device=device, on_event=on_event)
-        return _print_plan(planned, json)
+        if json:
+            print_json(planned)
+        else:
+            _print_plan(planned)
+        return planned
     with events() as on_event:
         encoded = encode_features(r, overwrite=overwrite, device=device, on_event=on_event)
     if not current_process_group().is_main:
-        return encoded.to_dict()
-    result = {"store": str(encoded.folder), **encoded.to_dict()}
+        return encoded
     if json:
-        console.print_json(result)
+        print_json(encoded)
     else:
         print_features(encoded)
-    return result
+    return encoded
 
 
-def _print_plan(planned: FeaturesPlan, json: bool) -> dict[str, Any]:
+def _print_plan(planned: FeaturesPlan) -> None:
     from .. import console
 
-    if json:
-        console.print_json(planned.to_dict())
-        return planned.to_dict()
     rows = [
         [
             one.format,
@@ -284,4 +296,3 @@ def _print_plan(planned: FeaturesPlan, json: bool) -> dict[str, Any]:
         rows,
     )
     console.out.print(f"Recommended: features.dtype={planned.recommended}, {planned.why}.")
-    return planned.to_dict()

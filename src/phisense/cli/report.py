@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated
 
@@ -11,30 +12,47 @@ from ..errors import UsageError
 from .common import Json, Overwrite, app
 
 if TYPE_CHECKING:
-    from ..evaluation.comparison import ComparisonGroup
+    from ..evaluation.comparison import Comparison, ComparisonGroup
+
+
+ReportFolders = Annotated[
+    list[Path],
+    typer.Argument(
+        help="Report folders, as phisense evaluate writes them; of one or several models."
+    ),
+]
+PageFile = Annotated[
+    Path | None,
+    typer.Option(
+        help=(
+            "The HTML file to write; otherwise report.html of the one folder, or"
+            " comparison.html beside the first of several."
+        )
+    ),
+]
+Title = Annotated[str | None, typer.Option(help="Of the page.")]
+
+
+@dataclass(frozen=True, slots=True)
+class ComparisonPage:
+    """A page of one or several evaluations, and what it says."""
+
+    page: Path
+    comparison: Comparison
+
+    def to_dict(self) -> dict[str, object]:
+        """`{"report", "tasks", "notes"}`."""
+        return {"report": str(self.page), **self.comparison.to_dict()}
 
 
 @app.command()
 def report(
-    folders: Annotated[
-        list[Path],
-        typer.Argument(
-            help="Report folders, as phisense evaluate writes them; of one or several models."
-        ),
-    ],
-    out: Annotated[
-        Path | None,
-        typer.Option(
-            help=(
-                "The HTML file to write; otherwise report.html of the one folder, or"
-                " comparison.html beside the first of several."
-            )
-        ),
-    ] = None,
+    folders: ReportFolders,
+    out: PageFile = None,
     overwrite: Overwrite = False,
-    title: Annotated[str | None, typer.Option(help="Of the page.")] = None,
+    title: Title = None,
     json: Json = False,
-) -> dict[str, object]:
+) -> ComparisonPage:
     """Make one page of several evaluations: models side by side, tasks one below the other. Of one
     folder, make its page again.
 
@@ -45,7 +63,7 @@ def report(
     from .. import artifacts, console, safe_replace
     from ..evaluation import report as reports
     from ..pipeline.evaluate import compare_reports
-    from .rendering import shown_by
+    from .rendering import print_json, shown_by
 
     if len({folder.resolve() for folder in folders}) < len(folders):
         raise UsageError(
@@ -68,16 +86,16 @@ def report(
         reports.replace_page(folders[0], page)
     else:
         artifacts.write_bytes(goal, page)
-    result: dict[str, object] = {"report": str(goal), **comparison.to_dict()}
+    written = ComparisonPage(goal, comparison)
     if json:
-        console.print_json(result)
+        print_json(written)
     else:
         for group in comparison.groups:
             _print_group(group)
         console.out.print(f"report -> {goal}", soft_wrap=True)
     for note in comparison.notes:
         console.err.print(note, style="yellow", soft_wrap=True)
-    return result
+    return written
 
 
 def _output_file(folders: list[Path], out: Path | None) -> tuple[Path, bool]:

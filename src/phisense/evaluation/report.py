@@ -31,7 +31,7 @@ from .json_fields import as_object, required
 from .measurement import SCORES, Measurement
 from .model_facts import FACTS, ModelFacts
 from .page import PAGE_SIGNATURE, render_page
-from .results import CONDITIONS, EvaluationReport
+from .results import CONDITIONS, PAGE, EvaluationReport
 from .scores import Prediction
 
 if TYPE_CHECKING:
@@ -51,7 +51,7 @@ __all__ = [
     "write_report",
 ]
 
-REPORT_KIND, PAGE, GAZE = "report", "report.html", "gaze.json"
+REPORT_KIND, GAZE = "report", "gaze.json"
 PREDICTIONS = "predictions.jsonl"
 MAX_ATTENTION_MAPS = 8  # images
 THUMBNAIL_PIXELS = 320  # the longer side

@@ -31,6 +31,7 @@ from .measurement import SCORES, Measurement
 
 Condition = Literal["real", "blind", "shuffled"]
 CONDITIONS: tuple[Condition, ...] = get_args(Condition)
+PAGE = "report.html"  # the page of a report folder
 
 Verdict = Literal["looks", "blind", "too few"]
 
@@ -157,6 +158,11 @@ class EvaluationReport:
     looks: ImageUse | None = None
     about: Measurement = field(default_factory=Measurement)
     folder: Path | None = None
+
+    @property
+    def page(self) -> Path | None:
+        """The page of the report folder; None if the report is not on disk."""
+        return None if self.folder is None else self.folder / PAGE
 
     @property
     def real(self) -> ConditionScores:

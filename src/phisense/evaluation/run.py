@@ -120,7 +120,7 @@ def evaluate(
         how = (
             {}
             if built is None or built.arithmetic is None
-            else {"arithmetic": built.arithmetic.as_dict()}
+            else {"arithmetic": built.arithmetic.to_dict()}
         )
         seconds = round(time.monotonic() - began, 1)
         full_record = {**record, **how, "seconds": seconds, "answers_kept": found}

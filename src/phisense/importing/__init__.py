@@ -5,8 +5,11 @@ source.py     reads a source folder, and checks whether it can be imported
 llama.py      converts a Phi-3 that was rewritten as a Llama back
 adapters.py   applies LoRA weights to the folder that they were trained on
 importer.py   the measured import
+probes.py     questions about generated images, and the logits of a model for them
+report.py     what was measured: import_report.json, and its limits
 """
 
 from .importer import import_folder
+from .report import ImportReport
 
-__all__ = ["import_folder"]
+__all__ = ["ImportReport", "import_folder"]

@@ -17,7 +17,7 @@ from __future__ import annotations
 
 import copy
 import re
-from collections.abc import Iterable
+from collections.abc import Iterable, Mapping
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -477,6 +477,6 @@ def _adapted(
     return adapted.eval()
 
 
-def _exact(values: dict[str, Any]) -> dict[str, Any]:
+def _exact(values: Mapping[str, float]) -> dict[str, float]:
     """Escape the names, which PEFT reads as regular expressions."""
     return {re.escape(name): value for name, value in values.items()}

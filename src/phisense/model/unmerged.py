@@ -175,7 +175,7 @@ def _check_base(built: Phi3WithProjector, facts: dict[str, Any], run: Path) -> N
     """
     found = {"plain_weights": plain_digest(built.model)}
     then = facts.get("arithmetic", {})
-    here = describe_machine(built.device)["libraries"].get("bitsandbytes")
+    here = describe_machine(built.device).libraries.get("bitsandbytes")
     if (
         then.get("device") == built.device.type
         and then.get("libraries", {}).get("bitsandbytes") == here

@@ -66,7 +66,7 @@ def check(
         recipe=recipe,
         on_event=on_event,
     )
-    result = CheckResult.from_dict(checked.as_dict(), str(data))
+    result = checked.to_result()
     return result if rejects is None else write_rejects(result, rejects)
 
 

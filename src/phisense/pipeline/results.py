@@ -5,6 +5,7 @@
     MergeResult      models/NAME/merge_report.json
     ExportResult     MODEL-QUANT/export.json
     CheckResult      the defects of a data set         (`phisense check --json`)
+    ConvertResult    a converted data set              (`phisense convert --json`)
     CompareResult    variants of a recipe, evaluated   (`phisense compare --json`)
     TuneResult       a hyperparameter search           (`phisense tune --json`)
 
@@ -25,12 +26,19 @@ from .records import JsonObject, Record, key, local, omitted, rest
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
-class SavedResult(Record):
-    """A result stored in `folder` as the file `FILE`."""
+class FolderResult(Record):
+    """The result of a step that wrote `folder`; `PLACE` is what `--json` calls that folder."""
 
-    FILE: ClassVar[str]
+    PLACE: ClassVar[str]
 
     folder: Path = local(default=Path())
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class SavedResult(FolderResult):
+    """A result stored in its folder as the file `FILE`."""
+
+    FILE: ClassVar[str]
 
     @classmethod
     def load(cls, folder: Path) -> Self:
@@ -68,7 +76,7 @@ class FeaturesPlan(Record):
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
-class FeaturesResult(Record):
+class FeaturesResult(FolderResult):
     """A feature store after images were encoded into it.
 
     folder           the store
@@ -80,7 +88,8 @@ class FeaturesResult(Record):
     encoder          a digest of `encoder_facts`, which identifies the store's encoder
     """
 
-    folder: Path = local(default=Path())
+    PLACE: ClassVar[str] = "store"
+
     store_format: int
     encoder: str
     encoder_facts: Mapping[str, object] = key("facts")
@@ -200,6 +209,7 @@ class TrainResult(SavedResult):
     """
 
     FILE: ClassVar[str] = "train.json"
+    PLACE: ClassVar[str] = "run"
 
     arithmetic: JsonObject = field(default_factory=dict)
     four_bit_codes: str | None
@@ -247,6 +257,7 @@ class MergeResult(SavedResult):
     """
 
     FILE: ClassVar[str] = "merge_report.json"
+    PLACE: ClassVar[str] = "model"
 
     reference: str
     reference_loss: float
@@ -299,6 +310,7 @@ class ExportResult(SavedResult):
     """
 
     FILE: ClassVar[str] = "export.json"
+    PLACE: ClassVar[str] = "folder"
 
     quant: str
     questions: int
@@ -414,3 +426,17 @@ class CheckResult(Record):
     notes: tuple[DataFinding, ...] = ()
     rejects: Path | None = local(default=None)
     extra: JsonObject = rest()
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class ConvertResult(Record):
+    """A data set written to the folder `out`: `written` of its `rows`, without the `rejected` ones;
+    `counts` of findings by code, and the notes.
+    """
+
+    out: str
+    rows: int
+    written: int
+    rejected: int
+    counts: Mapping[str, int]
+    notes: tuple[DataFinding, ...]

@@ -100,7 +100,7 @@ def export(
             "mmproj": why_not is None,
             "mmproj_why_not": why_not,
         }
-        report["arithmetic"] = choose_arithmetic("export", "cpu").as_dict()
+        report["arithmetic"] = choose_arithmetic("export", "cpu").to_dict()
         report["mmproj_caution"] = projector_caveat(config) if why_not is None else None
         report |= _measure(model, folder, quant, questions, pictures, on_event)
         if quant != "f16":

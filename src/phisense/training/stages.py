@@ -119,7 +119,7 @@ class Training:
         self.arithmetic = choose_arithmetic(
             "train", self.device, compute_dtype=recipe.compute_dtype
         )
-        self.facts["arithmetic"] = self.arithmetic.as_dict()
+        self.facts["arithmetic"] = self.arithmetic.to_dict()
         ahead = preflight(recipe, processes=self.processes.world_size)
         store = self._open_store()
         # a run whose stages have all finished evaluates no questions
