@@ -157,7 +157,7 @@ def merge(
             },
         }
         artifacts.write_json(aside / "merge_report.json", report)
-        artifacts.write_json(aside / RECORD_FILE, training_record(run, recipe))
+        artifacts.write_json(aside / RECORD_FILE, training_record(run, recipe).to_dict())
     return folder, report
 
 
@@ -181,7 +181,7 @@ def _manifest_facts(recipe: Recipe, parts: PartDigests) -> dict[str, Any]:
         "made_from": [
             split_revision(part)[0] for part in named if not Path(part).expanduser().is_dir()
         ],
-        "parts": parts,
+        "parts": {name: one.to_dict() for name, one in parts.items()},
         "compute_dtype": recipe.compute_dtype,
     }
 

@@ -109,6 +109,4 @@ def choose_engine(
 
 def is_exported(folder: Path) -> bool:
     """Whether the folder was written by `phisense export`."""
-    return (folder / artifacts.MANIFEST).is_file() and bool(
-        load_manifest(folder)["kind"] == GGUF_KIND
-    )
+    return (folder / artifacts.MANIFEST).is_file() and bool(load_manifest(folder).kind == GGUF_KIND)

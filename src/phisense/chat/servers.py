@@ -436,7 +436,8 @@ def _vllm_server(folder: Path, port: int) -> Server:
 
 
 def _window(folder: Path) -> int:
-    text = validate_folder(folder).config.get("text_config", {})
+    found = validate_folder(folder).config.get("text_config")
+    text = found if isinstance(found, dict) else {}
     return int(
         min(
             GGUF_WINDOW,

@@ -37,7 +37,7 @@ SpokenLanguage = Annotated[
     str | None,
     typer.Option(help="What is spoken in --sound (en, de, ...); found out if not given."),
 ]
-MaxNewTokens = Annotated[int, typer.Option(min=1)]
+AnswerLength = Annotated[int, typer.Option(min=1)]
 ChatImage = Annotated[Path | None, typer.Option(help="The picture to talk about.")]
 Temperature = Annotated[float, typer.Option(min=0.0, help="0 always gives the likeliest answer.")]
 PageSpeech = Annotated[
@@ -51,8 +51,8 @@ ExampleQuestions = Annotated[
 ]
 ExampleImages = Annotated[Path | None, typer.Option(help="The folder of the examples' pictures.")]
 Host = Annotated[str, typer.Option(help="0.0.0.0 lets others in.")]
-Port = Annotated[int, typer.Option(min=0, max=65535, help="0 takes a free one.")]
-AllowedHosts = Annotated[
+PagePort = Annotated[int, typer.Option(min=0, max=65535, help="0 takes a free one.")]
+ProxyNames = Annotated[
     list[str] | None,
     typer.Option(
         help=(
@@ -71,7 +71,7 @@ def ask(
     sound: Sound = None,
     speech: AskSpeech = None,
     language: SpokenLanguage = None,
-    max_new_tokens: MaxNewTokens = 256,
+    max_new_tokens: AnswerLength = 256,
     picture_tokens: PictureTokens = None,
     device: EngineDevice = "auto",
     engine: EngineChoice = "auto",
@@ -84,7 +84,7 @@ def ask(
     is put into English.
     """
     from ..vision.image_io import open_image_with_notes
-    from .rendering import print_json
+    from .rendering import print_as_json
 
     _check_question(question, sound)
     picture = None if image is None else open_image_with_notes(image)
@@ -103,7 +103,7 @@ def ask(
         transcript=heard,
     )
     if json:
-        print_json(answered)
+        print_as_json(answered)
     else:
         _print_answer(answered)
     return answered
@@ -176,7 +176,7 @@ def chat(
     model: ChatModel = None,
     image: ChatImage = None,
     temperature: Temperature = 0.0,
-    max_new_tokens: MaxNewTokens = 256,
+    max_new_tokens: AnswerLength = 256,
     picture_tokens: PictureTokens = None,
     device: EngineDevice = "auto",
     engine: EngineChoice = "auto",
@@ -207,8 +207,8 @@ def app_(
     examples: ExampleQuestions = None,
     images: ExampleImages = None,
     host: Host = "127.0.0.1",
-    port: Port = 7860,
-    allow_host: AllowedHosts = None,
+    port: PagePort = 7860,
+    allow_host: ProxyNames = None,
     picture_tokens: PictureTokens = None,
     device: EngineDevice = "auto",
     engine: EngineChoice = "auto",
@@ -243,5 +243,4 @@ def _speech_part(model: Path | None) -> str | None:
 
     if model is None or not (model / MANIFEST).is_file():
         return None
-    speech = load_manifest(model)["about"].get("speech")
-    return speech if isinstance(speech, str) else None
+    return load_manifest(model).text("speech")

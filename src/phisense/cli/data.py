@@ -49,7 +49,7 @@ Depth = Annotated[
 ]
 
 
-DataSet = Annotated[
+CheckedData = Annotated[
     Path,
     typer.Argument(
         help=(
@@ -79,7 +79,7 @@ OverwriteRejects = Annotated[
 MaxRejected = Annotated[
     int, typer.Option(min=0, help="How many rows may be unusable before the check fails.")
 ]
-AnyDataSet = Annotated[Path, typer.Argument(help="A data set of any shape that check reads.")]
+AnyData = Annotated[Path, typer.Argument(help="A data set of any shape that check reads.")]
 ConvertedFolder = Annotated[
     Path, typer.Option(help="The folder to write: metadata.jsonl, images/ and rejects.jsonl.")
 ]
@@ -109,7 +109,7 @@ OverwriteStore = Annotated[
 
 @app.command()
 def check(
-    data: DataSet,
+    data: CheckedData,
     images: Images = None,
     held_out: HeldOut = None,
     pictures: Depth = PictureDepth.decode,
@@ -126,7 +126,7 @@ def check(
     from ..pipeline.check import check as run_check
     from ..pipeline.check import require_usable, write_rejects
     from .printing import print_check
-    from .rendering import events, print_json
+    from .rendering import events, print_as_json
 
     with events() as on_event:
         checked = run_check(
@@ -142,7 +142,7 @@ def check(
     if rejects is None:
         checked = write_rejects(checked, safe_replace.unused_path(Path("rejects.jsonl")))
     if json:
-        print_json(checked)
+        print_as_json(checked)
     else:
         print_check(checked)
     require_usable(checked, data, max_rejects=max_rejects)
@@ -151,7 +151,7 @@ def check(
 
 @app.command()
 def convert(
-    data: AnyDataSet,
+    data: AnyData,
     out: ConvertedFolder,
     overwrite: Overwrite = False,
     images: Images = None,
@@ -169,7 +169,7 @@ def convert(
     from ..pipeline.check import read_through
     from ..pipeline.results import ConvertResult
     from .printing import print_conversion
-    from .rendering import events, print_json
+    from .rendering import events, print_as_json
 
     safe_replace.check_can_write(out, kind=DATASET_KIND, overwrite=overwrite)
     with events() as on_event:
@@ -206,7 +206,7 @@ def convert(
         notes=found.notes,
     )
     if json:
-        print_json(converted)
+        print_as_json(converted)
     else:
         print_conversion(converted)
     return converted
@@ -214,7 +214,7 @@ def convert(
 
 @app.command()
 def show(
-    data: AnyDataSet,
+    data: AnyData,
     n: Count = 3,
     recipe: TokenizerRecipe = "practice",
     json: Json = False,
@@ -225,11 +225,11 @@ def show(
     from .. import console
     from ..recipe import load_recipe
     from ..showing import render_rows
-    from .rendering import print_json
+    from .rendering import print_as_json
 
     rows = render_rows(data, load_recipe(recipe), n)
     if json:
-        print_json(rows)
+        print_as_json(rows)
     else:
         for row in rows:
             console.out.print(row.as_text())
@@ -255,14 +255,14 @@ def features(
     from ..pipeline.features import encode_features, plan_features
     from ..recipe import load_recipe
     from .printing import print_features
-    from .rendering import events, print_json
+    from .rendering import events, print_as_json
 
     r = load_recipe(recipe, tuple(set_ or ()))
     if plan:
         with events() as on_event:
             planned = plan_features(r, device=device, on_event=on_event)
         if json:
-            print_json(planned)
+            print_as_json(planned)
         else:
             _print_plan(planned)
         return planned
@@ -271,7 +271,7 @@ def features(
     if not current_process_group().is_main:
         return encoded
     if json:
-        print_json(encoded)
+        print_as_json(encoded)
     else:
         print_features(encoded)
     return encoded

@@ -20,7 +20,7 @@ SpaceName = Annotated[
         help="The Space, and the model's repository, on the Hugging Face hub.",
     ),
 ]
-GGUFFolder = Annotated[
+ExportedFolder = Annotated[
     Path | None,
     typer.Option(
         help=(
@@ -69,7 +69,7 @@ Reports = Annotated[
 def deploy(
     model: Model,
     space: SpaceName,
-    gguf: GGUFFolder = None,
+    gguf: ExportedFolder = None,
     hardware: Hardware = None,
     dry_run: DryRunFolder = None,
     overwrite: Overwrite = False,
@@ -93,7 +93,7 @@ def deploy(
     from ..publish.card import CardMetadata
     from ..publish.deployment import check_target, deploy_space, write_dry_run
     from ..publish.space import plan_space
-    from .rendering import print_json
+    from .rendering import print_as_json
 
     check_target(model, gguf, dry_run, overwrite=overwrite)
     card = CardMetadata(tuple(base_model or ()), tuple(dataset or ()), licence, tuple(report or ()))
@@ -104,7 +104,7 @@ def deploy(
         else write_dry_run(planned, dry_run, overwrite=overwrite)
     )
     if json:
-        print_json(deployed)
+        print_as_json(deployed)
     else:
         _print_deployment(deployed, private)
     return deployed

@@ -31,9 +31,9 @@ DeviceMemory = Annotated[
 ]
 DemoFolder = Annotated[Path, typer.Option(help="Where everything is written.")]
 OpenPage = Annotated[bool, typer.Option("--app/--no-app", help="Open the page at the end.")]
-Seed = Annotated[int, typer.Option(help="Of the scenes and of the training.")]
+DemoSeed = Annotated[int, typer.Option(help="Of the scenes and of the training.")]
 Scenes = Annotated[int, typer.Option(min=100, help="To train on: fewer are faster and teach less.")]
-Port = Annotated[int, typer.Option(min=0, max=65535)]
+DemoPort = Annotated[int, typer.Option(min=0, max=65535)]
 
 
 @app.command()
@@ -49,7 +49,7 @@ def doctor(
     """
     from ..doctor import DoctorReport, examine, find_devices, make_plan
     from ..recipe import load_recipe
-    from .rendering import print_json
+    from .rendering import print_as_json
 
     if recipe is None and (gpu or device_memory or set_):
         raise UsageError(
@@ -71,7 +71,7 @@ def doctor(
         unknown = str(error)
     report = DoctorReport(findings=tuple(findings), plans=tuple(plans), no_plan=unknown)
     if json:
-        print_json(report)
+        print_as_json(report)
     else:
         _print_report(report)
     if any(finding.state == "missing" for finding in findings):
@@ -149,9 +149,9 @@ def demo(
     out: DemoFolder = Path("demo"),
     overwrite: Overwrite = False,
     with_app: OpenPage = True,
-    seed: Seed = 0,
+    seed: DemoSeed = 0,
     scenes: Scenes = 2700,
-    port: Port = 7860,
+    port: DemoPort = 7860,
 ) -> DemoSummary:
     """The whole road in miniature, in minutes on two CPU cores: a small model learns to look, is
     merged, evaluated and talked to.

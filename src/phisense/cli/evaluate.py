@@ -30,7 +30,7 @@ if TYPE_CHECKING:
     from ..evaluation.results import EvaluationReport
 
 
-Task = Annotated[
+TaskOption = Annotated[
     str,
     one_of(
         TASK_NAMES,
@@ -44,10 +44,10 @@ Questions = Annotated[
     list[str] | None,
     typer.Option(help="The questions: a file, or a benchmark's id on the hub. Repeatable."),
 ]
-Images = Annotated[
+QuestionImages = Annotated[
     list[Path] | None, typer.Option(help="The folder of the pictures; may be repeated.")
 ]
-Condition = Annotated[
+ConditionOption = Annotated[
     str,
     one_of(
         CONDITION_NAMES,
@@ -81,7 +81,7 @@ MaxNewTokens = Annotated[
         ),
     ),
 ]
-Seed = Annotated[int, typer.Option(min=0, help="Of the shuffling and of the intervals.")]
+EvaluationSeed = Annotated[int, typer.Option(min=0, help="Of the shuffling and of the intervals.")]
 LmmsTasks = Annotated[
     str | None,
     typer.Option(
@@ -100,16 +100,16 @@ LmmsInclude = Annotated[
 def evaluate(
     context: typer.Context,
     model: ChatModel = None,
-    task: Task = "own",
+    task: TaskOption = "own",
     data: Questions = None,
-    images: Images = None,
-    condition: Condition = "all",
+    images: QuestionImages = None,
+    condition: ConditionOption = "all",
     out: ReportFolder = None,
     overwrite: Overwrite = False,
     limit: Limit = None,
     batch_size: BatchSize = None,
     max_new_tokens: MaxNewTokens = None,
-    seed: Seed = 0,
+    seed: EvaluationSeed = 0,
     lmms_eval: LmmsTasks = None,
     lmms_include: LmmsInclude = None,
     picture_tokens: PictureTokens = None,
@@ -139,7 +139,7 @@ def evaluate(
     from ..evaluation.results import CONDITIONS
     from ..pipeline.evaluate import evaluate as run_evaluation
     from .printing import print_evaluation
-    from .rendering import events, print_json
+    from .rendering import events, print_as_json
 
     with events() as on_event:
         report = run_evaluation(
@@ -164,7 +164,7 @@ def evaluate(
             on_event=on_event,
         )
     if json:
-        print_json(report)
+        print_as_json(report)
     else:
         print_evaluation(report)
     return report
@@ -200,7 +200,7 @@ def _run_lmms_eval(
 ) -> LmmsEvalResult:
     from .. import console
     from ..evaluation.lmms import run_lmms_eval
-    from .rendering import print_json
+    from .rendering import print_as_json
 
     if model is None:
         raise UsageError(
@@ -209,7 +209,7 @@ def _run_lmms_eval(
     folder = out or Path("reports") / f"{model.resolve().name}-lmms-eval"
     found = run_lmms_eval(model, tasks, folder, device=device, include=include, limit=limit)
     if json:
-        print_json(found)
+        print_as_json(found)
     else:
         rows = [
             [name, metric, f"{value:.4f}"]

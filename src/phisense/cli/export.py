@@ -19,20 +19,20 @@ Quantization = Annotated[
     str,
     typer.Option(help="q4_k_m (a third of the size), q8_0 (half), or f16 (nothing is lost)."),
 ]
-GGUFFolder = Annotated[
+GGUFOutput = Annotated[
     Path | None,
     typer.Option(help="The folder to write; otherwise MODEL-QUANT, beside the model."),
 ]
-HeldOut = Annotated[
+ComparedQuestions = Annotated[
     list[Path] | None,
     typer.Option(
         help="Held-out questions to compare answers on; otherwise 24 about drawn pictures."
     ),
 ]
-HeldOutImages = Annotated[
+ComparedImages = Annotated[
     list[Path] | None, typer.Option(help="The folder of their pictures; may be repeated.")
 ]
-QuestionLimit = Annotated[
+ComparedAtMost = Annotated[
     int, typer.Option(min=1, help="At most so many of the questions, evenly spaced.")
 ]
 
@@ -42,11 +42,11 @@ def export(
     model: Model,
     to: Target = "gguf",
     quant: Quantization = "q4_k_m",
-    out: GGUFFolder = None,
+    out: GGUFOutput = None,
     overwrite: Overwrite = False,
-    data: HeldOut = None,
-    images: HeldOutImages = None,
-    limit: QuestionLimit = 100,
+    data: ComparedQuestions = None,
+    images: ComparedImages = None,
+    limit: ComparedAtMost = 100,
     json: Json = False,
 ) -> ExportResult:
     """Write a model folder as llama.cpp's files, and measure what that changed.
@@ -57,7 +57,7 @@ def export(
     open its files as they are (docs/llama.md).
     """
     from ..pipeline.export import export as run_export
-    from .rendering import events, print_json
+    from .rendering import events, print_as_json
 
     if to != "gguf":
         raise UsageError("unknown --to", got=to, wanted="gguf")
@@ -73,7 +73,7 @@ def export(
             on_event=on_event,
         )
     if json:
-        print_json(exported)
+        print_as_json(exported)
     else:
         _print_export(exported, "held-out pictures" if data else "drawn pictures")
     return exported

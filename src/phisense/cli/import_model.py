@@ -8,7 +8,7 @@ from typing import TYPE_CHECKING, Annotated
 import typer
 
 from .common import DeviceName, Json, Overwrite, app
-from .rendering import print_json, shown_by
+from .rendering import print_as_json, shown_by
 
 if TYPE_CHECKING:
     from ..importing import ImportReport
@@ -23,7 +23,7 @@ SourceFolder = Annotated[
         ),
     ),
 ]
-ModelFolder = Annotated[
+ImportedFolder = Annotated[
     Path | None,
     typer.Option(help="The model folder to write; otherwise models/, by the name of FOLDER."),
 ]
@@ -38,7 +38,7 @@ AdapterBase = Annotated[
 @app.command("import")
 def import_(
     source: SourceFolder,
-    out: ModelFolder = None,
+    out: ImportedFolder = None,
     base: AdapterBase = None,
     overwrite: Overwrite = False,
     device: DeviceName = "auto",
@@ -67,7 +67,7 @@ def import_(
             on_event=shown_by(bar),
         )
     if json:
-        print_json(report)
+        print_as_json(report)
     else:
         _print_import(report)
     return report

@@ -55,7 +55,7 @@ def _written_place(result: Result) -> dict[str, str]:
     return {}
 
 
-def print_json(result: Result | Sequence[Result]) -> None:
+def print_as_json(result: Result | Sequence[Result]) -> None:
     """Print the JSON of a verb's result to the standard output."""
     console.print_json(to_json(result))
 

@@ -63,7 +63,7 @@ def report(
     from .. import artifacts, console, safe_replace
     from ..evaluation import report as reports
     from ..pipeline.evaluate import compare_reports
-    from .rendering import print_json, shown_by
+    from .rendering import print_as_json, shown_by
 
     if len({folder.resolve() for folder in folders}) < len(folders):
         raise UsageError(
@@ -88,7 +88,7 @@ def report(
         artifacts.write_bytes(goal, page)
     written = ComparisonPage(goal, comparison)
     if json:
-        print_json(written)
+        print_as_json(written)
     else:
         for group in comparison.groups:
             _print_group(group)

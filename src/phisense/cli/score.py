@@ -14,7 +14,7 @@ if TYPE_CHECKING:
     from ..intervals import Interval
 
 
-Task = Annotated[
+Benchmark = Annotated[
     str,
     typer.Argument(
         autocompletion=lambda: list(TASK_NAMES),
@@ -42,17 +42,17 @@ AnswerColumn = Annotated[
         help="The column or field of the answers; otherwise the one that holds them.",
     ),
 ]
-Seed = Annotated[int, typer.Option(min=0, help="Of the bootstrap.")]
+BootstrapSeed = Annotated[int, typer.Option(min=0, help="Of the bootstrap.")]
 
 
 @app.command()
 def score(
-    task: Task,
+    task: Benchmark,
     questions: QuestionFiles,
     answers: AnswerFile,
     allow_missing: AllowMissing = False,
     answer_column: AnswerColumn = None,
-    seed: Seed = 0,
+    seed: BootstrapSeed = 0,
     json: Json = False,
 ) -> ScoreReport:
     """Score answers that any model has given, by the benchmark's official rules, with 95 %
@@ -69,7 +69,7 @@ def score(
     from .. import console
     from ..evaluation.tasks import find_task
     from ..pipeline.evaluate import score_answers
-    from .rendering import print_json
+    from .rendering import print_as_json
 
     title = find_task(task).title
     with console.err.status(f"reading and scoring {task}"):
@@ -82,7 +82,7 @@ def score(
             seed=seed,
         )
     if json:
-        print_json(scored)
+        print_as_json(scored)
     else:
         _print_scores(title, scored)
     return scored

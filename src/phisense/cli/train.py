@@ -31,7 +31,7 @@ AcceptChanges = Annotated[
 ]
 Root = Annotated[Path, typer.Argument(help="The folder that holds runs/.")]
 RunFolder = Annotated[Path, typer.Argument(help="A run folder, as phisense train writes it.")]
-ModelFolder = Annotated[
+MergedFolder = Annotated[
     Path | None,
     typer.Option(help="The model folder to write; otherwise models/NAME beside runs."),
 ]
@@ -43,7 +43,7 @@ Variants = Annotated[
         help='A variant, e.g. "projector.kind=mlp projector.pool=2". Repeatable.',
     ),
 ]
-QuestionLimit = Annotated[
+HeldOutLimit = Annotated[
     int | None, typer.Option(min=1, help="Only so many held-out questions, evenly spaced.")
 ]
 Ranges = Annotated[
@@ -91,7 +91,7 @@ def train(
     from ..distributed import current_process_group
     from ..pipeline.train import train as run_training
     from .printing import print_training, print_verdict
-    from .rendering import events, print_json
+    from .rendering import events, print_as_json
 
     with events() as on_event:
         trained = run_training(
@@ -106,7 +106,7 @@ def train(
         return trained
     if json:
         print_verdict(trained.verdict, quiet=True)
-        print_json(trained)
+        print_as_json(trained)
     else:
         print_training(trained)
     return trained
@@ -122,11 +122,11 @@ def runs(
     """
     from .. import console
     from ..training.run_folder import list_runs
-    from .rendering import print_json
+    from .rendering import print_as_json
 
     found = list_runs(root)
     if json:
-        print_json(found)
+        print_as_json(found)
     else:
         rows = [
             [
@@ -145,7 +145,7 @@ def runs(
 def merge(
     run: RunFolder,
     set_: Set = None,
-    out: ModelFolder = None,
+    out: MergedFolder = None,
     overwrite: Overwrite = False,
     device: DeviceName = "auto",
     json: Json = False,
@@ -158,7 +158,7 @@ def merge(
     """
     from ..pipeline.merge import merge as run_merge
     from .printing import print_merge
-    from .rendering import events, print_json
+    from .rendering import events, print_as_json
 
     with events() as on_event:
         merged = run_merge(
@@ -170,7 +170,7 @@ def merge(
             on_event=on_event,
         )
     if json:
-        print_json(merged)
+        print_as_json(merged)
     else:
         print_merge(merged)
     return merged
@@ -181,7 +181,7 @@ def compare(
     recipe: RecipeName,
     try_: Variants,
     set_: Set = None,
-    limit: QuestionLimit = None,
+    limit: HeldOutLimit = None,
     device: DeviceName = "auto",
     json: Json = False,
 ) -> CompareResult:
@@ -192,14 +192,14 @@ def compare(
     from .. import console
     from ..comparing import compare as run_comparison
     from .printing import print_result, print_warnings
-    from .rendering import events, print_json
+    from .rendering import events, print_as_json
 
     with events(print_warnings if json else print_result, headings=not json) as on_event:
         found = run_comparison(
             recipe, set_ or (), try_, limit=limit, device=device, on_event=on_event
         )
     if json:
-        print_json(found)
+        print_as_json(found)
     else:
         rows = [
             [
@@ -242,7 +242,7 @@ def tune(
     from ..recipe import load_recipe
     from ..tuning import Tuning, default_ranges, parse_range
     from .printing import print_result, print_warnings
-    from .rendering import events, print_json
+    from .rendering import events, print_as_json
 
     changes = tuple(set_ or ())
     ranges = (
@@ -253,7 +253,7 @@ def tune(
             recipe, changes, tuple(ranges), trials, hours, questions, storage, device, on_event
         )()
     if json:
-        print_json(found)
+        print_as_json(found)
     else:
         settings = [
             [key, f"{value:.4g}" if isinstance(value, float) else str(value)]

@@ -100,13 +100,13 @@ def convert(
                 written += 1
                 if not written % _CHUNK:
                     on_event(source.progress("writing rows"))
-        write_rejects(folder / "rejects.jsonl", checked)
+        _write_rejects(folder / "rejects.jsonl", checked)
         counts = replace(counts, written=written)
         about["counts"] = counts.to_dict()
     return counts
 
 
-def write_rejects(path: Path, checked: CheckReport) -> None:
+def _write_rejects(path: Path, checked: CheckReport) -> None:
     """Write one line for each finding that rejects its row."""
     artifacts.write_bytes(path, b"".join(_lines(checked.rejects)))
 
@@ -160,4 +160,4 @@ def _link(source: Path, target: Path) -> None:
         shutil.copyfile(source, target)
 
 
-__all__ = ["DATASET_KIND", "REJECTS_PREFIX", "convert", "write_rejects"]
+__all__ = ["DATASET_KIND", "REJECTS_PREFIX", "convert"]

@@ -25,9 +25,9 @@ import orjson
 from .. import artifacts
 from ..conversations import CAPTION_KINDS, IMAGE, ImageFinder, Message
 from ..errors import ArtifactError, ImageError
+from ..pipeline.json_fields import as_object, required
 from ..vision.image_io import open_image
 from .gallery import round_robin, select_gallery
-from .json_fields import as_object, required
 from .measurement import SCORES, Measurement
 from .model_facts import FACTS, ModelFacts
 from .page import PAGE_SIGNATURE, render_page

@@ -25,8 +25,8 @@ from typing import Literal, cast, get_args
 from .. import artifacts
 from ..errors import ArtifactError
 from ..intervals import Interval, PairedDifference
+from ..pipeline.json_fields import JsonObject, as_object, objects, optional, required, table
 from .caveats import Caveat
-from .json_fields import Object, as_object, objects, optional, required, table
 from .measurement import SCORES, Measurement
 
 Condition = Literal["real", "blind", "shuffled"]
@@ -249,7 +249,7 @@ class EvaluationReport:
         )
 
 
-def _conditions(found: Object, source: str) -> Iterator[tuple[str, ConditionScores]]:
+def _conditions(found: JsonObject, source: str) -> Iterator[tuple[str, ConditionScores]]:
     """The scores by condition. Raises ArtifactError if there are none."""
     ran = [name for name in CONDITIONS if name in found]
     if not ran:

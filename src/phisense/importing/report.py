@@ -11,7 +11,8 @@ from typing import ClassVar
 import torch
 
 from ..errors import PartError
-from ..pipeline.records import JsonObject, Record, omitted, rest
+from ..pipeline.json_fields import JsonObject
+from ..pipeline.records import Record, omitted, rest
 from ..pipeline.results import SavedResult
 
 MAX_DIFFERENCE, MAX_KL, MIN_TOP1 = 1e-3, 1e-3, 0.99

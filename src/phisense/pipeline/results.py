@@ -22,7 +22,10 @@ from typing import ClassVar, Literal, Self
 
 from .. import artifacts
 from ..intervals import Interval
-from .records import JsonObject, Record, key, local, omitted, rest
+from .json_fields import JsonObject
+from .records import Record, key, local, omitted, rest
+
+RUN_KIND = "run"  # of the manifest of a run folder
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)

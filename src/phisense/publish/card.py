@@ -20,6 +20,7 @@ from ..evaluation.page.markup import CONDITION_LABELS, format_number, format_sig
 from ..evaluation.page.results import published_rows
 from ..evaluation.page.training import MERGE_LABELS, training_duration
 from ..evaluation.report import Report, read_report
+from ..pipeline.json_fields import JsonObject
 
 if TYPE_CHECKING:
     from huggingface_hub import EvalResult
@@ -42,7 +43,7 @@ class CardMetadata:
     reports: tuple[Path, ...] = ()
 
 
-def model_card(repo: str, folder: Path, about: dict[str, Any], metadata: CardMetadata) -> str:
+def model_card(repo: str, folder: Path, about: JsonObject, metadata: CardMetadata) -> str:
     """README of the model `repo`: front matter, then the facts; `about` is the manifest's.
 
     Raises ArtifactError for an invalid report, UsageError for two reports on the same data.
@@ -138,7 +139,7 @@ def check_hub_id(name: str, what: str) -> None:
         )
 
 
-def _facts_section(folder: Path, about: dict[str, Any], metadata: CardMetadata) -> list[str]:
+def _facts_section(folder: Path, about: JsonObject, metadata: CardMetadata) -> list[str]:
     rows = [f"* recipe: `{about['recipe']}`"] if about.get("recipe") else []
     if (folder / "config.json").is_file():
         config = artifacts.read_json(folder / "config.json")

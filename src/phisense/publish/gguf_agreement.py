@@ -22,6 +22,7 @@ from ..conversations import IMAGE, ImageFinder, Message, Question
 from ..errors import ExportError
 from ..model import Phi3WithProjector, load_model
 from ..model.folder import open_model_config
+from ..pipeline.results import FileAgreement
 from ..vision.image_io import open_image
 
 MIN_F16_TOP1, MAX_F16_KL = 0.99, 1e-3  # required of float16
@@ -139,7 +140,7 @@ def answer_logits(context: LlamaContext, question: EncodedQuestion) -> Logits:
 
 def measure_agreement(
     reference: Sequence[Logits], other: Sequence[Logits], questions: Sequence[EncodedQuestion]
-) -> dict[str, Any]:
+) -> FileAgreement:
     """Top-1 agreement and mean KL(reference || other) over positions, and the share of answers that
     greedy decoding would leave unchanged.
     """
@@ -149,37 +150,37 @@ def measure_agreement(
         p, q = _log_softmax(right), _log_softmax(found)
         kl.append((np.exp(p) * (p - q)).sum(1))
         answers.append(bool((found[-len(one.answer) :].argmax(1) == one.answer).all()))
-    return {
-        "positions": int(sum(map(len, same))),
-        "top1": float(np.concatenate(same).mean()),
-        "kl": float(np.concatenate(kl).mean()),
-        "same_answers": float(np.mean(answers)),
-    }
+    return FileAgreement(
+        positions=int(sum(map(len, same))),
+        top1=float(np.concatenate(same).mean()),
+        kl=float(np.concatenate(kl).mean()),
+        same_answers=float(np.mean(answers)),
+    )
 
 
-def check_f16_agreement(agreement: dict[str, Any]) -> None:
+def check_f16_agreement(agreement: FileAgreement) -> None:
     """Raise ExportError if the float16 file disagrees with the model."""
-    if agreement["top1"] < MIN_F16_TOP1 or agreement["kl"] > MAX_F16_KL:
+    if agreement.top1 < MIN_F16_TOP1 or agreement.kl > MAX_F16_KL:
         raise ExportError(
             "the float16 file does not say what the model says",
             got=(
-                f"the same likeliest token at {agreement['top1']:.2%} of {agreement['positions']}"
-                f" positions, KL {agreement['kl']:.2g}"
+                f"the same likeliest token at {agreement.top1:.2%} of {agreement.positions}"
+                f" positions, KL {agreement.kl:.2g}"
             ),
             wanted=f"at least {MIN_F16_TOP1:.0%} and at most {MAX_F16_KL:g}",
             do="Nothing was written; please report it with the model's config.json",
         )
 
 
-def check_finite_agreement(agreement: dict[str, Any], quant: str) -> None:
+def check_finite_agreement(agreement: FileAgreement, quant: str) -> None:
     """Raise ExportError if a quantized file yields NaN or infinite logits.
 
     These come from a faulty kernel, not from coarse weights.
     """
-    if not np.isfinite(agreement["kl"]):
+    if not np.isfinite(agreement.kl):
         raise ExportError(
             f"llama.cpp computes no numbers with {quant} on this machine",
-            got=f"KL {agreement['kl']} to what the model says",
+            got=f"KL {agreement.kl} to what the model says",
             do="Nothing was written; export f16, or compile llama-cpp-python as docs/llama.md says",
         )
 

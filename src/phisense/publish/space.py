@@ -15,16 +15,18 @@ from __future__ import annotations
 import os
 import re
 import shutil
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from importlib.metadata import PackageNotFoundError, requires, version
 from pathlib import Path
 from typing import Any
 
 from .. import artifacts
+from ..artifacts import Manifest
 from ..chat.open_engine import GGUF_KIND
 from ..errors import ArtifactError, PhisenseError, UsageError
 from ..opening import validate_folder
 from ..opening.files import load_manifest
+from ..pipeline.json_fields import JsonObject
 from .card import CardMetadata, check_hub_id, model_card
 
 MODEL_KINDS = ("model folder", GGUF_KIND)
@@ -110,23 +112,20 @@ def plan_space(
     )
 
 
-def _read_model_manifest(folder: Path, *, verify: bool = False) -> dict[str, Any]:
+def _read_model_manifest(folder: Path, *, verify: bool = False) -> Manifest:
     """The manifest of a finished model or GGUF folder.
 
     Only `plan_space` verifies the files, which may be gigabytes.
     """
     if folder.is_dir():
         validate_folder(folder)
-    kind = (
-        load_manifest(folder)["kind"] if (folder / artifacts.MANIFEST).is_file() else MODEL_KINDS[0]
-    )
+    kind = load_manifest(folder).kind if (folder / artifacts.MANIFEST).is_file() else MODEL_KINDS[0]
     if kind not in MODEL_KINDS:
         raise ArtifactError(
             f"{folder} is something else", got=f"a {kind}", wanted=" or a ".join(MODEL_KINDS)
         )
     artifacts.read_manifest(folder, kind=kind, verify=verify)
-    found: dict[str, Any] = artifacts.read_json(folder / artifacts.MANIFEST)
-    return found
+    return load_manifest(folder)
 
 
 def write_repositories(plan: SpacePlan, folder: Path) -> None:
@@ -143,21 +142,21 @@ def write_model_repository(plan: SpacePlan, folder: Path) -> None:
     (folder / "README.md").write_text(model_card(plan.space, plan.model, about, plan.metadata))
 
 
-def _copy_model(source: Path, folder: Path) -> dict[str, Any]:
+def _copy_model(source: Path, folder: Path) -> JsonObject:
     """Copy the files, as hard links if possible, and remove local paths from the manifest.
 
     Returns the remaining `about` of the manifest.
     """
     manifest = _read_model_manifest(source)
-    for name in manifest["files"]:
+    for name in manifest.files:
         to = folder / name
         to.parent.mkdir(parents=True, exist_ok=True)
         try:
             os.link(source / name, to)
         except OSError:  # another file system, or one without hard links
             shutil.copyfile(source / name, to)
-    about = {key: value for key, value in manifest["about"].items() if not _is_local(value)}
-    artifacts.write_json(folder / artifacts.MANIFEST, {**manifest, "about": about})
+    about = {key: value for key, value in manifest.about.items() if not _is_local(value)}
+    artifacts.write_json(folder / artifacts.MANIFEST, replace(manifest, about=about).to_dict())
     return about
 
 
@@ -205,7 +204,7 @@ def _copy_speech_part(plan: SpacePlan, folder: Path) -> str | None:
         (
             found
             for folder_ in (plan.model, plan.runtime_folder)
-            if (found := _read_model_manifest(folder_)["about"].get("speech"))
+            if (found := _read_model_manifest(folder_).text("speech"))
         ),
         None,
     )

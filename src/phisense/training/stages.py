@@ -171,7 +171,7 @@ class Training:
                 before, built.projector
             )
         model = trainable.unfreeze_language(built, recipe)
-        self.facts |= trainable.count_trainable(model, recipe)
+        self.facts |= trainable.count_trainable(model, recipe).to_dict()
         for name in list(plans):
             self._stage(name, plans.pop(name), built, model, store)
         self.facts["looks"] = self.facts["stages"][list(recipe.train.stages)[-1]].pop(
@@ -294,9 +294,7 @@ class Training:
             "data": {"conversations": samples.conversations, "sha256": samples.digest},
             "features": {"encoder": store.encoder, "sha256": store.digest(samples.pictures)},
             "computes_in": self.arithmetic.format,
-            "parts": {
-                name: told["sha256"] for name, told in self._parts.items() if name != "speech"
-            },
+            "parts": {name: told.sha256 for name, told in self._parts.items() if name != "speech"},
             "base": {name: self.facts[name] for name in ("four_bit_codes", "plain_weights")},
         }
         if self._is_made(name):

@@ -34,6 +34,7 @@ from transformers import (
 )
 from transformers.models.whisper.tokenization_whisper import LANGUAGES
 
+from ...prompt import END_OF_TEXT, IGNORE_INDEX
 from ..dialogue import DESCRIBE_REQUESTS, SMALL_TALK, scene_questions
 from ..spoken import word_error_rate
 from ..world import sample_scene
@@ -43,8 +44,6 @@ WINDOW_SECONDS = 8  # seconds
 HOP, FFT, MELS = 320, 400, 80  # samples, samples, bands
 POSITIONS = WINDOW_SECONDS * SAMPLE_RATE // HOP // 2
 WORDS = 1024  # maximum vocabulary rows below the special tokens
-IGNORE_INDEX = -100
-END_OF_TEXT = "<|endoftext|>"
 START = "<|startoftranscript|>"
 NO_SPEECH = "<|nocaptions|>"
 NO_TIMES = "<|notimestamps|>"
