@@ -15,7 +15,8 @@ from phisense import artifacts
 from phisense.conversations import ImageFinder, Question
 from phisense.evaluation.measurement import Measurement
 from phisense.evaluation.model_facts import ModelFacts
-from phisense.evaluation.report import REPORT_KIND, AttentionGrid, Report, read_report, write_report
+from phisense.evaluation.report import REPORT_KIND, AttentionGrid, Report, read_report
+from phisense.evaluation.report_writer import write_report
 from phisense.evaluation.scores import Prediction, score_predictions
 from phisense.evaluation.task import score_answer
 from phisense.evaluation.tasks import TASKS

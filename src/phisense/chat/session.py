@@ -26,8 +26,8 @@ class Turn:
 
 @dataclass(eq=False)
 class ChatSession:
-    """`turns` is what the model receives, oldest first. `notice` is a message for the user about
-    the last turn.
+    """One user's conversation with a model. `turns` is what the model receives, oldest first;
+    `notice` is a message for the user about the last turn.
 
     A conversation is about one image, as in the training data: setting another image starts a new
     conversation.

@@ -61,7 +61,8 @@ def report(
     the pictures need to be there.
     """
     from .. import artifacts, console, safe_replace
-    from ..evaluation import report as reports
+    from ..evaluation.page import PAGE_SIGNATURE, render_page
+    from ..evaluation.report_writer import replace_page
     from ..pipeline.evaluate import compare_reports
     from .rendering import print_as_json, shown_by
 
@@ -72,7 +73,7 @@ def report(
     goal, own = _output_file(folders, out)
     if not own:
         safe_replace.check_can_write_file(
-            goal, overwrite=overwrite, header=reports.PAGE_SIGNATURE, option="--out"
+            goal, overwrite=overwrite, header=PAGE_SIGNATURE, option="--out"
         )
     with console.progress_bars() as bar:
         read, comparison = compare_reports(folders, on_event=shown_by(bar))
@@ -81,9 +82,9 @@ def report(
             if len(read) == 1
             else _heading(list(dict.fromkeys(one.model for one in read)))
         )
-        page = reports.render_page(heading, read, comparison).encode()
+        page = render_page(heading, read, comparison).encode()
     if own:
-        reports.replace_page(folders[0], page)
+        replace_page(folders[0], page)
     else:
         artifacts.write_bytes(goal, page)
     written = ComparisonPage(goal, comparison)
@@ -102,7 +103,7 @@ def _output_file(folders: list[Path], out: Path | None) -> tuple[Path, bool]:
     """The file to write, and whether it is the one report's own page. Raises UsageError for a place
     inside a report that is not.
     """
-    from ..evaluation.report import PAGE
+    from ..evaluation.results import PAGE
 
     if out is None:
         return (
