@@ -8,10 +8,10 @@ import hashlib
 import random
 import time
 from collections.abc import Iterator, Mapping, Sequence
-from dataclasses import asdict, replace
+from dataclasses import asdict, dataclass, replace
 from importlib.metadata import version
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 import orjson
 
@@ -24,11 +24,14 @@ from .journal import Journal
 from .measurement import Measurement
 from .model_facts import ModelFacts, read_model_facts
 from .predictors import EvalRequest, EvalResponse, Predictor
-from .report import REPORT_KIND
+from .report import REPORT_KIND, AttentionGrid
 from .report_writer import attention_maps, write_report
 from .results import CONDITIONS, EvaluationReport
 from .scores import Prediction, score_predictions
 from .task import Task, score_answer
+
+if TYPE_CHECKING:
+    from ..model import Phi3WithProjector
 
 _VERSIONS = ("phisense", "torch", "transformers")
 
@@ -60,32 +63,9 @@ def evaluate(
     """
     check_conditions(conditions)
     _check(questions, images)
-    most = max_new_tokens or task.max_new_tokens
-    put = [replace(question, text=task.prompt(question)) for question in questions]
-    shown = {
-        condition: pictures_for_condition(questions, condition, seed) for condition in conditions
-    }
-    record = {
-        **(about or {}),
-        **predictor.about,
-        "fingerprint": None if model is None else fingerprint(model),
-        "batch": predictor.batch_size,
-        "max_new_tokens": most,
-        "seed": seed,
-        "prompt": put[0].text,
-        **{name: version(name) for name in _VERSIONS},
-    }
-    paths = {
-        name: images.path(name)
-        for name in sorted({name for names in shown.values() for name in names if name is not None})
-    }
-    header = {
-        "task": task.name,
-        "questions": _digest([[asdict(one) for one in put], list(conditions)]),
-        "pictures": _pictures_digest(paths),
-        **record,
-        **predictor.identity,
-    }
+    asked = _Asked.prepare(task, questions, images, conditions, max_new_tokens, seed)
+    record = {**(about or {}), **asked.record(predictor, model)}
+    header = {**asked.identity(), **record, **predictor.identity}
     safe_replace.check_can_write(out, kind=REPORT_KIND, overwrite=overwrite)
     # the report needs them: what is wrong with them is said before hours of answers
     facts = ModelFacts() if model is None else read_model_facts(model)
@@ -94,57 +74,12 @@ def evaluate(
         found = sum(map(len, journal.completed.values()))
         for text in _resumption(journal, header, found):
             on_event(Notice(text))
-        predictor.prepare(list(paths.values()))
-        try:
-            said = {
-                name: _predict(
-                    put, name, shown[name], paths, predictor, journal, most, task.losses, on_event
-                )
-                for name in conditions
-            }
-        except KeyboardInterrupt:
-            kept = sum(map(len, journal.completed.values()))
-            text = (
-                f"interrupted: {kept:,} answers are kept, and the same command goes on behind them"
-            )
-            on_event(Notice(text))
-            raise
-        scores = score_predictions(
-            task, questions, {name: [one.text for one in said[name]] for name in conditions}, seed
-        )
-        measured = {
-            name: replace(one, loss=_mean_loss(said[name]))
-            for name, one in scores.conditions.items()
-        }
-        # only the torch predictor has arithmetic and attention maps to record
-        built = getattr(predictor, "built", None)
-        how = (
-            {}
-            if built is None or built.arithmetic is None
-            else {"arithmetic": built.arithmetic.to_dict()}
-        )
+        said = _answers(asked, predictor, journal, on_event)
         seconds = round(time.monotonic() - began, 1)
-        full_record = {**record, **how, "seconds": seconds, "answers_kept": found}
-        scores = replace(
-            scores, conditions=measured, about=Measurement(full_record), folder=Path(out)
-        )
-        predictions = [
-            one
-            for name in conditions
-            for one in _predictions(task, name, questions, put, shown[name], said[name])
-        ]
-        seen = (
-            attention_maps(
-                built,
-                predictions,
-                images,
-                progress=lambda done, total: on_event(
-                    Progress("where it looked", done, total, "images")
-                ),
-            )
-            if built
-            else None
-        )
+        how = {**record, **_arithmetic(predictor), "seconds": seconds, "answers_kept": found}
+        scores = replace(asked.scores(said), about=Measurement(how), folder=Path(out))
+        predictions = asked.predictions(said)
+        seen = _attention(predictor, predictions, images, on_event)
         with artifacts.staged_artifact(
             out, kind=REPORT_KIND, about={"title": title}, overwrite=overwrite
         ) as folder:
@@ -159,6 +94,135 @@ def evaluate(
             )
         journal.remove()
     return scores
+
+
+Answers = Mapping[str, Sequence[EvalResponse]]
+"""The responses under each condition, in the order of the questions."""
+
+
+@dataclass(frozen=True, slots=True)
+class _Asked:
+    """What is asked: the questions, as they are `put` to the model, with the image that is `shown`
+    beside each under each condition, and the files of these images.
+    """
+
+    task: Task
+    questions: Sequence[Question]
+    put: Sequence[Question]
+    shown: Mapping[str, Sequence[str | None]]
+    paths: Mapping[str, Path]
+    max_new_tokens: int
+    seed: int
+
+    @classmethod
+    def prepare(
+        cls,
+        task: Task,
+        questions: Sequence[Question],
+        images: ImageFinder,
+        conditions: Sequence[str],
+        max_new_tokens: int | None,
+        seed: int,
+    ) -> _Asked:
+        """Raises DataError where an image cannot be exchanged for another."""
+        shown = {name: pictures_for_condition(questions, name, seed) for name in conditions}
+        names = {name for under in shown.values() for name in under if name is not None}
+        return cls(
+            task,
+            questions,
+            [replace(question, text=task.prompt(question)) for question in questions],
+            shown,
+            {name: images.path(name) for name in sorted(names)},
+            max_new_tokens or task.max_new_tokens,
+            seed,
+        )
+
+    def record(self, predictor: Predictor, model: Path | None) -> dict[str, object]:
+        """What the report records of the model and the settings."""
+        return {
+            **predictor.about,
+            "fingerprint": None if model is None else fingerprint(model),
+            "batch": predictor.batch_size,
+            "max_new_tokens": self.max_new_tokens,
+            "seed": self.seed,
+            "prompt": self.put[0].text,
+            **{name: version(name) for name in _VERSIONS},
+        }
+
+    def identity(self) -> dict[str, object]:
+        """Digests of questions and images, by which an interrupted evaluation is recognized."""
+        return {
+            "task": self.task.name,
+            "questions": _digest([[asdict(one) for one in self.put], list(self.shown)]),
+            "pictures": _pictures_digest(self.paths),
+        }
+
+    def scores(self, said: Answers) -> EvaluationReport:
+        """The metrics of the answers, with the mean loss of the references."""
+        scores = score_predictions(
+            self.task,
+            self.questions,
+            {name: [one.text for one in answers] for name, answers in said.items()},
+            self.seed,
+        )
+        measured = {
+            name: replace(one, loss=_mean_loss(said[name]))
+            for name, one in scores.conditions.items()
+        }
+        return replace(scores, conditions=measured)
+
+    def predictions(self, said: Answers) -> list[Prediction]:
+        """Each answer with its question and its credit, condition by condition."""
+        return [
+            one
+            for name, answers in said.items()
+            for one in _predictions(
+                self.task, name, self.questions, self.put, self.shown[name], answers
+            )
+        ]
+
+
+def _answers(
+    asked: _Asked, predictor: Predictor, journal: Journal, on_event: OnEvent
+) -> dict[str, list[EvalResponse]]:
+    """The responses under each condition. On Ctrl-C the journal keeps those that there are."""
+    predictor.prepare(list(asked.paths.values()))
+    try:
+        return {name: _predict(asked, name, predictor, journal, on_event) for name in asked.shown}
+    except KeyboardInterrupt:
+        kept = sum(map(len, journal.completed.values()))
+        text = f"interrupted: {kept:,} answers are kept, and the same command goes on behind them"
+        on_event(Notice(text))
+        raise
+
+
+def _built(predictor: Predictor) -> Phi3WithProjector | None:
+    """The model in torch; other predictors have neither arithmetic nor attention maps to record."""
+    return getattr(predictor, "built", None)
+
+
+def _arithmetic(predictor: Predictor) -> dict[str, object]:
+    built = _built(predictor)
+    if built is None or built.arithmetic is None:
+        return {}
+    return {"arithmetic": built.arithmetic.to_dict()}
+
+
+def _attention(
+    predictor: Predictor,
+    predictions: Sequence[Prediction],
+    images: ImageFinder,
+    on_event: OnEvent,
+) -> dict[str, AttentionGrid] | None:
+    """Where the model looked, for some of the images; None if the engine cannot tell."""
+    built = _built(predictor)
+    if built is None:
+        return None
+
+    def progress(done: int, total: int) -> None:
+        on_event(Progress("where it looked", done, total, "images"))
+
+    return attention_maps(built, predictions, images, progress=progress)
 
 
 def _digest(value: Any) -> str:
@@ -264,37 +328,31 @@ def _check(questions: Sequence[Question], images: ImageFinder) -> None:
 
 
 def _predict(
-    prompted: Sequence[Question],
-    condition: str,
-    shown: Sequence[str | None],
-    paths: Mapping[str, Path],
-    predictor: Predictor,
-    journal: Journal,
-    max_new_tokens: int,
-    losses: bool,
-    on_event: OnEvent,
+    asked: _Asked, condition: str, predictor: Predictor, journal: Journal, on_event: OnEvent
 ) -> list[EvalResponse]:
     """Responses in the order of the questions. They are run sorted by image, then by length, so
     that questions about one image share its encoding and batches need little padding.
     """
-    order = sorted(range(len(prompted)), key=lambda i: (shown[i] or "", len(prompted[i].text)))
+    put, shown = asked.put, asked.shown[condition]
+    order = sorted(range(len(put)), key=lambda i: (shown[i] or "", len(put[i].text)))
     responses: dict[int, EvalResponse] = {}
     for number, start in enumerate(range(0, len(order), predictor.batch_size)):
         rows = order[start : start + predictor.batch_size]
         if (condition, number) not in journal.completed:
-            asked = [
+            requests = [
                 EvalRequest(
-                    prompted[i].id,
-                    prompted[i].text,
-                    paths[name] if (name := shown[i]) is not None else None,
-                    prompted[i].answers[0],
+                    put[i].id,
+                    put[i].text,
+                    asked.paths[name] if (name := shown[i]) is not None else None,
+                    put[i].answers[0],
                 )
                 for i in rows
             ]
-            journal.add(condition, number, predictor.answer(asked, max_new_tokens, losses=losses))
+            answers = predictor.answer(requests, asked.max_new_tokens, losses=asked.task.losses)
+            journal.add(condition, number, answers)
         responses.update(zip(rows, journal.completed[condition, number], strict=True))
-        on_event(Progress(condition, len(responses), len(prompted), "questions"))
-    return [responses[i] for i in range(len(prompted))]
+        on_event(Progress(condition, len(responses), len(put), "questions"))
+    return [responses[i] for i in range(len(put))]
 
 
 def _mean_loss(said: Sequence[EvalResponse]) -> float | None:
