@@ -122,6 +122,11 @@ def encode_images(
         if processes.is_main:
             _finish(at, existing, new, digests, sums, about)
     processes.barrier()
+    return _added(folder, about, pictures=len(digests), distinct=len(firsts))
+
+
+def _added(folder: Path, about: StoreMetadata, *, pictures: int, distinct: int) -> FeaturesResult:
+    """The store, and how many of its images this recipe uses."""
     return FeaturesResult(
         folder=folder,
         store_format=about.store_format,
@@ -132,8 +137,8 @@ def encode_images(
         tokens=about.tokens,
         width=about.width,
         computed_in=about.computed_in,
-        images=len(digests),
-        distinct=len(firsts),
+        images=pictures,
+        distinct=distinct,
         names_digest=about.names,
         stored=about.pictures,
     )
