@@ -167,7 +167,7 @@ def _seconds(clock: Sequence[float]) -> float:
 def _curve(rows: Sequence[dict[str, Any]]) -> RecordedCurve:
     logged = downsample([row for row in rows if "loss" in row])
     asked = [row for row in rows if "held_out" in row]
-    blind = [row.get("blind") for row in asked]
+    blind: list[Any] = [row.get("blind") for row in asked]
     return RecordedCurve(
         step=tuple(row["step"] for row in logged),
         loss=tuple(row["loss"] for row in logged),

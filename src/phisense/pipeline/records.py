@@ -6,7 +6,6 @@ collected by a field marked with `rest()`, so that files of a later version can 
 
 from __future__ import annotations
 
-import functools
 import types
 import typing
 from collections.abc import Mapping
@@ -81,10 +80,14 @@ class Record:
         return cls(**given)
 
 
-@functools.cache
+_found_hints: dict[type, Mapping[str, object]] = {}
+
+
 def _hints(cls: type) -> Mapping[str, object]:
-    """The resolved types of the fields."""
-    return typing.get_type_hints(cls)
+    """The resolved types of the fields, cached by class."""
+    if cls not in _found_hints:
+        _found_hints[cls] = typing.get_type_hints(cls)
+    return _found_hints[cls]
 
 
 def _fields(cls: Any) -> tuple[Field[Any], ...]:

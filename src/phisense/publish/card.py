@@ -53,8 +53,10 @@ def model_card(repo: str, folder: Path, about: JsonObject, metadata: CardMetadat
     reports = [read_report(one) for one in metadata.reports]
     name = repo.split("/")[1]
     results = list(_results(reports))
+    recorded = about.get("made_from")
+    made_from = recorded if isinstance(recorded, list) else []
     data = ModelCardData(
-        base_model=list(metadata.base_models or about.get("made_from", ())) or None,
+        base_model=list(metadata.base_models or made_from) or None,
         datasets=list(metadata.datasets) or None,
         license=metadata.licence,
         library_name=(

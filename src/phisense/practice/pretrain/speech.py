@@ -35,10 +35,11 @@ from transformers import (
 from transformers.models.whisper.tokenization_whisper import LANGUAGES
 
 from ...prompt import END_OF_TEXT, IGNORE_INDEX
+from ...speech.audio import SAMPLE_RATE
 from ..dialogue import DESCRIBE_REQUESTS, SMALL_TALK, scene_questions
 from ..spoken import word_error_rate
 from ..world import sample_scene
-from .voices import HELD_OUT_VOICES, SAMPLE_RATE, Clip, RoomAcoustics, Waveform, clips
+from .voices import HELD_OUT_VOICES, Clip, RoomAcoustics, Waveform, clips
 
 WINDOW_SECONDS = 8  # seconds
 HOP, FFT, MELS = 320, 400, 80  # samples, samples, bands
