@@ -11,6 +11,7 @@ caption_metrics.py    similarity of a text to reference texts
 published_results.py  published results of other models
 predictors.py         generates answers: batched torch, or any chat engine
 journal.py            stores answers on disk, so that an interrupted evaluation resumes
+asked.py              the questions as they are put, under each condition
 run.py                the evaluation loop
 scores.py             metrics; ../intervals.py computes their confidence intervals
 results.py            typed results: scores.json

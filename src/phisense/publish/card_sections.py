@@ -8,7 +8,7 @@ from pathlib import Path
 from .. import artifacts
 from ..evaluation.model_facts import ModelFacts
 from ..evaluation.page.markup import CONDITION_LABELS, format_number, format_signed, metric_label
-from ..evaluation.page.results import published_rows
+from ..evaluation.page.published import published_rows
 from ..evaluation.page.training import MERGE_LABELS, training_duration
 from ..evaluation.report import Report
 from ..pipeline.json_fields import JsonObject
