@@ -19,6 +19,7 @@ from .common import (
     Quantize,
     ServedName,
     ServerUrl,
+    VerbResult,
     app,
 )
 
@@ -79,7 +80,7 @@ def ask(
     server: ServerUrl = None,
     served: ServedName = None,
     json: Json = False,
-) -> Answer:
+) -> VerbResult:
     """One question, one answer, for scripts. A question in --sound may be asked in any language: it
     is put into English.
     """

@@ -3,9 +3,9 @@
 from __future__ import annotations
 
 import os
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from pathlib import Path
-from typing import TYPE_CHECKING, Annotated, Any
+from typing import TYPE_CHECKING, Annotated, Any, Protocol
 
 import typer
 
@@ -45,6 +45,13 @@ Set = Annotated[
 Json = Annotated[
     bool, typer.Option("--json", help="Print the result as JSON on the standard output.")
 ]
+
+
+class VerbResult(Protocol):
+    """What a verb returns: the typed result of its step, which knows its JSON."""
+
+    def to_dict(self) -> Mapping[str, object]:
+        """The JSON object."""
 
 
 def one_of(

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from enum import StrEnum
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated
@@ -10,11 +11,10 @@ import typer
 
 from ..errors import DataError
 from ..units import format_bytes, format_seconds
-from .common import DeviceName, Json, Overwrite, RecipeName, Set, app
+from .common import DeviceName, Json, Overwrite, RecipeName, Set, VerbResult, app
 
 if TYPE_CHECKING:
-    from ..pipeline.results import CheckResult, ConvertResult, FeaturesPlan, FeaturesResult
-    from ..showing import RenderedRow
+    from ..pipeline.results import FeaturesPlan
 
 
 class PictureDepth(StrEnum):
@@ -118,7 +118,7 @@ def check(
     overwrite: OverwriteRejects = False,
     max_rejects: MaxRejected = 0,
     json: Json = False,
-) -> CheckResult:
+) -> VerbResult:
     """Read a data set and name every defect: the row, its id, what is wrong and what to do. Exit
     code 1 if too many rows cannot be used.
     """
@@ -159,7 +159,7 @@ def convert(
     pictures: Depth = PictureDepth.decode,
     max_rejects: MaxLeftOut = None,
     json: Json = False,
-) -> ConvertResult:
+) -> VerbResult:
     """Write a data set as the one shape that phisense, TRL and datasets.load_dataset read alike,
     with rows that cannot be used left out.
     """
@@ -218,7 +218,7 @@ def show(
     n: Count = 3,
     recipe: TokenizerRecipe = "practice",
     json: Json = False,
-) -> list[RenderedRow]:
+) -> Sequence[VerbResult]:
     """Show conversations as the model reads them, supervised tokens in colour: what is not coloured
     teaches nothing.
     """
@@ -244,7 +244,7 @@ def features(
     overwrite: OverwriteStore = False,
     device: DeviceName = "auto",
     json: Json = False,
-) -> FeaturesResult | FeaturesPlan:
+) -> VerbResult:
     """Encode every picture that a recipe trains on or asks about once, into a store on disk.
     Interrupted, it goes on where it stopped.
 

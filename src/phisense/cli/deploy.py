@@ -7,7 +7,7 @@ from typing import TYPE_CHECKING, Annotated
 
 import typer
 
-from .common import Json, Model, Overwrite, app
+from .common import Json, Model, Overwrite, VerbResult, app
 
 if TYPE_CHECKING:
     from ..publish.deployment import Deployment
@@ -79,7 +79,7 @@ def deploy(
     dataset: DataSets = None,
     report: Reports = None,
     json: Json = False,
-) -> Deployment:
+) -> VerbResult:
     """Publish a model with a card, and a Space where anybody can talk to it.
 
     Uploads what the model folder's manifest names and what is listed at the end, and nothing else;

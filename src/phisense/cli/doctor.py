@@ -10,11 +10,10 @@ import typer
 
 from ..errors import PartError, PhisenseError, UsageError
 from ..units import format_seconds
-from .common import Json, Overwrite, Set, app
+from .common import Json, Overwrite, Set, VerbResult, app
 
 if TYPE_CHECKING:
     from ..doctor import DoctorReport, Finding, Plan
-    from ..practice.summary import DemoSummary
 
 
 PlannedRecipe = Annotated[
@@ -43,7 +42,7 @@ def doctor(
     gpu: OtherGPU = None,
     device_memory: DeviceMemory = None,
     json: Json = False,
-) -> DoctorReport:
+) -> VerbResult:
     """What this machine has, whether a recipe's parts and data are there, and what memory and time
     each step will take.
     """
@@ -152,7 +151,7 @@ def demo(
     seed: DemoSeed = 0,
     scenes: Scenes = 2700,
     port: DemoPort = 7860,
-) -> DemoSummary:
+) -> VerbResult:
     """The whole road in miniature, in minutes on two CPU cores: a small model learns to look, is
     merged, evaluated and talked to.
 

@@ -21,13 +21,13 @@ from .common import (
     ServedName,
     ServerUrl,
     Set,
+    VerbResult,
     app,
     one_of,
 )
 
 if TYPE_CHECKING:
     from ..evaluation.lmms import LmmsEvalResult
-    from ..evaluation.results import EvaluationReport
 
 
 TaskOption = Annotated[
@@ -120,7 +120,7 @@ def evaluate(
     server: ServerUrl = None,
     served: ServedName = None,
     json: Json = False,
-) -> EvaluationReport | LmmsEvalResult:
+) -> VerbResult:
     """Ask questions whose answers are known, with the picture, without, and with another's; score
     them; say whether the model looks.
 

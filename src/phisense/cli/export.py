@@ -8,7 +8,7 @@ from typing import TYPE_CHECKING, Annotated
 import typer
 
 from ..errors import UsageError
-from .common import Json, Model, Overwrite, app
+from .common import Json, Model, Overwrite, VerbResult, app
 
 if TYPE_CHECKING:
     from ..pipeline.results import ExportResult
@@ -48,7 +48,7 @@ def export(
     images: ComparedImages = None,
     limit: ComparedAtMost = 100,
     json: Json = False,
-) -> ExportResult:
+) -> VerbResult:
     """Write a model folder as llama.cpp's files, and measure what that changed.
 
     The float16 file must give torch's logits (the same likeliest token at 99 % of positions, mean

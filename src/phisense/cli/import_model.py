@@ -7,7 +7,7 @@ from typing import TYPE_CHECKING, Annotated
 
 import typer
 
-from .common import DeviceName, Json, Overwrite, app
+from .common import DeviceName, Json, Overwrite, VerbResult, app
 from .rendering import print_as_json, shown_by
 
 if TYPE_CHECKING:
@@ -43,7 +43,7 @@ def import_(
     overwrite: Overwrite = False,
     device: DeviceName = "auto",
     json: Json = False,
-) -> ImportReport:
+) -> VerbResult:
     """Take an existing LLaVA-format checkpoint as a model folder, for evaluate, chat, export and
     further training.
 

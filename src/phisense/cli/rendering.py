@@ -4,10 +4,9 @@ what a verb returns.
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterator, Mapping, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from contextlib import ExitStack, contextmanager
 from pathlib import Path
-from typing import Protocol
 
 from .. import console
 from ..distributed import current_process_group
@@ -22,16 +21,10 @@ from ..pipeline.progress import (
     StepSkipped,
     TrainingStep,
 )
+from .common import VerbResult
 
 
-class Result(Protocol):
-    """What a verb returns: a typed result that knows its JSON."""
-
-    def to_dict(self) -> Mapping[str, object]:
-        """The JSON object."""
-
-
-def to_json(result: Result | Sequence[Result] | None) -> object:
+def to_json(result: VerbResult | Sequence[VerbResult] | None) -> object:
     """The JSON that a verb prints with `--json`: that of its result, below the folder or page that
     was written.
     """
@@ -42,7 +35,7 @@ def to_json(result: Result | Sequence[Result] | None) -> object:
     return {**_written_place(result), **result.to_dict()}
 
 
-def _written_place(result: Result) -> dict[str, str]:
+def _written_place(result: VerbResult) -> dict[str, str]:
     """What a verb wrote, by the verb's word for it; empty for results that are only shown."""
     from ..evaluation.results import EvaluationReport
     from ..pipeline.results import FolderResult
@@ -55,7 +48,7 @@ def _written_place(result: Result) -> dict[str, str]:
     return {}
 
 
-def print_as_json(result: Result | Sequence[Result]) -> None:
+def print_as_json(result: VerbResult | Sequence[VerbResult]) -> None:
     """Print the JSON of a verb's result to the standard output."""
     console.print_json(to_json(result))
 

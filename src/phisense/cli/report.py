@@ -9,7 +9,7 @@ from typing import TYPE_CHECKING, Annotated
 import typer
 
 from ..errors import UsageError
-from .common import Json, Overwrite, app
+from .common import Json, Overwrite, VerbResult, app
 
 if TYPE_CHECKING:
     from ..evaluation.comparison import Comparison, ComparisonGroup
@@ -52,7 +52,7 @@ def report(
     overwrite: Overwrite = False,
     title: Title = None,
     json: Json = False,
-) -> ComparisonPage:
+) -> VerbResult:
     """Make one page of several evaluations: models side by side, tasks one below the other. Of one
     folder, make its page again.
 

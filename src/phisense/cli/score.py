@@ -7,7 +7,7 @@ from typing import TYPE_CHECKING, Annotated
 
 import typer
 
-from .common import TASK_NAMES, Json, app, print_caveats
+from .common import TASK_NAMES, Json, VerbResult, app, print_caveats
 
 if TYPE_CHECKING:
     from ..evaluation.results import ScoreReport
@@ -54,7 +54,7 @@ def score(
     answer_column: AnswerColumn = None,
     seed: BootstrapSeed = 0,
     json: Json = False,
-) -> ScoreReport:
+) -> VerbResult:
     """Score answers that any model has given, by the benchmark's official rules, with 95 %
     intervals.
 

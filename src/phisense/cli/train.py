@@ -2,16 +2,13 @@
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from pathlib import Path
-from typing import TYPE_CHECKING, Annotated
+from typing import Annotated
 
 import typer
 
-from .common import DeviceName, Json, Overwrite, RecipeName, Set, app
-
-if TYPE_CHECKING:
-    from ..pipeline.results import CompareResult, MergeResult, TrainResult, TuneResult
-    from ..training.run_folder import RunStatus
+from .common import DeviceName, Json, Overwrite, RecipeName, Set, VerbResult, app
 
 
 Resume = Annotated[bool, typer.Option("--resume", help="Go on from the newest whole checkpoint.")]
@@ -78,7 +75,7 @@ def train(
     accept_changes: AcceptChanges = False,
     device: DeviceName = "auto",
     json: Json = False,
-) -> TrainResult:
+) -> VerbResult:
     """Train in stages: align (projector), instruct (projector and LoRA, or the whole language
     part), further ones. Writes a run folder, and says whether the model looks at its pictures.
 
@@ -116,7 +113,7 @@ def train(
 def runs(
     root: Root = Path("."),
     json: Json = False,
-) -> list[RunStatus]:
+) -> Sequence[VerbResult]:
     """The runs there are: finished, running, or stopped at a step; and whether train --resume can
     go on.
     """
@@ -149,7 +146,7 @@ def merge(
     overwrite: Overwrite = False,
     device: DeviceName = "auto",
     json: Json = False,
-) -> MergeResult:
+) -> VerbResult:
     """Merge the adapter into the base, measure what that did, and write a native model folder;
     refuse a lossy merge.
 
@@ -184,7 +181,7 @@ def compare(
     limit: HeldOutLimit = None,
     device: DeviceName = "auto",
     json: Json = False,
-) -> CompareResult:
+) -> VerbResult:
     """Walk a recipe and variants of it from features to held-out accuracy: one table and one plot.
 
     What is there already is not made again, so more variants can be added later.
@@ -231,7 +228,7 @@ def tune(
     storage: Storage = None,
     device: DeviceName = "auto",
     json: Json = False,
-) -> TuneResult:
+) -> VerbResult:
     """Look for better settings with Optuna: train, judge by held-out questions, prune what falls
     behind.
 
