@@ -10,7 +10,6 @@ import typer
 
 from .common import DeviceName, Json, Overwrite, RecipeName, Set, VerbResult, app
 
-
 Resume = Annotated[bool, typer.Option("--resume", help="Go on from the newest whole checkpoint.")]
 OverwriteRun = Annotated[
     bool,
