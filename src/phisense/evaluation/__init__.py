@@ -19,5 +19,6 @@ model_facts.py        typed facts about the model
 report.py             the report folder
 matching.py           matches rows of an answer file with questions
 answer_column.py      selects the column of an answer file that holds the answers
+answer_cells.py       reads a column of an answer file
 echoes.py             detects texts that repeat the question or prompt
 """
