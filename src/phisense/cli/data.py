@@ -9,7 +9,6 @@ from typing import TYPE_CHECKING, Annotated
 
 import typer
 
-from ..errors import DataError
 from ..units import format_bytes, format_seconds
 from .common import DeviceName, Json, Overwrite, RecipeName, Set, VerbResult, app
 
@@ -163,48 +162,21 @@ def convert(
     """Write a data set as the one shape that phisense, TRL and datasets.load_dataset read alike,
     with rows that cannot be used left out.
     """
-    from .. import safe_replace
-    from ..conversations.convert import DATASET_KIND
-    from ..conversations.convert import convert as write
-    from ..pipeline.check import read_through
-    from ..pipeline.results import ConvertResult
+    from ..pipeline.check import convert as run_conversion
     from .printing import print_conversion
     from .rendering import events, print_as_json
 
-    safe_replace.check_can_write(out, kind=DATASET_KIND, overwrite=overwrite)
     with events() as on_event:
-        checked = read_through(
+        converted = run_conversion(
             data,
+            out,
             images=images or (),
             held_out=held_out or (),
             image_depth=pictures.value,
-            on_event=on_event,
-        )
-    if max_rejects is not None and len(checked.rejected) > max_rejects:
-        raise DataError(
-            f"{data} has {len(checked.rejected):,} rows of {checked.rows:,} that cannot be used, so"
-            " nothing was written",
-            wanted=f"at most {max_rejects}",
-            do="Look at them with phisense check, or raise --max-rejects",
-        )
-    with events() as on_event:
-        counts = write(
-            data,
-            out,
-            checked,
-            images or [],
+            max_rejects=max_rejects,
             overwrite=overwrite,
             on_event=on_event,
         )
-    found = checked.to_result()
-    converted = ConvertResult(
-        out=str(out),
-        rows=counts.rows,
-        written=counts.written,
-        rejected=counts.rejected,
-        counts=found.counts,
-        notes=found.notes,
-    )
     if json:
         print_as_json(converted)
     else:
