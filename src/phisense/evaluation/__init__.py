@@ -4,6 +4,7 @@ question's image to show whether the model uses it; benchmarks, scores, a report
 task.py               interface of a benchmark
 tasks/                the benchmarks
 benchmark_io.py       reads the official benchmark files
+benchmark_images.py   unpacks the images inside them
 predictions_io.py     reads answers written by other programs
 answer_metrics.py     decides whether an answer is correct
 yes_no.py             parses yes and no from free text
