@@ -81,7 +81,7 @@ def assemble(folder: Path) -> Phi3WithProjector:
 def logits(built: Phi3WithProjector) -> torch.Tensor:
     with torch.inference_mode():
         batch = built.inputs([TALK], [[Image.new("RGB", (40, 30), "red")]])
-        found: torch.Tensor = built.model(**batch).logits
+        found: torch.Tensor = built.model(**batch.to_kwargs()).logits
     return found
 
 
@@ -135,8 +135,8 @@ def test_lora_goes_to_its_matrices(toy: families.Family, tmp_path: Path) -> None
     freeze_all_but_projector(built)
     adapted = unfreeze_language(built, recipe)
     counted = count_trainable(adapted, recipe)  # raises unless it is what the shapes say
-    assert counted["trainable"] == counted["trainable_expected"] > 0
-    adapted(**built.inputs([TALK], [[Image.new("RGB", (40, 30), "red")]])).loss.backward()
+    assert counted.trainable == counted.trainable_expected > 0
+    adapted(**built.inputs([TALK], [[Image.new("RGB", (40, 30), "red")]]).to_kwargs()).loss.backward()
     assert any(
         p.grad.abs().max() > 0 for n, p in adapted.named_parameters() if "q_proj.lora_B" in n
     )

@@ -92,7 +92,7 @@ def loss(built: Phi3WithProjector, picture: Image.Image) -> float:
     """Loss of one conversation about a picture."""
     messages = [Message("user", f"{IMAGE}\nWhat is it?"), Message("assistant", "A circle.")]
     with torch.inference_mode():
-        return float(built.model(**built.inputs([messages], [[picture]])).loss)
+        return float(built.model(**built.inputs([messages], [[picture]]).to_kwargs()).loss)
 
 
 @pytest.mark.usefixtures("toy_encoder")

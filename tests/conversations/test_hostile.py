@@ -73,7 +73,7 @@ ODD = (
     '"\\u001b[2J"',
 )
 READERS: dict[str, Any] = {
-    "check": lambda path: json_bytes(check(path, [path.parent]).as_dict()),
+    "check": lambda path: json_bytes(check(path, [path.parent]).to_result().to_dict()),
     "conversations": read_conversations,
     "questions": read_questions,
     "answers": lambda path: read_answers(path, TASKS["own"], []),

@@ -14,7 +14,7 @@ from phisense.comparing import _is_same_recipe
 from phisense.model import trainable
 from phisense.recipe import CHECKPOINT_KEYS, Recipe, Train, load_recipe
 from phisense.training import checkpoints
-from phisense.training.stages import _NOT_COMPARED
+from phisense.training.stage_plan import _NOT_COMPARED
 from phisense.training.trainer import StageTrainer
 
 from ..tiny import make_root

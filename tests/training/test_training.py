@@ -108,7 +108,7 @@ def test_frozen_weights_do_not_change_by_a_bit(parts: tuple[str, str]) -> None:
 def test_other_pictures_give_another_loss(trained: dict[str, Any], world: Path) -> None:
     """The loss depends on which picture is seen: the control that training looked at all."""
     from phisense.conversations import IMAGE, Message, read_questions
-    from phisense.evaluation.run import (
+    from phisense.evaluation.asked import (
         pictures_for_condition,  # the same pairing as the evaluation's
     )
     from phisense.model.unmerged import load_with_adapter

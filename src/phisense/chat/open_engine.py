@@ -103,6 +103,4 @@ def _cannot_open(title: str, folder: Path, found: Source) -> UsageError:
 
 def is_exported(folder: Path) -> bool:
     """Whether the folder was written by `phisense export`."""
-    return (folder / artifacts.MANIFEST).is_file() and bool(
-        load_manifest(folder)["kind"] == GGUF_KIND
-    )
+    return (folder / artifacts.MANIFEST).is_file() and bool(load_manifest(folder).kind == GGUF_KIND)

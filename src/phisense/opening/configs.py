@@ -13,6 +13,7 @@ dropped     the attention implementation, the path, the dtype and generation set
 
 from __future__ import annotations
 
+from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
 
@@ -137,7 +138,7 @@ MAX_LIST_LENGTH = 10_000  # Phi-3.5's LongRoPE has 48 factors
 MAX_ROPE_THETA = 10**12  # Llama 3's rope_theta is 5 * 10^5
 
 
-def validate_config(path: Path, raw: dict[str, Any]) -> dict[str, Any]:
+def validate_config(path: Path, raw: Mapping[str, object]) -> dict[str, object]:
     """Return the configuration without the dropped keys.
 
     Raises PartError for what is rejected, naming the file and the key.
@@ -208,8 +209,8 @@ def overridden_keys(config: dict[str, Any], where: str = "") -> list[str]:
     return found
 
 
-def _validate(path: Path, config: dict[str, Any], where: str) -> dict[str, Any]:
-    judged: dict[str, Any] = {}
+def _validate(path: Path, config: Mapping[str, object], where: str) -> dict[str, object]:
+    judged: dict[str, object] = {}
     for key, value in config.items():
         if key in _DROPPED_KEYS:
             continue

@@ -18,10 +18,10 @@ from typing import TYPE_CHECKING
 from .. import artifacts, safe_replace
 from ..conversations import ImageFinder
 from ..errors import ArtifactError, UsageError
-from ..evaluation.json_fields import as_object, optional
 from ..evaluation.measurement import QuestionFile
 from ..evaluation.results import CONDITIONS, EvaluationReport, ScoreReport
 from ..recipe import Recipe
+from .json_fields import as_object, optional
 from .progress import OnEvent, Progress, ignore
 
 if TYPE_CHECKING:
