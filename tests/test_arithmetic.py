@@ -108,7 +108,7 @@ def test_the_road_in_every_format(root: Path, compute: str, kind: str, verb: Any
         "--out",
         root / "reports" / model.name,
     )
-    here = describe_machine(torch.device("cpu"))
+    here = describe_machine(torch.device("cpu")).to_dict()
     for made, step, name in (
         (facts, "train", compute),
         (report, "merge", "float32"),
