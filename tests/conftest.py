@@ -108,8 +108,11 @@ def shown_log() -> None:
 
 @pytest.fixture(autouse=True, scope="session")
 def own_cache(tmp_path_factory: pytest.TempPathFactory) -> None:
-    """Tests leave the user's cache alone."""
+    """Tests leave the user's cache alone, and each worker has its own folder of uploads: a page
+    that is closed deletes what was uploaded to it, and Gradio names an upload by its content.
+    """
     os.environ["PHISENSE_CACHE"] = str(tmp_path_factory.mktemp("cache"))
+    os.environ["GRADIO_TEMP_DIR"] = str(tmp_path_factory.mktemp("uploads"))
 
 
 @pytest.fixture(scope="session")

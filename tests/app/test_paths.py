@@ -102,6 +102,13 @@ def page() -> Iterator[tuple[str, Any]]:
     made.close()
 
 
+def test_another_worker_uploads_elsewhere(tmp_path_factory: pytest.TempPathFactory) -> None:
+    """A page that is closed deletes its uploads, whose paths follow from their contents: in a
+    folder for all it would delete those of the page in another worker.
+    """
+    assert Path(get_upload_folder()).is_relative_to(tmp_path_factory.getbasetemp())
+
+
 def a_picture(colour: str = "red") -> bytes:
     held = io.BytesIO()
     Image.new("RGB", (SIDE, SIDE), colour).save(held, "PNG")

@@ -45,7 +45,7 @@ def test_the_control_an_error_of_no_kind_is_counted(
     def breaks(*_: object, **__: object) -> None:
         raise ZeroDivisionError
 
-    monkeypatch.setattr(fuzz_check, "look_at", breaks)
+    monkeypatch.setattr(fuzz_check, "check_image", breaks)
     assert fuzz_check.fuzz(40, seed=1)["untyped_errors"] > 0
 
 
