@@ -298,6 +298,7 @@ def test_a_folder_in_4_bits_answers_alike_in_either_layout(
     quantized.check_not_repacked(still.model, "a test")
 
 
+@pytest.mark.slow
 def test_training_never_computes_in_float16(root: Path) -> None:
     recipe = load_recipe(
         root / "tiny.yaml",

@@ -400,8 +400,8 @@ def visit(
     out: dict[str, Any] = {"text": "", "shown": None}
     for name, data in (
         ("ask", ["What is it?", named, 0, 64, None]),
-        ("where", [None]),
-        ("listen", [named, ""]),
+        ("show_attention", [None]),
+        ("transcribe", [named, ""]),
     ):
         number = calls[name]
         body = {"data": data, "fn_index": number, "session_hash": session}
@@ -418,7 +418,8 @@ def visit(
         out["text"] += json.dumps(told)
         last = next(message for message in told if message["msg"] == "process_completed")
         value = last["output"].get("data", [None])[0]
-        if name == "where" and isinstance(value, dict) and isinstance(value.get("value"), dict):
+        given = value.get("value") if isinstance(value, dict) else None
+        if name == "show_attention" and isinstance(given, dict):
             given = http.get(f"{url}/gradio_api/file={quote(value['value']['path'])}")
             out["shown"] = (
                 Image.open(io.BytesIO(given.content)).size[0] if given.status_code == 200 else None

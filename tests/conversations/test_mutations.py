@@ -12,11 +12,14 @@ from typing import Any
 
 import pytest
 
+from phisense import console
+
 
 @pytest.fixture(scope="module")
 def fuzz_check() -> Iterator[Any]:
     with pytest.MonkeyPatch.context() as patch:
         patch.syspath_prepend(Path(__file__).parents[2] / "bench")
+        patch.setattr(console.err, "quiet", console.err.quiet)  # it silences what later tests read
         yield loaded()
 
 

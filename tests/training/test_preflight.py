@@ -188,6 +188,7 @@ def test_the_data_of_every_stage(
     assert not (root / "runs").exists(), "a resume finds nothing that it could mistake for a run"
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("fault", ["too long", "too short"])
 def test_data_that_is_read_late_is_told_late(
     root: Path, steps: list[str], monkeypatch: pytest.MonkeyPatch, fault: str
@@ -372,6 +373,7 @@ def test_a_finished_run_is_resumed_without_its_held_out_pictures(
     assert steps == []
 
 
+@pytest.mark.slow
 def test_a_rate_of_0_is_otherwise_told_at_the_end(
     root: Path, verb: Any, steps: list[str], monkeypatch: pytest.MonkeyPatch
 ) -> None:
@@ -413,6 +415,7 @@ def test_processes_that_cannot_share_a_batch(root: Path, stage: str) -> None:
         preflight.preflight(wrong, processes=2)
 
 
+@pytest.mark.slow
 def test_what_is_built_ahead_is_what_is_trained_on(
     root: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
