@@ -30,6 +30,9 @@ os.environ.setdefault("HF_HUB_DISABLE_PROGRESS_BARS", "1")
 os.environ.setdefault("GRADIO_ANALYTICS_ENABLED", "False")
 
 ROOT = Path(__file__).parent.parent
+#: Every case of the matrices of cases, of which a run takes otherwise one for each mechanism
+#: (`make soak`).
+LONG = bool(os.environ.get("PHISENSE_LONG"))
 FIXTURES = Path(os.environ.get("PHISENSE_FIXTURES", ROOT.parent / "shared" / "fixtures"))
 
 

@@ -73,6 +73,7 @@ def test_what_a_step_computes_in(step: Any, has: bool, monkeypatch: pytest.Monke
     assert (found["auto"].layout == "inference") == (step == "chat" and has)
 
 
+@pytest.mark.slow
 def test_hidden_instructions_are_not_used() -> None:
     told = (
         "from phisense.model.arithmetic import choose_arithmetic;"
