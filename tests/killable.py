@@ -4,6 +4,7 @@ once, so it begins at once.
 
 from __future__ import annotations
 
+import gc
 import multiprocessing
 import os
 import subprocess
@@ -24,7 +25,7 @@ def start_process(work: Callable[..., None], *words: object) -> BaseProcess:
     os.environ["OMP_NUM_THREADS"] = "1"
     try:
         _SERVER.set_forkserver_preload(["phisense.training"])
-        process = _SERVER.Process(target=work, args=words)
+        process = _SERVER.Process(target=_begin, args=(work, *words))
         process.start()
     finally:
         if before is None:
@@ -32,6 +33,11 @@ def start_process(work: Callable[..., None], *words: object) -> BaseProcess:
         else:
             os.environ["OMP_NUM_THREADS"] = before
     return process
+
+
+def _begin(work: Callable[..., None], *words: object) -> None:
+    gc.freeze()  # the trainer collects garbage in each stage
+    work(*words)
 
 
 def run_command(errors: Path, *words: str) -> None:

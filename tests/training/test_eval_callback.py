@@ -112,6 +112,24 @@ def test_it_asks_and_changes_nothing(root: Path) -> None:
 
 
 @pytest.mark.slow
+@pytest.mark.parametrize(("recipe", "cut"), [(4, 4), (64, eval_callback.MAX_NEW_TOKENS)])
+def test_answers_are_cut_where_the_evaluation_cuts_them(
+    root: Path, monkeypatch: pytest.MonkeyPatch, recipe: int, cut: int
+) -> None:
+    """Or at its own bound, if the recipe's is longer."""
+    generate, seen = eval_callback.batch_generate, set()
+
+    def noted(*args: Any, max_new_tokens: int, **more: Any) -> Any:
+        seen.add(max_new_tokens)
+        return generate(*args, max_new_tokens=max_new_tokens, **more)
+
+    monkeypatch.setattr(eval_callback, "batch_generate", noted)
+    changes = ("train.eval.questions=2", f"evaluate.max_new_tokens={recipe}")
+    run(root, "cut", *SHORT, *changes, is_correct=lambda said, right: True)
+    assert seen == {cut}
+
+
+@pytest.mark.slow
 def test_the_judge_decides(root: Path) -> None:
     changes = (
         "train.align=null",
