@@ -189,6 +189,7 @@ def test_every_text_in_every_field(
     hold(place / "data.json", verb, capfdbinary)
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("ending", ["json", "jsonl", "csv", "tsv"])
 def test_bytes_that_are_no_text_in_every_format(
     place: Path, ending: str, verb: Any, capfdbinary: pytest.CaptureFixture[bytes]

@@ -108,6 +108,7 @@ def row_with(at: tuple[str | int, ...], text: str) -> str:
     return json.dumps(row if at else "@").replace('"@"', text)
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("name", READERS)
 def test_every_value_in_every_place(tmp_path: Path, name: str) -> None:
     refused = 0
