@@ -321,10 +321,10 @@ def _settings(value: Any) -> Any:
 def _image_token_counts(model: Path) -> list[int]:
     """The numbers of image tokens that the model supports."""
     from .model.folder import open_model_config
-    from .model.projectors import NESTED_KEY, count_image_tokens
+    from .model.projectors.image_tokens import image_token_sides
 
     config = open_model_config(model)
-    return [count_image_tokens(config, side) for side in getattr(config, NESTED_KEY, [1])]
+    return list(image_token_sides(config))
 
 
 def plot_accuracy(rows: Sequence[VariantResult]) -> bytes:

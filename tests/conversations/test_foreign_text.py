@@ -23,7 +23,7 @@ from phisense.conversations.sources import open_data_source
 from phisense.errors import PhisenseError
 from phisense.evaluation import benchmark_io
 from phisense.evaluation.predictions_io import read_answers
-from phisense.evaluation.tasks import find_task
+from phisense.evaluation.tasks import TASKS
 from phisense.safe_parsing import escape, quote
 
 #: As Python holds them; those that UTF-8 cannot write stand in JSON as escapes.
@@ -105,10 +105,10 @@ def readers(path: Path) -> list[Any]:
     return [
         lambda: read_conversations(path),
         lambda: read_questions(path),
-        lambda: read_answers(path, find_task("own"), []),
+        lambda: read_answers(path, TASKS["own"], []),
         lambda: list(benchmark_io.rows_of(benchmark_io.read_source(str(path), usual), str(path))),
-        lambda: find_task("pope").load([str(path)], None),
-        lambda: find_task("gqa").load([str(path)], None),
+        lambda: TASKS["pope"].load([str(path)], None),
+        lambda: TASKS["gqa"].load([str(path)], None),
     ]
 
 

@@ -482,7 +482,7 @@ def test_a_row_with_a_picture_and_ids_is_read_the_short_way(
     monkeypatch: pytest.MonkeyPatch,
 ) -> None:
     row = {**SAMPLES["llava"], "image_id": "7", "source": "x", "metadata": {"a": 1}}
-    monkeypatch.setattr("phisense.conversations.row_parser._parse_by_keys", None)
+    monkeypatch.setattr("phisense.conversations.formats.llava.parse_by_keys", None)
     assert validate_row(row, 1).good
     assert (
         validate_row(

@@ -21,15 +21,10 @@ from phisense.errors import ArtifactError, UsageError
 from phisense.evaluation import comparison
 from phisense.evaluation.gallery import select_gallery
 from phisense.evaluation.model_facts import ModelFacts
-from phisense.evaluation.page import plots
+from phisense.evaluation.page import plots, render_page
 from phisense.evaluation.published_results import PUBLISHED_RESULTS, PublishedResult
-from phisense.evaluation.report import (
-    AttentionGrid,
-    Report,
-    attention_maps,
-    read_report,
-    render_page,
-)
+from phisense.evaluation.report import AttentionGrid, Report, read_report
+from phisense.evaluation.report_writer import attention_maps
 from phisense.evaluation.results import EvaluationReport
 from phisense.evaluation.training_facts import LossCurve
 from phisense.intervals import Interval, PairedDifference

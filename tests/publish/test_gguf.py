@@ -25,6 +25,7 @@ from phisense.conversations import Message, Question, read_questions
 from phisense.errors import ArtifactError, ExportError, PartError, UsageError
 from phisense.model import Phi3WithProjector, load_model, save_model
 from phisense.pipeline.progress import ignore
+from phisense.pipeline.results import FileAgreement
 from phisense.publish import gguf, gguf_agreement
 from phisense.publish.export import export
 from phisense.publish.vocabulary import read_vocabulary
@@ -487,7 +488,7 @@ def test_a_model_stored_in_bfloat16_is_compared_in_float32(
     wide = [reference.logits(one) for one in read]
     reference.built = narrow
     assert (
-        gguf_agreement.measure_agreement(wide, [reference.logits(one) for one in read], read)["kl"]
+        gguf_agreement.measure_agreement(wide, [reference.logits(one) for one in read], read).kl
         > 10 * report["f16"]["kl"]
     )
 
@@ -532,13 +533,13 @@ def test_agreement_knows_what_is_alike() -> None:
         for one in right
     ]
     same = gguf_agreement.measure_agreement(right, right, read)
-    assert same == {"positions": 24, "top1": 1.0, "kl": 0.0, "same_answers": 1.0}
+    assert same == FileAgreement(positions=24, top1=1.0, kl=0.0, same_answers=1.0)
     other = [one.copy() for one in right]
     other[0][5] = -other[0][5]  # within the first answer
     other[1][0] = -other[1][0]  # before the second's
     changed = gguf_agreement.measure_agreement(right, other, read)
-    assert changed["top1"] == pytest.approx(22 / 24)
-    assert changed["same_answers"] == 0.75
+    assert changed.top1 == pytest.approx(22 / 24)
+    assert changed.same_answers == 0.75
     logs = [
         np.log(np.exp(x) / np.exp(x).sum())
         for x in (right[0][5].astype(float), other[0][5].astype(float))
@@ -549,4 +550,4 @@ def test_agreement_knows_what_is_alike() -> None:
         for x in (right[1][0].astype(float), other[1][0].astype(float))
     ]
     by_hand += (np.exp(logs[0]) * (logs[0] - logs[1])).sum()
-    assert changed["kl"] == pytest.approx(by_hand / 24)
+    assert changed.kl == pytest.approx(by_hand / 24)

@@ -96,7 +96,7 @@ def test_frozen_weights_do_not_change_by_a_bit(parts: tuple[str, str]) -> None:
     optimizer = torch.optim.AdamW([p for p in adapted.parameters() if p.requires_grad], lr=1e-2)
     batch = built.inputs(
         [[Message("user", f"{IMAGE}\nWhat?"), Message("assistant", "Red.")]], [[torch.rand(16, 16)]]
-    )
+    ).to_kwargs()
     for _ in range(3):
         optimizer.zero_grad()
         adapted(**batch).loss.backward()
@@ -113,7 +113,7 @@ def test_other_pictures_give_another_loss(trained: dict[str, Any], world: Path) 
     )
     from phisense.model.unmerged import load_with_adapter
     from phisense.recipe import load_recipe
-    from phisense.vision.encoders import Encoder
+    from phisense.vision.encoders.encode import Encoder
     from phisense.vision.image_io import open_image
 
     recipe = load_recipe(Path(trained["run"]) / "recipe.yaml")
@@ -131,7 +131,8 @@ def test_other_pictures_give_another_loss(trained: dict[str, Any], world: Path) 
             for q in questions
         ]
         with torch.inference_mode():
-            return float(built.model(**built.inputs(talks, [[f] for f in features])).loss)
+            batch = built.inputs(talks, [[f] for f in features]).to_kwargs()
+            return float(built.model(**batch).loss)
 
     own = loss([q.image for q in questions])
     assert loss(pictures_for_condition(questions, "shuffled", 0)) > own * 1.2
@@ -151,7 +152,8 @@ def test_resuming_ends_where_an_uninterrupted_run_ends(
 
     original = trainer.arguments
     monkeypatch.setattr(
-        "phisense.training.stages.arguments", lambda *a, **k: original(*a, **{**k, "save_every": 2})
+        "phisense.training.stage_plan.arguments",
+        lambda *a, **k: original(*a, **{**k, "save_every": 2}),
     )
     step = trainer.StageTrainer.training_step
     seen = {"steps": 0}

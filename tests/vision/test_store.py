@@ -20,7 +20,7 @@ from phisense.conversations import ImageFinder
 from phisense.distributed import current_process_group
 from phisense.errors import ArtifactError, PartError
 from phisense.pipeline.progress import Event, OnEvent, Progress, ignore
-from phisense.vision.encoders import Encoder, encoder_facts
+from phisense.vision.encoders.encode import Encoder, encoder_facts
 from phisense.vision.image_io import open_image
 from phisense.vision.store import FeatureStore, encode_images, plan_store
 

@@ -109,7 +109,7 @@ def build(
                     "Where it looked",
                     size="sm",
                     elem_id="where",
-                    visible=hasattr(engine, "attention_map"),
+                    visible=engine.attention_map is not None,
                 )
                 looked = gr.Image(
                     label="Where the last answer looked",

@@ -9,6 +9,7 @@ from typing import TYPE_CHECKING, Annotated, Any
 
 import typer
 
+from .. import seams
 from ..malloc import set_mmap_threshold
 
 if TYPE_CHECKING:
@@ -87,11 +88,11 @@ ChatModel = Annotated[
 
 # The options of whatever makes answers: ask, chat, app and evaluate have them all.
 _ENGINE = "Engine"
-ENGINES = ("auto", "torch", "llama", "remote")
+ENGINE_NAMES = ("auto", *seams.ENGINES)
 EngineChoice = Annotated[
     str,
     one_of(
-        ENGINES,
+        ENGINE_NAMES,
         "--engine",
         text="What generates; auto takes what fits the folder.",
         panel=_ENGINE,
@@ -130,19 +131,7 @@ ServedName = Annotated[
 ]
 
 
-#: The names in `evaluation.tasks.TASKS`, which is not imported only to show the help.
-TASK_NAMES = (
-    "own",
-    "vqav2",
-    "gqa",
-    "textvqa",
-    "textvqa-ocr",
-    "scienceqa",
-    "pope",
-    "mmbench",
-    "mme",
-    "captions",
-)
+TASK_NAMES = ("own", *(name for name in seams.TASKS if name != "own"))  # the default first
 CONDITION_NAMES = ("real", "blind", "shuffled", "all")
 
 
@@ -188,8 +177,8 @@ def print_caveats(caveats: Sequence[Caveat]) -> None:
         console.err.print(str(one), style="yellow")
 
 
-def select_engine(model: Path | None, engine: str, server: str | None) -> Any:
+def select_engine(model: Path | None, engine: str, server: str | None) -> str:
     """Which engine it will be: what can be said before anything heavy is imported."""
     from ..chat.open_engine import choose_engine
 
-    return choose_engine(model, engine, server)  # type: ignore[arg-type]
+    return choose_engine(model, engine, server)

@@ -43,7 +43,8 @@ def report(
     the pictures need to be there.
     """
     from .. import artifacts, console, safe_replace
-    from ..evaluation import report as reports
+    from ..evaluation.page import PAGE_SIGNATURE, render_page
+    from ..evaluation.report_writer import replace_page
     from ..pipeline.evaluate import compare_reports
     from .rendering import shown_by
 
@@ -54,7 +55,7 @@ def report(
     goal, own = _output_file(folders, out)
     if not own:
         safe_replace.check_can_write_file(
-            goal, overwrite=overwrite, header=reports.PAGE_SIGNATURE, option="--out"
+            goal, overwrite=overwrite, header=PAGE_SIGNATURE, option="--out"
         )
     with console.progress_bars() as bar:
         read, comparison = compare_reports(folders, on_event=shown_by(bar))
@@ -63,9 +64,9 @@ def report(
             if len(read) == 1
             else _heading(list(dict.fromkeys(one.model for one in read)))
         )
-        page = reports.render_page(heading, read, comparison).encode()
+        page = render_page(heading, read, comparison).encode()
     if own:
-        reports.replace_page(folders[0], page)
+        replace_page(folders[0], page)
     else:
         artifacts.write_bytes(goal, page)
     result: dict[str, object] = {"report": str(goal), **comparison.to_dict()}

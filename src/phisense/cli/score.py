@@ -64,10 +64,10 @@ def score(
     question in every row, and that is said; where that does not tell, --answer-column does.
     """
     from .. import console
-    from ..evaluation.tasks import find_task
+    from ..evaluation.tasks import TASKS
     from ..pipeline.evaluate import score_answers
 
-    title = find_task(task).title
+    title = TASKS[task].title
     with console.err.status(f"reading and scoring {task}"):
         scored = score_answers(
             task,

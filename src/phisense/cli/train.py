@@ -81,7 +81,7 @@ def runs(
     from ..training.run_folder import list_runs as find_runs
 
     found = find_runs(root)
-    result = [run.as_dict() for run in found]
+    result = [run.to_dict() for run in found]
     if json:
         console.print_json(result)
     else:

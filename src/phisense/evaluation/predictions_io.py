@@ -16,7 +16,7 @@ from .matching import Row, canonical_id, has_ids, match_rows
 from .results import ScoreReport
 from .scores import score_predictions
 from .task import Task
-from .tasks import find_task
+from .tasks import TASKS
 
 
 @dataclass(frozen=True, slots=True)
@@ -104,7 +104,7 @@ def score_file(
 
     Raises UsageError for an unknown task, DataError as `read_answers` does.
     """
-    which = find_task(task)
+    which = TASKS[task]
     questions = which.load(sources, None)
     given = read_answers(
         answers,

@@ -24,7 +24,8 @@ from .journal import Journal
 from .measurement import Measurement
 from .model_facts import ModelFacts, read_model_facts
 from .predictors import EvalRequest, EvalResponse, Predictor
-from .report import REPORT_KIND, attention_maps, write_report
+from .report import REPORT_KIND
+from .report_writer import attention_maps, write_report
 from .results import CONDITIONS, EvaluationReport
 from .scores import Prediction, score_predictions
 from .task import Task, score_answer

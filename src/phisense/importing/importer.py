@@ -23,31 +23,30 @@ from typing import Any
 import numpy as np
 import torch
 from PIL import Image
-from transformers import (
-    AutoImageProcessor,
-    AutoTokenizer,
-    LlavaConfig,
-    LlavaForConditionalGeneration,
-)
+from transformers import AutoImageProcessor, AutoTokenizer
 
 from .. import artifacts, safe_replace
 from ..conversations import IMAGE, Message
 from ..errors import PartError, UsageError
+from ..families import context_window
 from ..model import Phi3WithProjector, load_model, save_model
+from ..model.agreement import Agreement, Gate, Outputs, compare_outputs
 from ..model.arithmetic import choose_arithmetic
 from ..model.assembly import make_generation_config
 from ..model.device import pick_device
 from ..model.folder import MODEL_KIND
-from ..model.projectors import make_processor
+from ..model.projectors.config import make_processor, native_class, native_config
+from ..model.projectors.native import LLAVA, llava_keys
 from ..opening.sandbox import TemplateError, render_chat_template
 from ..opening.shape_checks import check_shapes
 from ..parts import load_auto
 from ..pipeline.progress import OnEvent, Progress, ignore
 from ..prompt import Prompt, prepare_tokenizer
-from ..vision.encoders import ENCODER_FAMILIES, load_image_processor, num_patches
+from ..vision.encoders.base import ENCODERS
+from ..vision.encoders.loading import load_image_processor, num_patches
 from .adapters import Adapter, apply_adapter, is_peft_compatible, load_with_peft, open_adapter
 from .llama import fuse_weights, to_phi3_config
-from .source import Source, find_source, open_source
+from .source import REWRITTEN, Source, find_source, open_source
 
 MAX_DIFFERENCE, MAX_KL, MIN_TOP1 = 1e-3, 1e-3, 0.99
 PROGRESS_STEPS = ("opening the source", "asking the source", "writing", "asking what was written")
@@ -205,11 +204,14 @@ def _measure_again(
 
 
 def _passes(report: dict[str, Any]) -> bool:
-    gate = report["gate"]
-    most = float("inf")
-    near = report["largest_difference"] <= gate.get("largest_difference", most)
-    likely = report["kl"] <= gate.get("kl", most)
-    return bool(near and likely and report["top1"] >= gate.get("top1", 0.0))
+    limits = report["gate"]
+    gate = Gate(
+        max_difference=limits.get("largest_difference"),
+        max_kl=limits.get("kl"),
+        min_top1=limits.get("top1"),
+    )
+    figures = ("largest_difference", "kl", "top1")
+    return gate.admits(Agreement(**{name: report[name] for name in figures}))
 
 
 def _step(current: int, done: int) -> Progress:
@@ -241,16 +243,13 @@ def check_import(report: dict[str, Any]) -> None:
 def compare_logits(
     reference: Sequence[torch.Tensor], other: Sequence[torch.Tensor]
 ) -> dict[str, Any]:
-    """Compare logits `(T, V)` of each question: largest difference in standard deviations of the
-    reference, mean KL, top-1 agreement.
-    """
-    a, b = torch.cat(list(reference)), torch.cat(list(other))
-    log_a, log_b = a.log_softmax(-1), b.log_softmax(-1)
+    """The figures of the report, from the logits `(T, V)` of each question."""
+    found = compare_outputs(Outputs(logits=reference), Outputs(logits=other))
     return {
-        "positions": len(a),
-        "largest_difference": float((a - b).abs().max() / a.std()),
-        "kl": float((log_a.exp() * (log_a - log_b)).sum(-1).mean()),
-        "top1": float((a.argmax(-1) == b.argmax(-1)).double().mean()),
+        "positions": found.positions,
+        "largest_difference": found.largest_difference,
+        "kl": found.kl,
+        "top1": found.top1,
     }
 
 
@@ -291,10 +290,13 @@ def _load_prompt(found: Source) -> tuple[Prompt, int, dict[str, Any]]:
     )["input_ids"]
     if plain != ours:  # chat tags that do not strip the line break after them
         raise PartError(
-            f"the tokenizer of {found.base} reads Phi-3's template otherwise",
+            f"the tokenizer of {found.base} reads {prompt.family.title}'s template otherwise",
             got=f"{plain}",
             wanted=f"{ours}, as tags that take the line break with them give",
-            do="Set rstrip of the chat tags in tokenizer.json, as Phi-3's own has it",
+            do=(
+                "Set rstrip of the chat tags in tokenizer.json, as"
+                f" {prompt.family.title}'s own has it"
+            ),
         )
     return prompt, image_id, rendering | {"same_ids": source_ids == ours if source_ids else None}
 
@@ -368,27 +370,25 @@ def _logits(
 
 
 def _rebuild(found: Source, model: Any, prompt: Prompt, image_id: int) -> Phi3WithProjector:
-    """The source's weights in a native model with a Phi-3, in their stored dtype. Raises PartError
-    unless all of them fit.
+    """The source's weights in a native model, in their stored dtype. Raises PartError unless all of
+    them fit.
     """
     config = found.config
-    llama = config.text_config.model_type == "llama"
+    llama = prompt.family.model_type != config.text_config.model_type == REWRITTEN
     text = to_phi3_config(config.text_config) if llama else config.text_config
-    text.architectures = ["Phi3ForCausalLM"]
-    made = LlavaConfig(
-        text_config=text,
-        vision_config=config.vision_config,
-        vision_feature_layer=config.vision_feature_layer,
-        vision_feature_select_strategy=config.vision_feature_select_strategy,
-        image_token_index=image_id,
-        tie_word_embeddings=False,
-        projector_hidden_act=config.projector_hidden_act,
+    made = native_config(
+        LLAVA,
+        text,
+        config.vision_config,
+        image_id=image_id,
+        layer=config.vision_feature_layer,
+        strategy=config.vision_feature_select_strategy,
         multimodal_projector_bias=config.multimodal_projector_bias,
-        image_seq_length=num_patches(config.vision_config),
         dtype=found.dtype,
+        **llava_keys(config.projector_hidden_act, num_patches(config.vision_config)),
     )
     with torch.device("meta"):
-        whole = LlavaForConditionalGeneration(made)
+        whole = native_class(made)(made)
     try:
         weights = model.state_dict()
         weights = fuse_weights(weights, text.num_hidden_layers) if llama else weights
@@ -408,14 +408,14 @@ def _rebuild(found: Source, model: Any, prompt: Prompt, image_id: int) -> Phi3Wi
     cast = {
         name: weight.to(found.dtype, copy=name == "lm_head.weight")
         for name, weight in weights.items()
-    }  # copied, to untie it from the embedding
+    }  # copied: of a Llama it may be the embedding, which Phi-3 does not share
     whole.load_state_dict(cast, strict=True, assign=True)
+    if text.tie_word_embeddings:
+        whole.tie_weights()
     whole.generation_config = make_generation_config(prompt)
     images = load_image_processor(found.base)
-    processor = make_processor(
-        images, prompt.tokenizer, made, ENCODER_FAMILIES[found.encoder].extra_rows
-    )
-    return Phi3WithProjector(whole.eval(), processor, prompt, text.max_position_embeddings)
+    processor = make_processor(images, prompt.tokenizer, made, ENCODERS[found.encoder].extra_rows)
+    return Phi3WithProjector(whole.eval(), processor, prompt, context_window(made))
 
 
 def _draw_images(side: int) -> list[Image.Image]:

@@ -23,11 +23,11 @@ from ..errors import MergeError, PartError, UsageError
 from ..opening.shape_checks import check_shapes
 from ..parts import resolve_part
 from ..recipe import Recipe, load_recorded_recipe
-from ..vision.encoders import load_vision_tower
+from ..vision.encoders.loading import load_vision_tower
 from .arithmetic import choose_arithmetic
 from .assembly import Phi3WithProjector
 from .device import DTYPES, describe_machine
-from .projectors import nested_pool
+from .projectors.image_tokens import nested_pool
 from .provenance import check_parts_unchanged
 from .quantized import codes_digest, dequantize, plain_digest
 from .trainable import (

@@ -13,7 +13,7 @@ from .results import FeaturesPlan, FeaturesResult
 
 if TYPE_CHECKING:
     from ..model.arithmetic import Arithmetic
-    from ..vision.encoders import Encoder
+    from ..vision.encoders.encode import Encoder
 
 
 def encode_features(
@@ -118,7 +118,7 @@ def _open_encoder(recipe: Recipe, device: str) -> tuple[Encoder, Arithmetic, Rec
     """The encoder on its device, and the recipe with the encoder's revision pinned."""
     from ..model.arithmetic import choose_arithmetic
     from ..model.provenance import pin_revisions
-    from ..vision.encoders import Encoder
+    from ..vision.encoders.encode import Encoder
 
     arithmetic = choose_arithmetic("features", device, compute_dtype=recipe.compute_dtype)
     recipe = pin_revisions(recipe, encoder_only=True)

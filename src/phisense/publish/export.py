@@ -27,6 +27,7 @@ from ..chat.llama_engine import EXPORT_KIND, VISION_FOLDER
 from ..chat.llama_probe import can_repack, require_llama_cpp
 from ..conversations import Question
 from ..errors import UsageError
+from ..families import context_window
 from ..model.arithmetic import choose_arithmetic
 from ..opening.files import load_manifest
 from ..pipeline.progress import OnEvent, Progress
@@ -34,6 +35,7 @@ from . import gguf_agreement
 from .gguf import (
     QUANTIZATIONS,
     TENSOR_TYPES,
+    format_of,
     projector_caveat,
     quantize,
     write_projector,
@@ -64,6 +66,7 @@ def export(
     if quant not in QUANTIZATIONS:
         raise UsageError("unknown --quant", got=quant, wanted=" or ".join(QUANTIZATIONS))
     config = open_model_config(model)
+    format_of(config.text_config)
     require_llama_cpp()
     # Fails early if this machine cannot load the file.
     can_repack(TENSOR_TYPES[quant])
@@ -107,7 +110,9 @@ def export(
             whole.unlink()  # in the staging folder
         report["bytes"] = {path.name: path.stat().st_size for path in sorted(folder.glob("*.gguf"))}
         (folder / "Modelfile").write_text(
-            _modelfile(about["file"], words, has_projector=why_not is None, window=_window(config))
+            _modelfile(
+                about["file"], words, has_projector=why_not is None, window=context_window(config)
+            )
         )
         artifacts.write_json(folder / "export.json", report)
         # Provenance for reports about the exported model.
@@ -143,7 +148,7 @@ def _measure(
     found = {"f16": gguf_agreement.measure_agreement(right, said, read)}
     gguf_agreement.check_f16_agreement(found["f16"])
     if quant == "f16":
-        return found
+        return {"f16": found["f16"].to_dict()}
     on_event(Progress(f"quantising to {quant}", 0, 1, "files"))
     quantize(folder / "model-f16.gguf", folder / f"model-{quant}.gguf", quant, physical_cores())
     on_event(Progress(f"quantising to {quant}", 1, 1, "files"))
@@ -156,7 +161,7 @@ def _measure(
     small.close()
     found[quant] = gguf_agreement.measure_agreement(right, said, read)
     gguf_agreement.check_finite_agreement(found[quant], quant)
-    return found
+    return {name: one.to_dict() for name, one in found.items()}
 
 
 def _open_context(path: Path, window: int) -> LlamaContext:
@@ -182,7 +187,8 @@ def write_vision(weights: WeightReader, config: Any, model: Path, folder: Path) 
         ("norm", (own.text_config.hidden_size,)),
         ("lm_head", (1, own.text_config.hidden_size)),
     ):
-        tensors[weights.language[f"{name}.weight"][1]] = torch.zeros(shape, dtype=like.dtype)
+        if f"{name}.weight" in weights.language:  # no lm_head if it is the embedding
+            tensors[weights.language[f"{name}.weight"][1]] = torch.zeros(shape, dtype=like.dtype)
     save_file(tensors, folder / "model.safetensors", metadata={"format": "pt"})
     for path in model.iterdir():
         if path.name.startswith("tokenizer") or path.name in (
@@ -191,12 +197,6 @@ def write_vision(weights: WeightReader, config: Any, model: Path, folder: Path) 
             "chat_template.jinja",
         ):
             shutil.copy(path, folder)
-
-
-def _window(config: Any) -> int:
-    from ..model.folder import context_window
-
-    return context_window(config)
 
 
 def _modelfile(file: str, vocabulary: GGUFVocabulary, *, has_projector: bool, window: int) -> str:

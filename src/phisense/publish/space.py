@@ -277,9 +277,6 @@ def _requirements(plan: SpacePlan, speech: bool) -> list[str]:
 
 
 def _app_source(plan: SpacePlan, speech: str | None, revision: str | None) -> str:
-    room, engine = (
-        ("llama_engine", "LlamaEngine") if plan.uses_llama_cpp else ("torch_engine", "TorchEngine")
-    )
     fetched = f"{plan.space!r}{f', revision={revision!r}' if revision else ''}"
     fetched += ', allow_patterns="gguf/*"' if plan.gguf else ""
     lent = not plan.uses_llama_cpp
@@ -296,7 +293,7 @@ def _app_source(plan: SpacePlan, speech: str | None, revision: str | None) -> st
         "from huggingface_hub import snapshot_download",
         "",
         "from phisense.app import build, launch",
-        f"from phisense.chat.{room} import {engine}",
+        "from phisense.chat.open_engine import open_engine",
         *(["from phisense.chat.zerogpu import ZeroGPUEngine"] if lent else []),
         *(["from phisense.speech import Transcriber"] if speech else []),
         "",
@@ -305,7 +302,7 @@ def _app_source(plan: SpacePlan, speech: str | None, revision: str | None) -> st
         "if not model.is_dir():",
         f"    model = Path(snapshot_download({fetched}))",
         "",
-        f"engine = {engine}.open({'model / ' + repr('gguf') if plan.gguf else 'model'})",
+        f"engine = open_engine({'model / ' + repr('gguf') if plan.gguf else 'model'})",
         *(
             [
                 'if spaces is not None and os.environ.get("SPACES_ZERO_GPU"):',

@@ -15,7 +15,7 @@ explain.py    validation errors as sentences
 lookup.py     which section a location belongs to
 """
 
-from .fields import MAX_NUMBER, Pattern
+from .fields import MAX_NUMBER, OneOf, Pattern
 from .loading import SHIPPED, load_recipe, load_recorded_recipe, parse_recipe, shipped_recipes
 from .recipe import Recipe
 from .renamed import with_current_keys
@@ -50,6 +50,7 @@ __all__ = [
     "Language",
     "Lora",
     "Merge",
+    "OneOf",
     "Paths",
     "Pattern",
     "Projector",

@@ -3,10 +3,20 @@
 from __future__ import annotations
 
 import re
+from collections.abc import Mapping
+from dataclasses import dataclass
 from pathlib import Path
 from typing import Annotated, Any
 
-from pydantic import AfterValidator, BaseModel, BeforeValidator, ConfigDict, field_validator
+from pydantic import (
+    AfterValidator,
+    BaseModel,
+    BeforeValidator,
+    ConfigDict,
+    GetCoreSchemaHandler,
+    field_validator,
+)
+from pydantic_core import CoreSchema, core_schema
 
 from .. import safe_parsing
 
@@ -21,6 +31,28 @@ def _check_pattern(pattern: str) -> str:
 
 #: A valid regular expression that matches in bounded time.
 Pattern = Annotated[str, AfterValidator(_check_pattern)]
+
+
+@dataclass(frozen=True)
+class OneOf:
+    """The type of a key that names an implementation of a seam: one of the names in its table.
+
+    The table is read when a recipe is, so that a name that was added counts.
+    """
+
+    table: Mapping[str, str]
+
+    def __get_pydantic_core_schema__(
+        self, source: Any, handler: GetCoreSchemaHandler
+    ) -> CoreSchema:
+        return core_schema.no_info_before_validator_function(self._check, handler(source))
+
+    def _check(self, value: Any) -> Any:
+        if isinstance(value, str) and value in self.table:
+            return value
+        *others, last = map(repr, self.table)
+        known = f"{', '.join(others)} or {last}" if others else last
+        raise ValueError(f"input should be {known}")
 
 
 class Section(BaseModel):

@@ -2,12 +2,15 @@
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from pathlib import Path
-from typing import Annotated, Any, Literal
+from typing import Annotated, Any, Literal, Protocol
 
 from pydantic import BeforeValidator, Field, model_validator
 
-from .fields import Section, as_tuple
+from .. import seams
+from ..registry import Registry
+from .fields import OneOf, Section, as_tuple
 
 
 class Language(Section):
@@ -29,7 +32,7 @@ class Vision(Section):
     part: str = Field(
         description="a CLIP, SigLIP or DINOv2 model: folder or hub id, also with a revision"
     )
-    encoder: Literal["clip", "siglip", "dinov2"] = Field(
+    encoder: Annotated[str, OneOf(seams.ENCODERS)] = Field(
         "clip", description="what kind of model the part is"
     )
     layer: int = Field(
@@ -43,10 +46,20 @@ class Speech(Section):
     part: str = Field(description="a Whisper model: folder (transformers or CTranslate2) or hub id")
 
 
+class _ProjectorKind(Protocol):
+    """What a recipe asks of `model/projectors/base.py: ProjectorKind`."""
+
+    def refusal(self, pool: int, nested: Sequence[int]) -> str | None:
+        """Why `pool` and `nested` do not go with this kind; None if they do."""
+
+
+_PROJECTORS: Registry[_ProjectorKind] = Registry("projector", "PROJECTOR", seams.PROJECTORS)
+
+
 class Projector(Section):
     """`projector`: how patch features become image tokens."""
 
-    kind: Literal["linear", "mlp", "pixel_shuffle"] = Field(
+    kind: Annotated[str, OneOf(seams.PROJECTORS)] = Field(
         "mlp",
         description=(
             "pixel_shuffle joins patches as pool says and, unlike mlp with a pool, does not begin"
@@ -66,14 +79,9 @@ class Projector(Section):
 
     @model_validator(mode="after")
     def _fits(self) -> Projector:
-        if self.kind == "linear" and self.pool > 1:
-            raise ValueError("a linear projector cannot pool: take kind mlp or pixel_shuffle")
-        if self.kind == "pixel_shuffle" and self.pool == 1:
-            raise ValueError("pixel_shuffle needs pool 2 or 3")
-        if self.nested and (self.pool > 1 or 1 not in self.nested):
-            raise ValueError(
-                "nested goes with pool 1 and must hold 1, since that is what native consumers read"
-            )
+        refusal = _PROJECTORS[self.kind].refusal(self.pool, self.nested)
+        if refusal is not None:
+            raise ValueError(refusal)
         return self
 
 

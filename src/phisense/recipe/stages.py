@@ -7,7 +7,8 @@ from typing import Annotated, Literal
 
 from pydantic import BeforeValidator, Field, model_validator
 
-from .fields import Pattern, Section, as_tuple
+from .. import seams
+from .fields import OneOf, Pattern, Section, as_tuple
 from .sections import DataFiles
 
 #: The integrations that transformers' Trainer can report to.
@@ -64,8 +65,12 @@ class Lora(Section):
 
 
 class Stage(Section):
-    """One training stage: its steps, batch sizes, learning rates and lengths."""
+    """One training stage: its objective, steps, batch sizes, learning rates and lengths."""
 
+    objective: Annotated[str, OneOf(seams.OBJECTIVES)] = Field(
+        "supervised",
+        description="what is learned; supervised: the answers, by the next token's cross-entropy",
+    )
     epochs: float = Field(1.0, gt=0, description="how often the stage's data is gone through")
     max_steps: int = Field(-1, ge=-1, description="-1: as many as the epochs have")
     batch_size: int = Field(

@@ -81,11 +81,7 @@ def check_unchanged(path: Path, made: dict[str, Any], about: dict[str, Any]) -> 
     """
     old, new = _flatten(made), _flatten(orjson.loads(orjson.dumps(about)))
     old = {key: value for key, value in old.items() if not key.startswith(_NO_LONGER_COMPARED)}
-    new = {
-        key: value
-        for key, value in new.items()
-        if key in old or not key.startswith(_RECORDED_LATER)
-    }
+    new = {key: value for key, value in new.items() if key in old or not _was_implied(key, value)}
     changed = [
         f"{key} was {old.get(key)}, is {new.get(key)}"
         for key in sorted(old.keys() | new.keys())
@@ -102,7 +98,14 @@ def check_unchanged(path: Path, made: dict[str, Any], about: dict[str, Any]) -> 
         )
 
 
-def _flatten(tree: Any, prefix: str = "") -> dict[str, Any]:
+def _was_implied(key: str, value: object) -> bool:
+    """Whether a run of an earlier version, which did not record `key`, need not differ in it."""
+    if key.startswith("recipe.train.") and key.endswith(".objective"):
+        return value == "supervised"
+    return key.startswith(_RECORDED_LATER)
+
+
+def _flatten(tree: object, prefix: str = "") -> dict[str, object]:
     """Every leaf that is not a mapping, by its dotted key."""
     if not isinstance(tree, dict):
         return {prefix: tree}

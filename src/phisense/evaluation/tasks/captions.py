@@ -109,7 +109,7 @@ def caveats(marked: Sequence[ScoredAnswer]) -> Iterator[Caveat]:
         )
 
 
-CAPTIONS = Task(
+TASK = Task(
     "captions",
     "COCO captions",
     load,

@@ -102,7 +102,7 @@ def _form(answer: str) -> str:
     return answer.strip().rstrip(".").lower()
 
 
-GQA = Task(
+TASK = Task(
     "gqa",
     "GQA",
     load,

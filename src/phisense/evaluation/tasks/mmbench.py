@@ -215,7 +215,7 @@ def caveats(marked: Sequence[ScoredAnswer]) -> Iterator[Caveat]:
     )
 
 
-MMBENCH = Task(
+TASK = Task(
     "mmbench",
     "MMBench dev (English, circular)",
     load,

@@ -235,4 +235,4 @@ def caveats(marked: Sequence[ScoredAnswer]) -> Iterator[Caveat]:
     )
 
 
-MME = Task("mme", "MME", load, score, aggregate, metrics, prompt=prompt, caveats=caveats)
+TASK = Task("mme", "MME", load, score, aggregate, metrics, prompt=prompt, caveats=caveats)

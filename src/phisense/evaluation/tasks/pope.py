@@ -112,6 +112,6 @@ def caveats(marked: Sequence[ScoredAnswer]) -> Iterator[Caveat]:
     )
 
 
-POPE = Task(
+TASK = Task(
     "pope", "POPE", load, score, aggregate, metrics, prompt=short_answer_prompt, caveats=caveats
 )

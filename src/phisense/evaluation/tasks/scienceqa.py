@@ -124,7 +124,7 @@ def caveats(marked: Sequence[ScoredAnswer]) -> Iterator[Caveat]:
     )
 
 
-SCIENCEQA = Task(
+TASK = Task(
     "scienceqa",
     "ScienceQA-IMG",
     load,

@@ -1,8 +1,5 @@
 """TextVQA (Singh et al., 2019): questions about text in images. TextVQA_0.5.1_val.json, or
-lmms-lab/textvqa.
-
-`textvqa-ocr` adds OCR tokens to the prompt, as LLaVA does, and also needs
-TextVQA_Rosetta_OCR_v0.2_val.json. The two are different tasks: their metrics must not be compared.
+lmms-lab/textvqa. With OCR tokens in the prompt it is another task: textvqa_ocr.py.
 """
 
 from __future__ import annotations
@@ -76,20 +73,10 @@ def caveats(marked: Sequence[ScoredAnswer]) -> Iterator[Caveat]:
     yield from of_scripts(marked)
 
 
-TEXTVQA = Task(
+TASK = Task(
     "textvqa",
     "TextVQA",
     partial(load, hints=False),
-    score,
-    aggregate_scores,
-    accuracy_metrics,
-    prompt=short_answer_prompt,
-    caveats=caveats,
-)
-TEXTVQA_OCR = Task(
-    "textvqa-ocr",
-    "TextVQA with OCR tokens",
-    partial(load, hints=True),
     score,
     aggregate_scores,
     accuracy_metrics,

@@ -133,6 +133,6 @@ def caveats(marked: Sequence[ScoredAnswer]) -> Iterator[Caveat]:
     yield from of_scripts(marked)
 
 
-VQAV2 = Task(
+TASK = Task(
     "vqav2", "VQAv2", load, score, aggregate, metrics, prompt=short_answer_prompt, caveats=caveats
 )

@@ -13,7 +13,7 @@ from safetensors.torch import load, save
 
 from ...conversations import ImageFinder
 from ...errors import ArtifactError
-from ..encoders import Encoder
+from ..encoders.encode import Encoder
 from ..image_io import open_image
 from .formats import Format, bytes_per_image, pack_rows, unpack_rows
 

@@ -27,7 +27,7 @@ from ...conversations import ImageFinder
 from ...distributed import ProcessGroup
 from ...errors import ImageError
 from ...pipeline.progress import OnEvent, Progress
-from ..encoders import Encoder, facts_fingerprint
+from ..encoders.encode import Encoder, facts_fingerprint
 from ..image_io import open_image_with_notes
 from .contents import (
     INDEX_FILES,
