@@ -136,7 +136,9 @@ def test_lora_goes_to_its_matrices(toy: families.Family, tmp_path: Path) -> None
     adapted = unfreeze_language(built, recipe)
     counted = count_trainable(adapted, recipe)  # raises unless it is what the shapes say
     assert counted.trainable == counted.trainable_expected > 0
-    adapted(**built.inputs([TALK], [[Image.new("RGB", (40, 30), "red")]]).to_kwargs()).loss.backward()
+    adapted(
+        **built.inputs([TALK], [[Image.new("RGB", (40, 30), "red")]]).to_kwargs()
+    ).loss.backward()
     assert any(
         p.grad.abs().max() > 0 for n, p in adapted.named_parameters() if "q_proj.lora_B" in n
     )
