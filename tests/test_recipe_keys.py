@@ -17,8 +17,9 @@ from pydantic import BaseModel
 import phisense
 from phisense.distributed import current_process_group
 from phisense.errors import PhisenseError
-from phisense.merging import MergeScores, _probes, check_merge
+from phisense.merging import _probes, check_merge
 from phisense.model import Phi3WithProjector, trainable
+from phisense.model.agreement import Agreement
 from phisense.model.arithmetic import choose_arithmetic
 from phisense.pipeline.features import encode_features
 from phisense.recipe import Recipe, load_recipe
@@ -27,7 +28,7 @@ from phisense.training.eval_callback import EvalCallback, eval_questions
 from phisense.training.loss_guard import LossGuard
 from phisense.training.optimizer import stage_optimizer
 from phisense.training.preflight import preflight
-from phisense.vision.encoders import Encoder
+from phisense.vision.encoders.encode import Encoder
 
 from .readers import Readers, keys
 from .tiny import make_root
@@ -182,7 +183,7 @@ def evaluation(recipe: Recipe) -> Any:
 
 
 def gate(recipe: Recipe) -> None:
-    check_merge(MergeScores(1.0, 0.95, 0.1), 0.0, recipe)
+    check_merge(Agreement(same_answers=0.95, delta_loss=0.1), 0.0, recipe)
 
 
 def probes(recipe: Recipe) -> Any:

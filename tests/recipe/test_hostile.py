@@ -261,7 +261,7 @@ def holds(annotation: Any, kind: type) -> bool:
 ALL = list(keys(Recipe))
 FLOATS = [at for at, annotation, _ in ALL if holds(annotation, float)]
 INTEGERS = [at for at, annotation, _ in ALL if annotation is int]
-PATTERNS = [at for at, _, told in ALL if set(get_args(Pattern)[1:]) & set(told)]
+PATTERNS = [at for at, _, told in ALL if any(one in told for one in get_args(Pattern)[1:])]
 
 
 def with_value(at: Path_, value: Any) -> dict[str, Any]:

@@ -14,7 +14,7 @@ predictors.py         generates answers: batched torch, or any chat engine
 journal.py            stores answers on disk, so that an interrupted evaluation resumes
 asked.py              the questions as they are put, under each condition
 run.py                the evaluation loop
-scores.py             metrics; ../intervals.py computes their confidence intervals
+scores.py             metrics; ../bootstrap.py computes their confidence intervals
 results.py            typed results: scores.json
 model_facts.py        typed facts about the model
 report.py             the report folder

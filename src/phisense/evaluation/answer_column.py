@@ -14,8 +14,8 @@ from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
+from ..bootstrap import MIN_UNITS
 from ..errors import DataError
-from ..intervals import MIN_UNITS
 from ..safe_parsing import quote
 from .answer_cells import (
     AnswerFile,
