@@ -43,7 +43,7 @@ FORMAT = Dialogue()
 ROWS = [
     {"id": "one", "shown": "a.jpg", "dialogue": "Q: What is it? A: A cat."},
     {"id": "two", "dialogue": "Q: Which colour is the sky? A: Blue.", "mood": "calm"},
-    {"id": "three", "shown": "../b.jpg", "dialogue": "Q: And this? A: A dog."},
+    {"id": "three", "shown": "..", "dialogue": "Q: And this? A: A dog."},
 ]
 
 
