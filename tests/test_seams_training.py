@@ -56,7 +56,12 @@ class Twice(Supervised):
 
 OBJECTIVE = Twice()
 '''
-STEPS = ("train.align=null", "train.log_every=1", "train.eval.questions=0")
+STEPS = (
+    "train.align=null",
+    "train.log_every=1",
+    "train.eval.questions=0",
+    "features.folder=features/tiny",
+)
 
 
 @pytest.fixture(scope="module")
