@@ -46,6 +46,7 @@ check: $(VENV)/.tools          ## formatting, lint, types, import contracts
 
 docs: $(VENV)/.tools           ## write the reference anew and build the documentation into site/
 	$(BIN)/python docs/generate.py
+	$(BIN)/python docs/reference_python.py
 	NO_MKDOCS_2_WARNING=1 $(BIN)/mkdocs build --strict
 
 bench: $(VENV)/.dev            ## measure what docs/benchmarks.md says of data and memory (half an hour)

@@ -42,7 +42,7 @@ from phisense import artifacts
 from phisense.chat import ChatSession, Sampling, Turn
 from phisense.chat.cpu_limits import physical_cores
 from phisense.chat.llama_engine import EXPORT_KIND, VISION_FOLDER, LlamaEngine
-from phisense.model.projectors import make_config, make_processor, native_class
+from phisense.model.projectors.config import make_config, make_processor, native_class
 from phisense.practice import __file__ as practice
 from phisense.prompt import prepare_tokenizer
 from phisense.publish.export import write_vision
@@ -282,13 +282,14 @@ def ours_decode(engine: LlamaEngine, before: int, tokens: int) -> float:
     while engine.count_tokens(session._messages(text), session._images()) < before:
         text += " more"
     made: list[float] = []
-    original = engine._sample_token
+    original = engine._sampler
 
-    def choosing(logits: Any, sampling: Sampling) -> int:
-        made.append(time.perf_counter())
-        return original(logits, sampling)
+    class Timed:
+        def sample(self, logits: Any, sampling: Sampling) -> int:
+            made.append(time.perf_counter())
+            return original.sample(logits, sampling)
 
-    engine._sample_token = choosing  # type: ignore[method-assign]
+    engine._sampler = Timed()  # type: ignore[assignment]
     try:
         list(
             engine.stream(
@@ -300,7 +301,7 @@ def ours_decode(engine: LlamaEngine, before: int, tokens: int) -> float:
             )
         )
     finally:
-        engine._sample_token = original  # type: ignore[method-assign]
+        engine._sampler = original
     return (len(made) - 1) / (made[-1] - made[0])
 
 

@@ -24,7 +24,7 @@ from phisense.conversations import CAPTION_KINDS, IMAGE, Message, Question, read
 from phisense.model import Phi3WithProjector
 from phisense.model.trainable import ADAPTER_FOLDER
 from phisense.recipe import Recipe, load_recipe
-from phisense.vision.encoders import Encoder
+from phisense.vision.encoders.encode import Encoder
 from phisense.vision.image_io import open_image
 
 FORMATS = {
@@ -63,7 +63,7 @@ def learn(
             [Message("user", f"{IMAGE}\n{q.text}"), Message("assistant", q.answers[0])]
             for q, _ in some
         ]
-        batch = built.inputs(talks, [[seen] for _, seen in some])
+        batch = built.inputs(talks, [[seen] for _, seen in some]).to_kwargs()
         count = int((batch["labels"][:, 1:] != -100).sum())
         with torch.autocast("cpu", dtype, enabled=dtype is not torch.float32):
             loss = model(**batch).loss

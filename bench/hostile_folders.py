@@ -49,8 +49,7 @@ def asked(folder: Path) -> Any:
     with torch.inference_mode():
         batch = built.inputs(
             [[Message("user", f"{IMAGE}\nWhat colour is it?")]], [[picture]], supervised=False
-        )
-        batch.pop("labels", None)
+        ).to_kwargs()
         built.model.generate(**batch, max_new_tokens=2, do_sample=False)
         return built.model(**batch).logits[0, -1].float().numpy()
 
@@ -93,7 +92,7 @@ def asked_gguf_plainly(folder: Path) -> Any:
 
 def asked_tower(folder: Path) -> Any:
     """What a vision part sees of a picture."""
-    from phisense.vision.encoders import Encoder
+    from phisense.vision.encoders.encode import Encoder
 
     return (
         Encoder(str(folder))

@@ -97,7 +97,7 @@ def machine_class() -> list[str]:
 
     cpu = torch.device("cpu")
     here, auto = describe_machine(cpu), choose_arithmetic("train", cpu)
-    has = set(here["instructions"])
+    has = set(here.instructions)
     missing = {
         "products in bfloat16 by instructions: they were emulated, or the instructions are"
         " hidden": auto.format == "bfloat16",
@@ -114,8 +114,8 @@ def machine_class() -> list[str]:
     }
     return [
         (
-            f"machine: {here['processor']};"
-            f" {', '.join(here['instructions']) or 'no instructions that matter'}; auto computes in"
+            f"machine: {here.processor};"
+            f" {', '.join(here.instructions) or 'no instructions that matter'}; auto computes in"
             f" {auto.format}"
         ),
         *(f"not covered on it: {what}" for what, covered in missing.items() if not covered),

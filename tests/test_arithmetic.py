@@ -21,9 +21,10 @@ from torch import nn
 from phisense.errors import ArtifactError, PartError, PhisenseError
 from phisense.model import Phi3WithProjector, arithmetic, load_model, quantized
 from phisense.model.device import describe_machine
+from phisense.model.inputs import stack_features
 from phisense.recipe import load_recipe
 from phisense.training import Training
-from phisense.vision.encoders import Encoder
+from phisense.vision.encoders.encode import Encoder
 from phisense.vision.store import FeatureStore
 
 from .tiny import make_root
@@ -108,7 +109,7 @@ def test_the_road_in_every_format(root: Path, compute: str, kind: str, verb: Any
         "--out",
         root / "reports" / model.name,
     )
-    here = describe_machine(torch.device("cpu"))
+    here = describe_machine(torch.device("cpu")).to_dict()
     for made, step, name in (
         (facts, "train", compute),
         (report, "merge", "float32"),
@@ -207,9 +208,9 @@ def test_features_are_read_under_autocast(root: Path, compute: str, kind: str) -
     with torch.autocast("cpu", torch.bfloat16, enabled=compute == "bfloat16"):
         found = store.batch(store.names)
         slots = built.project(list(found))
-        given = built.image_inputs(list(found))
+        given = stack_features(list(found))
     torch.testing.assert_close(found.float(), plain.float(), rtol=0.02, atol=0.02)
-    assert len(slots) == len(given["pixel_values"]) == 4
+    assert len(slots) == len(given) == 4
     if kind == "float16":  # the control: what it was read by
         with torch.autocast("cpu", torch.bfloat16), pytest.raises(RuntimeError, match="autocast"):
             torch.stack(list(plain))
@@ -305,7 +306,7 @@ def test_training_never_computes_in_float16(root: Path) -> None:
         root / "tiny.yaml",
         ("name=half", "features.folder=features/float16", "compute_dtype=float16"),
     )
-    told = Training(recipe, lambda row: None, device="cpu")()["arithmetic"]
+    told = Training(recipe, lambda row: None, device="cpu")().arithmetic
     assert (told["format"], told["reason"]) == (
         "float32",
         "float16 was asked for, but Phi-3's activations pass 65,504 in training",

@@ -23,6 +23,8 @@ from transformers import (
     SiglipVisionModel,
 )
 
+from phisense import Phi3WithProjector
+
 PRACTICE = Path(__file__).parent.parent / "src" / "phisense" / "practice" / "parts"
 
 
@@ -76,6 +78,19 @@ def make_vision(folder: Path, *, encoder: str = "clip", side: int = 32, patch: i
         size={"shortest_edge": side}, crop_size={"height": side, "width": side}
     ).save_pretrained(folder)
     return folder
+
+
+@torch.inference_mode()
+def generated(
+    built: Phi3WithProjector, conversations: Any, visuals: Any, *, max_new_tokens: int
+) -> list[str]:
+    """Greedy answers of one batch the plain way: no cache but that of `generate`."""
+    inputs = built.inputs(conversations, visuals, supervised=False).to_kwargs()
+    made = built.model.generate(**inputs, max_new_tokens=max_new_tokens, do_sample=False)
+    # given embeddings, `generate` returns the new ids alone
+    new = made[:, inputs["input_ids"].shape[1] if "input_ids" in inputs else 0 :]
+    stop = built.prompt.truncate_at_stop
+    return [built.prompt.decode(stop(row.tolist())) for row in new]
 
 
 def make_root(root: Path, *, encoder: str = "clip", side: int = 32) -> dict[str, Any]:

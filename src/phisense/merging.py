@@ -16,10 +16,9 @@ recipe's dtype, and with the control.
 
 from __future__ import annotations
 
-from collections.abc import Callable, Sequence
-from dataclasses import asdict, dataclass
+from collections.abc import Callable, Mapping, Sequence
+from dataclasses import dataclass
 from pathlib import Path
-from typing import Any
 
 import torch
 from transformers import AutoConfig
@@ -28,11 +27,13 @@ from . import artifacts, safe_replace
 from .conversations import ImageFinder, Question, read_questions
 from .errors import MergeError
 from .model import Phi3WithProjector, save_model
+from .model.agreement import Agreement, Gate, Outputs, compare_outputs
 from .model.arithmetic import choose_arithmetic
-from .model.assembly import Visual, load_language
+from .model.assembly import load_language
 from .model.batch_generate import Completion, batch_generate, query_for
 from .model.device import DTYPES
 from .model.folder import MODEL_KIND
+from .model.inputs import Visual
 from .model.provenance import PartDigests, check_parts_unchanged
 from .model.quantized import dequantize, frozen_linear
 from .model.trainable import get_projector, snapshot
@@ -40,28 +41,10 @@ from .model.training_record import RECORD_FILE, training_record
 from .model.unmerged import attach_vision_tower, load_run_recipe, load_with_adapter
 from .parts import load_auto, resolve_part, split_revision
 from .pipeline.progress import OnEvent, Progress, ignore
+from .pipeline.results import MergeGate, MergeMeasurement, MergeResult
 from .recipe import Recipe
-from .vision.encoders import Encoder
+from .vision.encoders.encode import Encoder
 from .vision.image_io import open_image
-
-
-@dataclass(frozen=True)
-class MergeScores:
-    """Loss per supervised token, its difference from the unmerged adapter's, and the share of
-    identical answers.
-    """
-
-    loss: float
-    same_answers: float
-    delta_loss: float
-
-
-@dataclass(frozen=True)
-class ProbeResults:
-    """Loss per supervised token over all probes, and each probe's greedy answer as token ids."""
-
-    loss: float
-    answers: list[tuple[int, ...]]
 
 
 @dataclass(frozen=True)
@@ -82,9 +65,9 @@ def merge(
     overwrite: bool = False,
     device: str = "auto",
     on_event: OnEvent = ignore,
-) -> tuple[Path, dict[str, Any]]:
-    """Measure the merge and write `out` or `models/<name>` beside `runs`, with `merge_report.json`;
-    returns the folder and the report.
+) -> MergeResult:
+    """Measure the merge and write `out` or `models/<name>` beside `runs`, with `merge_report.json`,
+    which is returned.
 
     `changes` to the run's recipe, key=value, set where its parts are now, or how it is merged.
     Raises PartError if a part is not the one used in training; MergeError, writing nothing, if the
@@ -95,7 +78,7 @@ def merge(
     safe_replace.check_can_write(folder, kind=MODEL_KIND, overwrite=overwrite)
     parts = check_parts_unchanged(run, recipe)
     probes = _probes(recipe, device)
-    results: dict[str, ProbeResults] = {}
+    results: dict[str, Outputs] = {}
     order = [
         *(["on_original"] if recipe.train.lora is not None else []),
         "shuffled",
@@ -130,8 +113,8 @@ def merge(
         float((p.detach().float().cpu() - trained[name].to(p.dtype).float()).abs().max())
         for name, p in merged.projector.named_parameters()
     )
-    check_merge(_compare(results, "merged"), projector_change, recipe)
-    arithmetic = choose_arithmetic("merge", device).as_dict()
+    check_merge(compare_outputs(results["adapter"], results["merged"]), projector_change, recipe)
+    arithmetic = choose_arithmetic("merge", device).to_dict()
     with artifacts.staged_artifact(
         folder, kind=MODEL_KIND, about=_manifest_facts(recipe, parts), overwrite=overwrite
     ) as aside:
@@ -139,38 +122,42 @@ def merge(
         save_model(merged, aside)
         if recipe.train.quantize:
             measure("back_to_nf4", _requantized(merged, aside))
-        report: dict[str, Any] = {
-            "reference": _describe_reference(recipe),
-            "reference_loss": results["adapter"].loss,
-            "probes": len(probes),
-            "dtype": recipe.merge.dtype,
-            "arithmetic": arithmetic,
-            "projector_change": projector_change,
-            **{
-                name: asdict(_compare(results, name))
-                for name in ("merged", "on_original", "back_to_nf4", "shuffled")
-                if name in results
-            },
-            "gate": {
-                "most_delta_loss": recipe.merge.max_delta_loss,
-                "least_same_answers": recipe.merge.min_same_answers,
-            },
-        }
-        artifacts.write_json(aside / "merge_report.json", report)
-        artifacts.write_json(aside / RECORD_FILE, training_record(run, recipe))
-    return folder, report
+        measured = _measurements(results)
+        report = MergeResult(
+            folder=folder,
+            reference=_describe_reference(recipe),
+            reference_loss=results["adapter"].loss,
+            probes=len(probes),
+            dtype=recipe.merge.dtype,
+            arithmetic=arithmetic,
+            projector_change=projector_change,
+            gate=MergeGate(
+                max_delta_loss=recipe.merge.max_delta_loss,
+                min_same_answers=recipe.merge.min_same_answers,
+            ),
+            merged=measured["merged"],
+            on_original=measured.get("on_original"),
+            back_to_nf4=measured.get("back_to_nf4"),
+            shuffled=measured["shuffled"],
+        )
+        artifacts.write_json(aside / MergeResult.FILE, report.to_dict())
+        artifacts.write_json(aside / RECORD_FILE, training_record(run, recipe).to_dict())
+    return report
 
 
-def _compare(results: dict[str, ProbeResults], name: str) -> MergeScores:
-    """Scores of a model relative to the unmerged adapter."""
-    one, reference = results[name], results["adapter"]
-    same = sum(a == b for a, b in zip(one.answers, reference.answers, strict=True)) / len(
-        reference.answers
-    )
-    return MergeScores(one.loss, same, one.loss - reference.loss)
+def _measurements(results: Mapping[str, Outputs]) -> dict[str, MergeMeasurement]:
+    """How each model differs from the unmerged adapter, by name."""
+    measured = {}
+    for name, outputs in results.items():
+        if name != "adapter":
+            found = compare_outputs(results["adapter"], outputs)
+            measured[name] = MergeMeasurement(
+                loss=outputs.loss, same_answers=found.same_answers, delta_loss=found.delta_loss
+            )
+    return measured
 
 
-def _manifest_facts(recipe: Recipe, parts: PartDigests) -> dict[str, Any]:
+def _manifest_facts(recipe: Recipe, parts: PartDigests) -> dict[str, object]:
     """Facts for the manifest: `made_from` holds the parts' Hub ids, `parts` the digests and
     revisions of all parts.
     """
@@ -181,7 +168,7 @@ def _manifest_facts(recipe: Recipe, parts: PartDigests) -> dict[str, Any]:
         "made_from": [
             split_revision(part)[0] for part in named if not Path(part).expanduser().is_dir()
         ],
-        "parts": parts,
+        "parts": {name: one.to_dict() for name, one in parts.items()},
         "compute_dtype": recipe.compute_dtype,
     }
 
@@ -198,12 +185,14 @@ def _progress(name: str, done: int, total: int) -> Progress:
     return Progress("merging and measuring", done, total, "models", name.replace("_", " "))
 
 
-def check_merge(measured: MergeScores, projector_change: float, recipe: Recipe) -> None:
+def check_merge(measured: Agreement, projector_change: float, recipe: Recipe) -> None:
     """Raises MergeError if the merged model differs from the adapter by more than `recipe.merge`
     allows.
     """
-    gate = recipe.merge
-    if measured.delta_loss > gate.max_delta_loss or measured.same_answers < gate.min_same_answers:
+    gate = Gate(
+        max_delta_loss=recipe.merge.max_delta_loss, min_same_answers=recipe.merge.min_same_answers
+    )
+    if not gate.admits(measured):
         raise MergeError(
             "the merged model is not what was trained, so it was not written",
             got=f"loss {measured.delta_loss:+.5f} and {measured.same_answers:.1%} equal answers",
@@ -311,7 +300,7 @@ def _requantized(merged: Phi3WithProjector, written: Path) -> Phi3WithProjector:
 
 
 @torch.inference_mode()
-def _measure(built: Phi3WithProjector, recipe: Recipe, probes: Sequence[Probe]) -> ProbeResults:
+def _measure(built: Phi3WithProjector, recipe: Recipe, probes: Sequence[Probe]) -> Outputs:
     completions: list[Completion] = []
     for start in range(0, len(probes), recipe.evaluate.batch_size):
         batch = probes[start : start + recipe.evaluate.batch_size]
@@ -323,7 +312,7 @@ def _measure(built: Phi3WithProjector, recipe: Recipe, probes: Sequence[Probe]) 
         )
         queries = [query_for(p.question, image_embeds.get(id(p.visual))) for p in batch]
         completions += batch_generate(built, queries, max_new_tokens=recipe.evaluate.max_new_tokens)
-    return ProbeResults(
-        sum(one.loss for one in completions) / sum(one.tokens for one in completions),
-        [one.ids for one in completions],
+    return Outputs(
+        answers=[one.ids for one in completions],
+        loss=sum(one.loss for one in completions) / sum(one.tokens for one in completions),
     )

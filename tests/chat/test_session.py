@@ -19,11 +19,14 @@ from phisense.conversations import IMAGE, Message
 from phisense.errors import ChatError
 from phisense.vision.image_io import open_image
 
+from ..tiny import generated
+
 
 class Echo:
     """An engine that says how many messages it was given; a token is a word."""
 
     name, window, picture_tokens = "echo", 100, 10
+    kind, where, endpoint, attention_map = "echo", "nowhere", None, None
 
     def __init__(self) -> None:
         self.given: list[list[Message]] = []
@@ -155,9 +158,7 @@ def test_the_torch_engine_streams_what_batches_answer(engine: TorchEngine, world
     asked = [[Message("user", f"{IMAGE}\nDescribe the picture.")]]
     assert (
         "".join(pieces).strip()
-        == engine.built.generate_answers(
-            asked, [engine.built.project([picture])], max_new_tokens=256
-        )[0]
+        == generated(engine.built, asked, [[picture]], max_new_tokens=256)[0]
     )
 
 
@@ -174,12 +175,7 @@ def test_a_second_turn_equals_the_same_conversation_given_at_once(
         Message("assistant", first),
         Message("user", "Describe the picture."),
     ]
-    assert (
-        engine.built.generate_answers(
-            [messages], [engine.built.project([picture])], max_new_tokens=256
-        )[0]
-        == second
-    )
+    assert generated(engine.built, [messages], [[picture]], max_new_tokens=256)[0] == second
 
 
 def test_sessions_do_not_see_each_other(engine: TorchEngine, world: Path) -> None:

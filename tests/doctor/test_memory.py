@@ -24,11 +24,16 @@ from phisense.model.varlen_attention import VARLEN
 from phisense.prompt import IGNORE_INDEX, Rendered
 from phisense.recipe import Lora, Recipe, parse_recipe
 from phisense.training import packing
+from phisense.training.objectives.supervised import supervised_loss
 from phisense.training.packing import PackedRow, concatenate_rows
-from phisense.training.trainer import supervised_loss
 
 TOKENS = 60
 BOUND = 0.03
+
+
+def saved_by_loss(s: Shapes, x: MicroBatch) -> float:
+    """What autograd saves of the loss: the log-probabilities and the labels."""
+    return x.rows * x.supervised * (4.0 * s.vocabulary + 8)
 
 
 def recipe_of(parts: tuple[str, str], *, pool: int = 1, kind: str = "mlp", **train: Any) -> Recipe:
@@ -154,7 +159,8 @@ def kept_by_autograd(
     """
     width = built.model.config.vision_config.hidden_size
     talk = [Message("user", f"{IMAGE}\nWhat?"), Message("assistant", "Red. " * 40)]
-    batch = built.inputs([talk] * rows, [[torch.rand(16, width)]] * rows)
+    inputs = built.inputs([talk] * rows, [[torch.rand(16, width)]] * rows)
+    batch: dict[str, Any] = {**inputs.to_kwargs()}
     for key in ("input_ids", "attention_mask", "labels"):
         batch[key] = batch[key][:, :tokens].contiguous()
     assert batch["input_ids"].shape == (rows, tokens)
@@ -268,7 +274,7 @@ def test_activations_are_what_autograd_keeps(
 ) -> None:
     x = setting_of(rows, TOKENS, rank, dropout, checkpointing, quantize, spans)
     kept, s, x = measure(wider, x)
-    planned = activations.saved_for_backward(s, x) + activations.saved_by_loss(s, x)
+    planned = activations.saved_for_backward(s, x) + saved_by_loss(s, x)
     # holds mask and angles for its second forward pass by itself, not through autograd
     if checkpointing:
         planned -= activations.mask_and_rotary(s, x)
@@ -285,11 +291,11 @@ def test_full_fine_tuning_costs_what_autograd_keeps(
     x = replace(setting_of(2, TOKENS, None, 0.0, checkpointing, False, True), full_finetuning=True)
     kept, s, x = measure(wider, x)
     around = activations.mask_and_rotary(s, x) if checkpointing else 0
-    assert activations.saved_for_backward(s, x) + activations.saved_by_loss(
-        s, x
-    ) - around == pytest.approx(kept, rel=BOUND)
+    assert activations.saved_for_backward(s, x) + saved_by_loss(s, x) - around == pytest.approx(
+        kept, rel=BOUND
+    )
     forgotten = replace(x, full_finetuning=False)
-    assert activations.saved_for_backward(s, forgotten) + activations.saved_by_loss(
+    assert activations.saved_for_backward(s, forgotten) + saved_by_loss(
         s, x
     ) - around != pytest.approx(kept, rel=BOUND)
 
@@ -338,12 +344,12 @@ def test_a_shared_picture_costs_what_autograd_keeps(
     kept, s, x = measure(
         wider, replace(setting_of(2, TOKENS, rank, 0.0, False, False, True), **seen), shared
     )
-    planned = activations.saved_for_backward(s, x) + activations.saved_by_loss(s, x)
+    planned = activations.saved_for_backward(s, x) + saved_by_loss(s, x)
     assert planned == pytest.approx(kept, rel=BOUND)
     forgotten = replace(x, scores=TOKENS**2, behind=0)
-    assert activations.saved_for_backward(s, forgotten) + activations.saved_by_loss(
-        s, x
-    ) != pytest.approx(kept, rel=BOUND / 3)
+    assert activations.saved_for_backward(s, forgotten) + saved_by_loss(s, x) != pytest.approx(
+        kept, rel=BOUND / 3
+    )
 
 
 def test_checkpointing_is_planned_as_a_saving(wider: tuple[str, str]) -> None:

@@ -16,8 +16,9 @@ import torch
 from safetensors.torch import load_file, save_file
 
 from phisense.errors import ArtifactError, DataError, UsageError
-from phisense.model import load_model
+from phisense.model import ModelInputs, load_model, pad_rows
 from phisense.pipeline.progress import Event, Notice, Progress
+from phisense.prompt import Rendered
 
 
 def run(verb: Any, model: Path, world: Path, out: Path, *more: object) -> dict[str, Any]:
@@ -136,9 +137,12 @@ def test_batches_padded_on_the_right_would_change_answers(
     """The control: where an answer begins behind its padding, it is another."""
     from phisense.model import batch_generate as generation
 
-    padded = generation.pad_rows
     run(verb, model, world, tmp_path / "1", "--condition", "real", "--limit", 48, "--batch-size", 1)
-    monkeypatch.setattr(generation, "pad_rows", lambda rows, pad, left=False: padded(rows, pad))
+
+    def on_the_right(prompts: list[list[int]], pad_id: int) -> ModelInputs:
+        return pad_rows([Rendered(ids, [-100] * len(ids)) for ids in prompts], pad_id)
+
+    monkeypatch.setattr(generation, "pad_prompts", on_the_right)
     run(
         verb,
         model,

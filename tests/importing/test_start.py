@@ -80,7 +80,7 @@ def loss_of(folder: Path, root: Path) -> float:
     total, tokens = 0.0, 0
     for row in read_conversations(root / "rows.json"):
         seen = [open_image(pictures.path(name)) for name in row.images]
-        batch = built.inputs([row.messages], [seen])
+        batch = built.inputs([row.messages], [seen]).to_kwargs()
         count = int((batch["labels"][:, 1:] != -100).sum())
         total += float(built.model(**batch).loss) * count
         tokens += count

@@ -14,7 +14,8 @@ from safetensors.torch import load_file, save_file
 
 from phisense import artifacts, merging
 from phisense.errors import ArtifactError, MergeError
-from phisense.merging import MergeScores, check_merge
+from phisense.merging import check_merge
+from phisense.model.agreement import Agreement
 from phisense.model.quantized import dequantize
 from phisense.recipe import load_recipe
 
@@ -55,14 +56,19 @@ def test_the_naive_merge_and_the_shuffled_one_lose(merged: dict[str, Any]) -> No
     assert merged["back_to_nf4"]["same_answers"] < gate["least_same_answers"]
 
 
+def agreement(reported: dict[str, float]) -> Agreement:
+    return Agreement(delta_loss=reported["delta_loss"], same_answers=reported["same_answers"])
+
+
 @pytest.mark.parametrize("control", ["shuffled", "back_to_nf4"])
 def test_the_gate_refuses_what_lost_something(merged: dict[str, Any], control: str) -> None:
     recipe = load_recipe("practice")
-    check_merge(MergeScores(**merged["merged"]), 0.0, recipe)
+    found = {name: agreement(merged[name]) for name in ("merged", control)}
+    check_merge(found["merged"], 0.0, recipe)
     with pytest.raises(MergeError, match="not what was trained, so it was not written; got loss"):
-        check_merge(MergeScores(**merged[control]), 0.0, recipe)
+        check_merge(found[control], 0.0, recipe)
     with pytest.raises(MergeError, match="changed the projector; got 0.5; wanted 0.0"):
-        check_merge(MergeScores(**merged["merged"]), 0.5, recipe)
+        check_merge(found["merged"], 0.5, recipe)
 
 
 @pytest.mark.parametrize("dtype", ["bfloat16", "float16"])

@@ -17,7 +17,7 @@ from phisense.conversations import IMAGE, Message, Question, read_questions
 from phisense.model import Phi3WithProjector, load_model, trainable
 from phisense.model.device import DTYPES
 from phisense.recipe import Recipe, load_recipe
-from phisense.vision.encoders import Encoder
+from phisense.vision.encoders.encode import Encoder
 from phisense.vision.image_io import open_image
 
 from ..conftest import LONG

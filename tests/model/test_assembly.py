@@ -18,7 +18,9 @@ from phisense.errors import PartError, TrainingError
 from phisense.model import load_model, save_model
 from phisense.model.lora import add_lora, check_targets, expected_trainable
 from phisense.recipe import Lora, Projector
-from phisense.vision.encoders import Encoder
+from phisense.vision.encoders.encode import Encoder
+
+from ..tiny import generated
 
 
 def picture(seed: int) -> Image.Image:
@@ -39,7 +41,7 @@ def logits(
     built: Phi3WithProjector, conversations: list[list[Message]], visuals: list[list[Any]]
 ) -> torch.Tensor:
     with torch.inference_mode():
-        out: torch.Tensor = built.model(**built.inputs(conversations, visuals)).logits
+        out: torch.Tensor = built.model(**built.inputs(conversations, visuals).to_kwargs()).logits
     return out
 
 
@@ -70,11 +72,11 @@ def test_the_seam_equals_plain_pixels(parts: tuple[str, str]) -> None:
     pixels = built.processor.image_processor([picture(1)], return_tensors="pt")["pixel_values"]
     with torch.inference_mode():
         native = built.model(
-            input_ids=batch["input_ids"],
-            attention_mask=batch["attention_mask"],
+            input_ids=batch.input_ids,
+            attention_mask=batch.attention_mask,
             pixel_values=pixels,
         ).logits
-        ours = built.model(**batch).logits
+        ours = built.model(**batch.to_kwargs()).logits
     torch.testing.assert_close(ours, native, rtol=1e-4, atol=1e-4)
 
 
@@ -100,11 +102,11 @@ def test_left_padded_answers_equal_single_ones(built: Phi3WithProjector) -> None
         [Message("user", "Hi.")],
         [Message("user", f"{IMAGE}\nWhat colour is the large circle at the top left?")],
     ]
-    slots = [[], built.project([picture(1)])]
-    together = built.generate_answers(questions, slots, max_new_tokens=6)
+    seen: list[list[Any]] = [[], [picture(1)]]
+    together = generated(built, questions, seen, max_new_tokens=6)
     alone = [
-        built.generate_answers([q], [s], max_new_tokens=6)[0]
-        for q, s in zip(questions, slots, strict=True)
+        generated(built, [q], [s], max_new_tokens=6)[0]
+        for q, s in zip(questions, seen, strict=True)
     ]
     assert together == alone
 
@@ -163,7 +165,9 @@ def test_a_wrong_lora_pattern_is_refused(parts: tuple[str, str], pattern: str, w
 
 def test_parts_of_the_wrong_kind_are_sentences(parts: tuple[str, str], tmp_path: Path) -> None:
     language, vision = parts
-    with pytest.raises(PartError, match="is no Phi-3; got clip_vision_model; wanted phi3"):
+    with pytest.raises(
+        PartError, match="is no Phi-3 or Phi-4-mini; got clip_vision_model; wanted phi3"
+    ):
         Phi3WithProjector.assemble(vision, vision)
     with pytest.raises(PartError, match="is no clip encoder; got phi3"):
         Phi3WithProjector.assemble(language, language)

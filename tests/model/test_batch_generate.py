@@ -51,18 +51,19 @@ def some_questions(built: Phi3WithProjector) -> list[Query]:
 
 def by_itself(built: Phi3WithProjector, one: Query) -> tuple[list[int], float]:
     """The plain way: no cache but generate's own, no padding, the model's own loss."""
-    batch = built.inputs_from_embeds([one.messages], [one.image_embeds], supervised=False)
-    del batch["labels"]
+    counts = [len(vectors) for vectors in one.image_embeds]
+    asked = torch.tensor([built.prompt.render_for_completion(one.messages, counts)])
+    whole = built.prompt.render_conversation([*one.messages, one.reference], counts)
+    labels = torch.tensor([whole.labels])
     with torch.inference_mode():
-        made = built.model.generate(**batch, max_new_tokens=8, do_sample=False)
-        whole = built.inputs_from_embeds(
-            [(*one.messages, one.reference)], [one.image_embeds], supervised=True
+        made = built.model.generate(
+            inputs_embeds=built.embed(asked, one.image_embeds), max_new_tokens=8, do_sample=False
         )
-        tokens = int((whole["labels"][:, 1:] != -100).sum())
-        return (
-            built.prompt.truncate_at_stop(made[0, batch["input_ids"].shape[1] :].tolist()),
-            float(built.model(**whole).loss) * tokens,
-        )
+        loss = built.model(
+            inputs_embeds=built.embed(torch.tensor([whole.ids]), one.image_embeds), labels=labels
+        ).loss
+        tokens = int((labels[:, 1:] != -100).sum())
+        return built.prompt.truncate_at_stop(made[0].tolist()), float(loss) * tokens
 
 
 @pytest.mark.slow

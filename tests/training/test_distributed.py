@@ -21,8 +21,9 @@ from safetensors.torch import load_file
 from phisense.distributed import ProcessGroup
 from phisense.errors import TrainingError, UsageError
 from phisense.recipe import load_recipe
-from phisense.training import Training, trainer
+from phisense.training import Training
 from phisense.training.data import Samples
+from phisense.training.objectives import supervised
 from phisense.training.run_folder import list_runs
 from phisense.training.sampler import LengthGroupedSampler
 
@@ -144,7 +145,7 @@ def test_one_step_however_it_is_cut(
         wanted = labels[:, 1:][labels[:, 1:] != -100]
         return torch.nn.functional.cross_entropy(outputs.logits.float(), wanted) / BATCH
 
-    monkeypatch.setattr(trainer, "supervised_loss", mean_of_means)
+    monkeypatch.setattr(supervised, "supervised_loss", mean_of_means)
     verb("train", root / "tiny.yaml", *micro(1, "control", compute))
     assert apart(whole, told(root, "control"))[0] > 2 * BOUNDS[compute][0], (
         "each conversation's mean, as much as the next one's"

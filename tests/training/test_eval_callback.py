@@ -154,8 +154,8 @@ def told(
     """The notices about what is not asked, and the facts."""
     events: list[Event] = []
     recipe = load_recipe(root / "tiny.yaml", (*CHANGES, *SHORT[:-1], f"name={name}", *changes))
-    facts = Training(recipe, events.append, device="cpu", is_correct=is_correct)()
-    return [event.text for event in events if isinstance(event, Notice)], facts
+    result = Training(recipe, events.append, device="cpu", is_correct=is_correct)()
+    return [event.text for event in events if isinstance(event, Notice)], result.to_dict()
 
 
 @pytest.mark.slow

@@ -60,7 +60,7 @@ def train(root: Path, name: str, *changes: str, **options: Any) -> dict[str, Any
         device="cpu",
         overwrite=not options.get("resume"),
         **options,
-    )()
+    )().to_dict()
 
 
 def checks(facts: dict[str, Any]) -> list[dict[str, Any]]:

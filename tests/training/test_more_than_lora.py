@@ -53,15 +53,12 @@ def opens_natively(root: Path, model: Path) -> None:
         text=processor.apply_chat_template(asked, add_generation_prompt=True),
         return_tensors="pt",
     )
-    mine = ours.inputs_from_embeds(
-        [[Message("user", f"{IMAGE}\nWhat colour is it?")]],
-        [ours.project([picture])],
-        supervised=False,
+    mine = ours.inputs(
+        [[Message("user", f"{IMAGE}\nWhat colour is it?")]], [[picture]], supervised=False
     )
-    del mine["labels"]
     with torch.inference_mode():
         torch.testing.assert_close(
-            ours.model(**mine).logits, native(**batch).logits, rtol=1e-4, atol=1e-4
+            ours.model(**mine.to_kwargs()).logits, native(**batch).logits, rtol=1e-4, atol=1e-4
         )
 
 

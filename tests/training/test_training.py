@@ -98,7 +98,7 @@ def test_frozen_weights_do_not_change_by_a_bit(parts: tuple[str, str]) -> None:
     optimizer = torch.optim.AdamW([p for p in adapted.parameters() if p.requires_grad], lr=1e-2)
     batch = built.inputs(
         [[Message("user", f"{IMAGE}\nWhat?"), Message("assistant", "Red.")]], [[torch.rand(16, 16)]]
-    )
+    ).to_kwargs()
     for _ in range(3):
         optimizer.zero_grad()
         adapted(**batch).loss.backward()
@@ -110,12 +110,12 @@ def test_frozen_weights_do_not_change_by_a_bit(parts: tuple[str, str]) -> None:
 def test_other_pictures_give_another_loss(trained: dict[str, Any], world: Path) -> None:
     """The loss depends on which picture is seen: the control that training looked at all."""
     from phisense.conversations import IMAGE, Message, read_questions
-    from phisense.evaluation.run import (
+    from phisense.evaluation.asked import (
         pictures_for_condition,  # the same pairing as the evaluation's
     )
     from phisense.model.unmerged import load_with_adapter
     from phisense.recipe import load_recipe
-    from phisense.vision.encoders import Encoder
+    from phisense.vision.encoders.encode import Encoder
     from phisense.vision.image_io import open_image
 
     recipe = load_recipe(Path(trained["run"]) / "recipe.yaml")
@@ -133,7 +133,8 @@ def test_other_pictures_give_another_loss(trained: dict[str, Any], world: Path) 
             for q in questions
         ]
         with torch.inference_mode():
-            return float(built.model(**built.inputs(talks, [[f] for f in features])).loss)
+            batch = built.inputs(talks, [[f] for f in features]).to_kwargs()
+            return float(built.model(**batch).loss)
 
     own = loss([q.image for q in questions])
     assert loss(pictures_for_condition(questions, "shuffled", 0)) > own * 1.2
@@ -156,7 +157,8 @@ def test_resuming_ends_where_an_uninterrupted_run_ends(
 
     original = trainer.arguments
     monkeypatch.setattr(
-        "phisense.training.stages.arguments", lambda *a, **k: original(*a, **{**k, "save_every": 2})
+        "phisense.training.stage_plan.arguments",
+        lambda *a, **k: original(*a, **{**k, "save_every": 2}),
     )
     step = trainer.StageTrainer.training_step
     seen = {"steps": 0}
@@ -228,7 +230,7 @@ def test_a_damaged_checkpoint_is_passed_over(tmp_path: Path, parts: tuple[str, s
     for step in (2, 4):
         folder = tmp_path / f"checkpoint-{step}"
         trainable.save_trainable(model, folder)
-        checkpoints.finish_checkpoint(folder, about={"run": 1})
+        checkpoints.finish_checkpoint(folder, about={"run": 1}, keep=2)
     assert checkpoints.latest_verified(tmp_path, about={"run": 1}) == tmp_path / "checkpoint-4"
     weights = tmp_path / "checkpoint-4" / trainable.TRAINABLE_FILE
     data = bytearray(weights.read_bytes())
@@ -236,7 +238,7 @@ def test_a_damaged_checkpoint_is_passed_over(tmp_path: Path, parts: tuple[str, s
     weights.write_bytes(data)
     assert checkpoints.latest_verified(tmp_path, about={"run": 1}) == tmp_path / "checkpoint-2"
     trainable.save_trainable(model, tmp_path / "checkpoint-3")  # a life that went on from there
-    checkpoints.finish_checkpoint(tmp_path / "checkpoint-3", about={"run": 1})
+    checkpoints.finish_checkpoint(tmp_path / "checkpoint-3", about={"run": 1}, keep=2)
     assert checkpoints.latest_verified(tmp_path, about={"run": 1}) == tmp_path / "checkpoint-3"
     assert (tmp_path / "checkpoint-2").is_dir(), "the damaged one after it does not count as kept"
     shutil.rmtree(tmp_path / "checkpoint-3")

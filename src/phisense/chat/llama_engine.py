@@ -17,12 +17,12 @@ from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
-import numpy as np
 from PIL.Image import Image
 
 from .. import artifacts
 from ..conversations import Message
-from ..errors import ArtifactError, ChatError, PartError
+from ..errors import ArtifactError, PartError
+from ..families import context_window
 from ..opening import validate_folder
 from ..prompt import Prompt
 from .cpu_limits import available_memory, physical_cores
@@ -66,6 +66,11 @@ class LlamaEngine:
     recent sessions need it.
     """
 
+    kind = "llama"
+    where = "llama.cpp on the CPU"
+    endpoint = None
+    attention_map = None
+
     def __init__(
         self,
         folder: Path,
@@ -79,11 +84,13 @@ class LlamaEngine:
         """
         about, file = _read_export(folder)
         require_llama_cpp()
+        import torch
         from transformers import AutoTokenizer
 
-        from ..model.folder import check_tokenizer, context_window, open_model_config
-        from ..model.projectors import count_image_tokens, nested_pool
+        from ..model.folder import check_tokenizer, open_model_config
+        from ..model.projectors.image_tokens import count_image_tokens, nested_pool
         from ..parts import load_auto
+        from .sampling import TokenSampler
 
         self.name = f"{about['name']} {about['quant']}"
         self._vision_folder = folder / VISION_FOLDER
@@ -108,7 +115,9 @@ class LlamaEngine:
         self._lock = FairLock()
         self._image_keys = itertools.count(1)
         self._vision_model: Any = None
-        self._random = np.random.default_rng()
+        generator = torch.Generator()
+        generator.seed()  # otherwise every process draws the same
+        self._sampler = TokenSampler("Run phisense export again", generator)
 
     @classmethod
     def open(
@@ -194,7 +203,7 @@ class LlamaEngine:
         ends = set(self.prompt.stop_ids)
         words = StreamingDetokenizer(self.prompt.tokenizer)
         for number in range(sampling.max_new_tokens):
-            token = self._sample_token(logits, sampling)
+            token = self._sampler.sample(logits, sampling)
             if token in ends or stop.is_set():
                 break
             piece = words.push(token)
@@ -247,21 +256,6 @@ class LlamaEngine:
             for place in itertools.islice(places, len(one)):
                 keys[place] = one.key
         return keys, {one.key: one.embeddings for one in seen}
-
-    def _sample_token(self, logits: Logits, sampling: Sampling) -> int:
-        if sampling.temperature <= 0:
-            return int(logits.argmax())
-        if not np.isfinite(logits).all():
-            raise ChatError(
-                "the model computes no numbers",
-                got="logits that are none",
-                do="Run phisense export again",
-            )
-        scaled = np.exp((logits - logits.max()) / sampling.temperature, dtype=np.float64)
-        order = np.argsort(-scaled)
-        sums = np.cumsum(scaled[order] / scaled.sum())
-        nucleus = order[: int(np.searchsorted(sums, min(sampling.top_p, 1 - 1e-9))) + 1]
-        return int(self._random.choice(nucleus, p=scaled[nucleus] / scaled[nucleus].sum()))
 
     def _assign_sequence(self, owner: object) -> _SequenceState:
         """Return the owner's state, or a new one: in a free sequence, or in that of the least

@@ -12,7 +12,6 @@ import torch
 from PIL.Image import Image
 
 from ..conversations import Message
-from ..errors import ChatError
 from ..model import Phi3WithProjector, load_model
 from ..model.attention_map import attention_map
 from ..model.decoding import IncrementalDecoder
@@ -20,6 +19,7 @@ from .detokenize import StreamingDetokenizer
 from .engine import Sampling
 from .fair_lock import FairLock
 from .kv_cache import SessionCache, common_prefix_length
+from .sampling import TokenSampler
 
 PREFILL_CHUNK = {"cpu": 64, "cuda": 1024}  # prompt tokens between two checks of `stop`
 MAX_CACHE_BYTES = 4e9  # bytes of KV cache for all idle sessions
@@ -41,10 +41,14 @@ class TorchEngine:
     state of the most recent sessions is cached, of more sessions the shorter the context window.
     """
 
+    kind = "torch"
+    endpoint = None
+
     def __init__(self, built: Phi3WithProjector, name: str) -> None:
         self.built = built
         self.name = name
         self._decoding = IncrementalDecoder(built)
+        self._sampler = TokenSampler("Compute in float32, or run phisense merge again")
         self._cache: SessionCache[_CachedConversation] = SessionCache(
             max(2, min(256, int(MAX_CACHE_BYTES // self._decoding.nbytes)))
         )
@@ -67,6 +71,14 @@ class TorchEngine:
             load_model(folder, device, image_tokens=picture_tokens, quantize=quantize, step="chat"),
             folder.name,
         )
+
+    @property
+    def where(self) -> str:
+        """Device and number format."""
+        weights = self.built.model.lm_head.weight
+        dtype = str(weights.dtype).removeprefix("torch.")
+        held = "NF4 and " if getattr(self.built.model, "is_loaded_in_4bit", False) else ""
+        return f"torch on {self.built.device}, {held}{dtype}"
 
     @property
     def window(self) -> int:
@@ -164,7 +176,7 @@ class TorchEngine:
     ) -> Iterator[str]:
         stops = set(self.built.prompt.stop_ids)
         for left in reversed(range(sampling.max_new_tokens)):
-            token = sample_token(logits, sampling)
+            token = self._sampler.sample(logits, sampling)
             if token in stops:
                 break
             if piece := words.push(token):
@@ -188,21 +200,3 @@ def _reusable_length(
     ):
         return next((i for i in range(same) if ids[i] == image), same)
     return same
-
-
-@torch.inference_mode()
-def sample_token(logits: torch.Tensor, sampling: Sampling) -> int:
-    """Sample the next token from logits `(V,)`: argmax at temperature 0, else nucleus sampling with
-    `top_p`.
-    """
-    if not logits.isfinite().all():
-        raise ChatError(
-            "the model computes no numbers",
-            got="logits that are none",
-            do="Compute in float32, or run phisense merge again",
-        )
-    if sampling.temperature <= 0:
-        return int(logits.argmax())
-    chances, order = (logits / sampling.temperature).softmax(0).sort(descending=True)
-    chances[chances.cumsum(0) - chances >= sampling.top_p] = 0
-    return int(order[torch.multinomial(chances, 1)])

@@ -143,11 +143,6 @@ def loss_peak(s: Shapes, x: MicroBatch) -> float:
     return 12.0 * x.rows * x.supervised * s.vocabulary
 
 
-def saved_by_loss(s: Shapes, x: MicroBatch) -> float:
-    """What autograd saves of the loss: the log-probabilities and the labels."""
-    return x.rows * x.supervised * (4.0 * s.vocabulary + 8)
-
-
 def backward_peak(s: Shapes, x: MicroBatch) -> float:
     """Temporary gradients in the backward pass of one layer, and a matrix dequantized for it."""
     n, c = x.positions, x.itemsize

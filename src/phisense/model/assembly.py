@@ -1,10 +1,10 @@
-"""`Phi3WithProjector`: a Phi-3 and a vision encoder joined by a projector, as one native
+"""`Phi3WithProjector`: a language model and a vision encoder joined by a projector, as one native
 transformers model.
 
     images (N, 3, S, S) --encoder--> features (N, P, D) --projector--> image tokens (N, P', H) --+
                                          ^ or stored features                                    v
     conversation --prompt--> ids (B, T) --embedding--> (B, T, H), `<image>` rows replaced by them
-    --Phi-3--> logits (B, T, V)
+    --language model--> logits (B, T, V)
 
 The class builds the model and is the place where stored features enter; the model itself is
 `LlavaForConditionalGeneration`. LLaVA cannot express 2x2 pooling, so with `pool: 2` it is
@@ -15,73 +15,49 @@ initialized to their average.
 from __future__ import annotations
 
 from collections.abc import Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
 
 import torch
-from PIL.Image import Image
 from torch import nn
 from transformers import (
     AutoConfig,
     AutoTokenizer,
     GenerationConfig,
-    Phi3ForCausalLM,
     PreTrainedConfig,
 )
-from transformers.modeling_outputs import BaseModelOutputWithPooling
 
 from ..conversations import Message
-from ..errors import PartError
-from ..parts import MODEL_TYPES, load_auto, load_submodel, load_weights, resolve_part
-from ..prompt import IGNORE_INDEX, Prompt, Rendered, prepare_tokenizer
-from ..recipe import Projector, Recipe
-from ..vision.encoders import (
-    ENCODER_FAMILIES,
-    build_image_processor,
-    load_vision_tower,
-    vision_config,
+from ..families import (
+    DEFAULT_WINDOW,
+    WINDOW_KEY,
+    check_same_family,
+    context_window,
+    family_of_config,
 )
+from ..opening.registered import composite_model_types
+from ..parts import load_auto, load_submodel, load_weights, resolve_part
+from ..prompt import Prompt, prepare_tokenizer
+from ..recipe import Projector, Recipe
+from ..vision.encoders.base import ENCODERS
+from ..vision.encoders.loading import build_image_processor, load_vision_tower, vision_config
 from .arithmetic import Arithmetic, choose_arithmetic
 from .device import pick_device
-from .projectors import (
-    average_patches,
-    count_image_tokens,
-    fresh_projector,
-    load_projector,
-    make_config,
-    make_processor,
-    native_class,
+from .inputs import (
+    ModelInputs,
+    StoredFeatures,
+    Visual,
+    pad_prompts,
+    pad_rows,
+    project,
+    splice_images,
+    stack_features,
 )
+from .projectors.config import make_config, make_processor, native_class
+from .projectors.image_tokens import count_image_tokens
+from .projectors.weights import fresh_projector, load_projector
 from .quantized import forbid_repacking, nf4_config, set_compute_dtype
-
-Visual = Image | torch.Tensor
-"""A picture, or its stored features `(P, D)`."""
-
-
-class StoredFeatures(nn.Module):
-    """Replaces the vision tower in training: its "pixel values" are stored features `(N, P, D)`.
-
-    It returns what a tower returns: the same hidden states for every layer, preceded by a class row
-    where the model expects to drop one.
-    """
-
-    like: torch.Tensor
-
-    def __init__(self, config: PreTrainedConfig, extra_rows: int, dtype: torch.dtype) -> None:
-        super().__init__()
-        self.config = config
-        self.extra_rows = extra_rows
-        # A buffer, so that it is cast and moved with the model.
-        self.register_buffer("like", torch.zeros((), dtype=dtype), persistent=False)
-
-    def forward(self, pixel_values: torch.Tensor, **_: Any) -> BaseModelOutputWithPooling:
-        """Stored features `(N, P, D)` -> the output of a vision tower, with identical hidden states
-        for every layer.
-        """
-        hidden = nn.functional.pad(pixel_values.to(self.like.dtype), (0, 0, self.extra_rows, 0))
-        every_layer = (hidden,) * (self.config.num_hidden_layers + 1)
-        return BaseModelOutputWithPooling(last_hidden_state=hidden, hidden_states=every_layer)
 
 
 @dataclass
@@ -109,7 +85,7 @@ class Phi3WithProjector:
         *,
         encoder: str = "clip",
         layer: int = -2,
-        window: int = 4096,
+        window: int = DEFAULT_WINDOW,
         quantize: bool = False,
         stored_features: bool = False,
         device: str = "auto",
@@ -128,18 +104,18 @@ class Phi3WithProjector:
         where = pick_device(device)
         dtype = dtype or choose_arithmetic("train", where).dtype
         language_folder, vision_folder = resolve_part(language), resolve_part(vision)
-        kind = ENCODER_FAMILIES[encoder]
+        kind = ENCODERS[encoder]
         seen = vision_config(vision_folder, encoder)
-        phi = load_language(language_folder, where, dtype, quantize)
+        text = load_language(language_folder, where, dtype, quantize)
         projector = projector or Projector()
         built = cls._meta_model(
-            phi.config, language_folder, vision_folder, projector, encoder, layer, window
+            text.config, language_folder, vision_folder, projector, encoder, layer, window
         )
         model, config = built.model, built.model.config
         # Whole modules replace those of the empty model, so no weight is renamed, copied or
         # quantized a second time.
-        model.model.language_model = phi.model
-        model.lm_head = phi.lm_head
+        model.model.language_model = text.model
+        model.lm_head = text.lm_head
         model.model.vision_tower = (
             StoredFeatures(seen, kind.extra_rows, dtype)
             if stored_features
@@ -200,11 +176,14 @@ class Phi3WithProjector:
         window: int,
     ) -> Phi3WithProjector:
         """The native model on the meta device, with its tokenizer and processor."""
-        kind = ENCODER_FAMILIES[encoder]
+        kind = ENCODERS[encoder]
         seen = vision_config(vision, encoder)
         tokenizer = load_auto(AutoTokenizer, language)
         image_id = prepare_tokenizer(tokenizer, text.vocab_size)
+        check_same_family(text, tokenizer, language)
         config = make_config(projector, text, seen, image_id, layer, kind.strategy)
+        if window < context_window(config):
+            setattr(config, WINDOW_KEY, window)  # so that every consumer of the folder respects it
         with torch.device("meta"):
             model: Any = native_class(config)(config)
         prompt = Prompt(tokenizer)
@@ -212,7 +191,7 @@ class Phi3WithProjector:
         processor = make_processor(
             build_image_processor(vision, encoder), tokenizer, config, kind.extra_rows
         )
-        return cls(model.eval(), processor, prompt, _context_window(config, window))
+        return cls(model.eval(), processor, prompt, context_window(config))
 
     @property
     def device(self) -> torch.device:
@@ -237,165 +216,47 @@ class Phi3WithProjector:
         visuals: Sequence[Sequence[Visual]],
         *,
         supervised: bool = True,
-    ) -> dict[str, Any]:
-        """Model inputs of a padded batch: ids and mask `(B, T)`, labels `(B, T)` if `supervised`,
-        and the image inputs.
+    ) -> ModelInputs:
+        """A padded batch of conversations on the model's device, each with its own number of
+        images or stored features, possibly none.
 
-        Each conversation has its own number of visuals, possibly none; images and stored features
-        may be mixed. Supervised rows are padded on the right; unsupervised rows end where the
-        answer begins, and are padded on the left.
+        Supervised rows have labels and are padded on the right; unsupervised ones end where the
+        answer begins, have none, and are padded on the left. A model that reads stored features
+        gets them as `pixel_values`, any other the embeddings of ids and images.
         """
-        rows = []
-        for messages, seen in zip(conversations, visuals, strict=True):
-            image_tokens = [self.image_tokens] * len(seen)
-            if supervised:
-                rows.append(self.prompt.render_conversation(messages, image_tokens))
-            else:
-                ids = self.prompt.render_for_completion(messages, image_tokens)
-                rows.append(Rendered(ids, [IGNORE_INDEX] * len(ids)))
-        batch = pad_rows(rows, self.prompt.end_of_text_id, left=not supervised)
-        if not supervised:
-            del batch["labels"]
-        batch = {key: value.to(self.device) for key, value in batch.items()}
-        return {**batch, **self.image_inputs([visual for seen in visuals for visual in seen])}
-
-    def inputs_from_embeds(
-        self,
-        conversations: Sequence[Sequence[Message]],
-        image_embeds: Sequence[Sequence[torch.Tensor]],
-        *,
-        supervised: bool,
-    ) -> dict[str, Any]:
-        """As `inputs`, for images that are already projected: each `(P', H)`."""
-        rows = []
-        for messages, seen in zip(conversations, image_embeds, strict=True):
-            if supervised:
-                rows.append(
-                    self.prompt.render_conversation(messages, [len(vectors) for vectors in seen])
-                )
-            else:
-                ids = self.prompt.render_for_completion(
-                    messages, [len(vectors) for vectors in seen]
-                )
-                rows.append(Rendered(ids, [IGNORE_INDEX] * len(ids)))
-        batch: dict[str, Any] = {
-            k: v.to(self.device)
-            for k, v in pad_rows(rows, self.prompt.end_of_text_id, left=not supervised).items()
-        }
-        whole = [vectors.to(self.device) for seen in image_embeds for vectors in seen]
-        return {
-            **batch,
-            **({"mm_encoder_outputs": self.as_encoder_outputs(whole)} if whole else {}),
-        }
-
-    @torch.inference_mode()
-    def generate_answers(
-        self,
-        conversations: Sequence[Sequence[Message]],
-        image_embeds: Sequence[Sequence[torch.Tensor]],
-        *,
-        max_new_tokens: int,
-    ) -> list[str]:
-        """Greedy answers for one batch whose images are already projected."""
-        batch = self.inputs_from_embeds(conversations, image_embeds, supervised=False)
-        del batch["labels"]
-        made = self.model.generate(**batch, max_new_tokens=max_new_tokens, do_sample=False)
-        return [
-            self.prompt.decode(self.prompt.truncate_at_stop(row.tolist()))
-            for row in made[:, batch["input_ids"].shape[1] :]
-        ]
-
-    def image_inputs(self, visuals: Sequence[Visual]) -> dict[str, Any]:
-        """The keyword arguments that pass `visuals` to the model: none, stored features, or
-        projected image embeddings.
-        """
-        if not visuals:
-            return {}
+        counts = [[self.image_tokens] * len(seen) for seen in visuals]
+        pad_id, prompt = self.prompt.end_of_text_id, self.prompt
+        asked = list(zip(conversations, counts, strict=True))
+        batch = (
+            pad_rows([prompt.render_conversation(*one) for one in asked], pad_id)
+            if supervised
+            else pad_prompts([prompt.render_for_completion(*one) for one in asked], pad_id)
+        ).to(self.device)
+        flat = [visual for seen in visuals for visual in seen]
+        if not flat:
+            return batch
         if isinstance(self.model.model.vision_tower, StoredFeatures):
-            # In float32: autocast on CPUs cannot concatenate float16 tensors, and StoredFeatures
-            # casts them anyway.
-            stacked = torch.stack(
-                [visual.float() for visual in visuals if isinstance(visual, torch.Tensor)]
-            )
-            assert len(stacked) == len(visuals), (
+            features = [visual for visual in flat if isinstance(visual, torch.Tensor)]
+            assert len(features) == len(flat), (
                 "a model without a vision tower reads stored features only"
             )
-            return {"pixel_values": stacked.to(self.device)}
-        return {"mm_encoder_outputs": self.as_encoder_outputs(self.project(visuals))}
+            return replace(batch, pixel_values=stack_features(features).to(self.device))
+        return replace(batch, inputs_embeds=self.embed(batch.input_ids, self.project(flat)))
 
-    def as_encoder_outputs(self, image_embeds: Sequence[torch.Tensor]) -> dict[str, Any]:
-        """Image embeddings, each `(P', H)`, as the model's `mm_encoder_outputs`."""
-        whole: Any = (
-            torch.stack(list(image_embeds))
-            if self.model.config.model_type == "aya_vision"
-            else list(image_embeds)
-        )
-        return {"image": BaseModelOutputWithPooling(pooler_output=whole)}
+    def embed(
+        self, input_ids: torch.Tensor, image_embeds: Sequence[torch.Tensor] = ()
+    ) -> torch.Tensor:
+        """Input embeddings `(..., T, H)` of ids `(..., T)`, with the image embeddings, each
+        `(P', H)`, at the `<image>` ids.
+        """
+        table = self.model.get_input_embeddings()
+        return splice_images(table(input_ids), input_ids, self.prompt.image_id, image_embeds)
 
     def project(self, visuals: Sequence[Visual]) -> list[torch.Tensor]:
         """Encode and project each image, or its stored features `(P, D)`, to the image embeddings
         `(P', H)` of the language part.
         """
-        found: dict[int, torch.Tensor] = {}
-        pictures = {
-            i: visual for i, visual in enumerate(visuals) if not isinstance(visual, torch.Tensor)
-        }
-        stored = {i: visual for i, visual in enumerate(visuals) if isinstance(visual, torch.Tensor)}
-        if pictures:
-            pixels = self.processor.image_processor(list(pictures.values()), return_tensors="pt")[
-                "pixel_values"
-            ]
-            pixels = pixels.to(self.device, self.model.lm_head.weight.dtype)
-            if self.pool == 1:
-                found.update(zip(pictures, self._image_features(pixels), strict=True))
-            else:
-                stored |= dict(zip(pictures, self._patches(pixels), strict=True))
-        if stored:
-            features = average_patches(
-                torch.stack([one.to(self.device).float() for one in stored.values()]), self.pool
-            )
-            tower = self.model.model.vision_tower
-            stand_in = StoredFeatures(
-                self.model.config.vision_config,
-                _extra_rows(self.model.config),
-                self.model.lm_head.weight.dtype,
-            )
-            self.model.model.vision_tower = stand_in.to(self.device)
-            try:
-                found.update(zip(stored, self._image_features(features), strict=True))
-            finally:
-                self.model.model.vision_tower = tower
-        return [found[i] for i in range(len(visuals))]
-
-    def _patches(self, pixels: torch.Tensor) -> torch.Tensor:
-        """The tower's features of images, `(N, P, D)`, before the projector."""
-        config = self.model.config
-        hidden = self.model.model.vision_tower(pixels, output_hidden_states=True).hidden_states[
-            config.vision_feature_layer
-        ]
-        found: torch.Tensor = hidden[:, _extra_rows(config) :]
-        return found
-
-    def _image_features(self, pixels: torch.Tensor) -> Any:
-        return self.model.get_image_features(
-            pixel_values=pixels.to(self.device), return_dict=True
-        ).pooler_output
-
-
-def pad_rows(rows: Sequence[Rendered], pad: int, *, left: bool = False) -> dict[str, torch.Tensor]:
-    """Rendered rows -> `input_ids`, `attention_mask`, `labels`, each `(B, T)`, where T is the
-    longest row.
-    """
-    longest = max(len(row.ids) for row in rows)
-    ids = torch.full((len(rows), longest), pad)
-    mask = torch.zeros(len(rows), longest, dtype=torch.long)
-    labels = torch.full((len(rows), longest), IGNORE_INDEX)
-    for i, row in enumerate(rows):
-        span = slice(longest - len(row.ids), longest) if left else slice(0, len(row.ids))
-        ids[i, span] = torch.tensor(row.ids)
-        mask[i, span] = 1
-        labels[i, span] = torch.tensor(row.labels)
-    return {"input_ids": ids, "attention_mask": mask, "labels": labels}
+        return project(self.model, self.processor.image_processor, visuals, pool=self.pool)
 
 
 def make_generation_config(prompt: Prompt) -> GenerationConfig:
@@ -408,14 +269,10 @@ def make_generation_config(prompt: Prompt) -> GenerationConfig:
     )
 
 
-def _extra_rows(config: PreTrainedConfig) -> int:
-    return 1 if config.vision_feature_select_strategy == "default" else 0
-
-
 def language_config(folder: Path) -> Any:
     """Configuration of the language part of a folder, which may be a model folder.
 
-    Raises PartError if it is not a Phi-3.
+    Raises PartError if it is of no known language family.
     """
     return _language_configs(folder)[1]
 
@@ -425,14 +282,8 @@ def _language_configs(folder: Path) -> tuple[Any, Any]:
     text-only folder.
     """
     whole = load_auto(AutoConfig, folder)
-    config = whole.text_config if whole.model_type in MODEL_TYPES else whole
-    if config.model_type != "phi3":
-        raise PartError(
-            f"the language part {folder} is no Phi-3",
-            got=config.model_type,
-            wanted="phi3",
-            do="Use a Phi-3 or Phi-3.5 model",
-        )
+    config = whole.text_config if whole.model_type in composite_model_types() else whole
+    family_of_config(config, part=folder)
     return whole, config
 
 
@@ -440,7 +291,7 @@ def load_language(folder: Path, device: torch.device, dtype: torch.dtype, quanti
     """Load the language part of a folder, or of a model folder, computing in `dtype`.
 
     4-bit codes are quantized from the stored weights, whatever `dtype` is. Raises PartError if it
-    is not a Phi-3 or cannot be loaded.
+    is of no known language family or cannot be loaded.
     """
     whole, config = _language_configs(folder)
     options: dict[str, Any] = {"dtype": dtype, "device_map": {"": device}}
@@ -448,24 +299,14 @@ def load_language(folder: Path, device: torch.device, dtype: torch.dtype, quanti
         # the stored weights are quantized: a cast before it would change the codes
         options["dtype"] = torch.float32
         options["quantization_config"] = nf4_config(dtype)
+    model_class = family_of_config(config).load_class()
     if config is whole:
-        phi = load_weights(Phi3ForCausalLM, folder, **options)
+        language = load_weights(model_class, folder, **options)
     else:
-        phi = load_submodel(Phi3ForCausalLM, folder, "language_model", config, **options)
+        language = load_submodel(model_class, folder, "language_model", config, **options)
     # quantization in memory is no property of the model: a merged folder must not claim it
     if quantize:
-        del phi.config.quantization_config
-        set_compute_dtype(phi, dtype)
-        forbid_repacking(phi)
-    return phi
-
-
-def _context_window(config: PreTrainedConfig, max_tokens: int) -> int:
-    text = config.text_config
-    return int(
-        min(
-            max_tokens,
-            getattr(text, "original_max_position_embeddings", None) or 4096,
-            text.max_position_embeddings,
-        )
-    )
+        del language.config.quantization_config
+        set_compute_dtype(language, dtype)
+        forbid_repacking(language)
+    return language

@@ -72,8 +72,7 @@ def attention_map(
     """
     input_ids = torch.tensor(ids, device=built.device)
     where = (input_ids == built.prompt.image_id).nonzero()[:, 0]
-    embedded = built.model.get_input_embeddings()(input_ids)
-    embedded[where] = image_embeds.to(embedded)
+    embedded = built.embed(input_ids, [image_embeds])
     recorder = _Recorder(
         len(ids) - answer_length - 1, where
     )  # a token is predicted by the row before it

@@ -19,7 +19,8 @@ from transformers import DynamicCache
 
 from ..conversations import IMAGE, Message, Question
 from ..prompt import IGNORE_INDEX, Rendered
-from .assembly import Phi3WithProjector, pad_rows
+from .assembly import Phi3WithProjector
+from .inputs import ModelInputs, pad_prompts, pad_rows
 
 
 @dataclass(frozen=True, slots=True)
@@ -141,56 +142,50 @@ class SharedPrefix:
 
     def _prefill(
         self, prefixes: Sequence[list[int]], image_embeds: Sequence[torch.Tensor]
-    ) -> tuple[torch.Tensor, torch.Tensor, DynamicCache]:
+    ) -> tuple[ModelInputs, DynamicCache]:
         built = self.built
-        batch = pad_rows(
-            [Rendered(head, [IGNORE_INDEX] * len(head)) for head in prefixes],
-            built.prompt.end_of_text_id,
-            left=True,
-        )
-        ids, mask = batch["input_ids"].to(built.device), batch["attention_mask"].to(built.device)
-        seen = built.as_encoder_outputs([vectors.to(built.device) for vectors in image_embeds])
+        heads = pad_prompts(prefixes, built.prompt.end_of_text_id).to(built.device)
         made = built.model(
-            input_ids=ids,
-            attention_mask=mask,
-            position_ids=_position_ids(mask),
-            mm_encoder_outputs=seen,
+            inputs_embeds=built.embed(heads.input_ids, image_embeds),
+            attention_mask=heads.attention_mask,
+            position_ids=heads.position_ids,
             use_cache=True,
             logits_to_keep=1,
         )
-        return ids, mask, made.past_key_values
+        return heads, made.past_key_values
 
-    def _inputs_after_prefix(self, ids: torch.Tensor, mask: torch.Tensor) -> dict[str, Any]:
-        """Model inputs for tails `(B, T)`, each after a copy of its prefix's cache, since the model
-        writes into it.
+    def _after_prefix(self, tails: ModelInputs) -> tuple[ModelInputs, DynamicCache | None]:
+        """The ids and mask of each tail's prefix and of the tail itself, and a copy of the prefix's
+        cache, since the model writes into it; no cache if there is no prefix.
         """
         if self.prefilled is None:
-            return {"input_ids": ids, "attention_mask": mask}
-        head_ids, head_mask, read = self.prefilled
+            return tails, None
+        heads, read = self.prefilled
         cache = copy.deepcopy(read)
-        cache.batch_select_indices(torch.tensor(self.prefix_of, device=ids.device))
-        return {
-            "input_ids": torch.cat([head_ids[self.prefix_of], ids], 1),
-            "attention_mask": torch.cat([head_mask[self.prefix_of], mask], 1),
-            "past_key_values": cache,
-        }
+        cache.batch_select_indices(torch.tensor(self.prefix_of, device=tails.input_ids.device))
+        whole = ModelInputs(
+            torch.cat([heads.input_ids[self.prefix_of], tails.input_ids], 1),
+            torch.cat([heads.attention_mask[self.prefix_of], tails.attention_mask], 1),
+        )
+        return whole, cache
 
     def losses(self, tails: Sequence[Rendered]) -> list[tuple[float, int]]:
         """For each tail after its prefix: the summed cross-entropy of its supervised tokens, and
         their number.
         """
         built = self.built
-        batch = {
-            key: value.to(built.device)
-            for key, value in pad_rows(tails, built.prompt.end_of_text_id).items()
-        }
-        given = self._inputs_after_prefix(batch["input_ids"], batch["attention_mask"])
-        given["input_ids"] = batch["input_ids"]
-        positions = _position_ids(given["attention_mask"])[:, -batch["input_ids"].shape[1] :]
-        labels = batch["labels"][:, 1:]
+        batch = pad_rows(tails, built.prompt.end_of_text_id).to(built.device)
+        whole, cache = self._after_prefix(batch)
+        assert batch.labels is not None
+        labels = batch.labels[:, 1:]
         supervised = labels != IGNORE_INDEX
         with logits_at(built.model, nn.functional.pad(supervised, (0, 1))):
-            logits = built.model(**given, position_ids=positions).logits.float()
+            logits = built.model(
+                input_ids=batch.input_ids,
+                attention_mask=whole.attention_mask,
+                position_ids=whole.position_ids[:, -batch.input_ids.shape[1] :],
+                past_key_values=cache,
+            ).logits.float()
         losses = torch.zeros(labels.shape, device=logits.device)
         losses[supervised] = nn.functional.cross_entropy(
             logits, labels[supervised], reduction="none"
@@ -200,22 +195,19 @@ class SharedPrefix:
     def generate(self, tails: Sequence[list[int]], max_new_tokens: int) -> list[list[int]]:
         """Greedy continuation of each tail after its prefix, as ids without the stop token."""
         built = self.built
-        rows = [Rendered(tail, [IGNORE_INDEX] * len(tail)) for tail in tails]
-        batch = {
-            key: value.to(built.device)
-            for key, value in pad_rows(rows, built.prompt.end_of_text_id, left=True).items()
-        }
-        given = self._inputs_after_prefix(batch["input_ids"], batch["attention_mask"])
-        made = built.model.generate(**given, max_new_tokens=max_new_tokens, do_sample=False)
+        whole, cache = self._after_prefix(
+            pad_prompts(tails, built.prompt.end_of_text_id).to(built.device)
+        )
+        made = built.model.generate(
+            **whole.to_kwargs(),
+            past_key_values=cache,
+            max_new_tokens=max_new_tokens,
+            do_sample=False,
+        )
         return [
             built.prompt.truncate_at_stop(row.tolist())
-            for row in made[:, given["input_ids"].shape[1] :]
+            for row in made[:, whole.input_ids.shape[1] :]
         ]
-
-
-def _position_ids(mask: torch.Tensor) -> torch.Tensor:
-    """Position ids that count unpadded tokens only, wherever the padding is."""
-    return (mask.cumsum(1) - 1).clamp(min=0)
 
 
 @contextmanager

@@ -67,13 +67,8 @@ class IncrementalDecoder:
         """Input embeddings `(1, T, H)` of `ids`, with the image embeddings `(P', H)` at `<image>`
         positions.
         """
-        wanted = torch.tensor(ids, device=self.buffer.device)
-        found: torch.Tensor = self.built.model.get_input_embeddings()(wanted)
-        if image_embeds:
-            found[wanted == self.built.prompt.image_id] = torch.cat(
-                [one.to(found) for one in image_embeds]
-            )
-        return found.unsqueeze(0)
+        wanted = torch.tensor([ids], device=self.buffer.device)
+        return self.built.embed(wanted, image_embeds)
 
     @torch.inference_mode()
     def prefill(self, embedded: torch.Tensor) -> torch.Tensor:

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
-from dataclasses import replace
 from pathlib import Path
 
 from .progress import OnEvent, ignore
@@ -34,7 +33,7 @@ def merge(
     artifacts.read_manifest(run, kind="run", verify=False)
     from ..merging import merge as merge_run
 
-    folder, report = merge_run(
+    return merge_run(
         run,
         changes=tuple(changes),
         out=None if out is None else Path(out),
@@ -42,4 +41,3 @@ def merge(
         device=device,
         on_event=on_event,
     )
-    return replace(MergeResult.from_dict(report, MergeResult.FILE), folder=folder)

@@ -10,9 +10,6 @@ from collections.abc import Iterable, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 
-from .dialogue import scene_questions
-from .world import Scene
-
 RECORDINGS_FOLDER = Path(__file__).parent / "parts" / "spoken"
 
 
@@ -70,11 +67,3 @@ def _edit_distance(wanted: Sequence[str], got: Sequence[str]) -> int:
                 min(row[j] + 1, row[j - 1] + 1, above_left + (word != other)),
             )
     return row[-1]
-
-
-def scene_for(question_text: str, scenes: Sequence[Scene]) -> int | None:
-    """Index of the first scene in which this wording has exactly one right answer, or None."""
-    for index, scene in enumerate(scenes):
-        if question_text in {question.text for question in scene_questions(scene)}:
-            return index
-    return None

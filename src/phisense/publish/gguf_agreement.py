@@ -8,12 +8,11 @@ produced the same answer there.
 
 from __future__ import annotations
 
-from collections.abc import Callable, Sequence
+import math
+from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any
 
-import numpy as np
 import torch
 from PIL import Image, ImageDraw
 
@@ -21,13 +20,13 @@ from ..chat.llama_context import Embeddings, LlamaContext, Logits
 from ..conversations import IMAGE, ImageFinder, Message, Question
 from ..errors import ExportError
 from ..model import Phi3WithProjector, load_model
+from ..model.agreement import Agreement, Gate, Outputs, compare_outputs
 from ..model.folder import open_model_config
+from ..pipeline.results import FileAgreement
 from ..vision.image_io import open_image
 
 MIN_F16_TOP1, MAX_F16_KL = 0.99, 1e-3  # required of float16
 MAX_ANSWER_TOKENS = 32  # tokens of an answer that are compared
-
-ProgressCallback = Callable[[int, int], None]
 
 
 @dataclass(slots=True)
@@ -105,10 +104,9 @@ class TorchReference:
             *[self.built.prompt.image_id] * len(question.embeddings),
             *question.scored_ids,
         ]
-        seen = self.built.as_encoder_outputs([torch.from_numpy(question.embeddings)])
+        image_embeds = torch.from_numpy(question.embeddings)
         made = self.built.model(
-            input_ids=torch.tensor([ids]),
-            mm_encoder_outputs=seen,
+            inputs_embeds=self.built.embed(torch.tensor([ids]), [image_embeds]),
             logits_to_keep=len(question.scored_ids),
         )
         found: Logits = made.logits[0].float().numpy()
@@ -139,47 +137,50 @@ def answer_logits(context: LlamaContext, question: EncodedQuestion) -> Logits:
 
 def measure_agreement(
     reference: Sequence[Logits], other: Sequence[Logits], questions: Sequence[EncodedQuestion]
-) -> dict[str, Any]:
-    """Top-1 agreement and mean KL(reference || other) over positions, and the share of answers that
-    greedy decoding would leave unchanged.
+) -> FileAgreement:
+    """Agreement of the logits, and the share of answers that greedy decoding would leave unchanged:
+    those of which every token is the argmax of `other`, too.
     """
-    same, kl, answers = [], [], []
-    for right, found, one in zip(reference, other, questions, strict=True):
-        same.append(right.argmax(1) == found.argmax(1))
-        p, q = _log_softmax(right), _log_softmax(found)
-        kl.append((np.exp(p) * (p - q)).sum(1))
-        answers.append(bool((found[-len(one.answer) :].argmax(1) == one.answer).all()))
-    return {
-        "positions": int(sum(map(len, same))),
-        "top1": float(np.concatenate(same).mean()),
-        "kl": float(np.concatenate(kl).mean()),
-        "same_answers": float(np.mean(answers)),
-    }
+    greedy = [
+        found[-len(one.answer) :].argmax(1).tolist()
+        for found, one in zip(other, questions, strict=True)
+    ]
+    measured = compare_outputs(
+        Outputs([one.answer for one in questions], logits=list(map(torch.from_numpy, reference))),
+        Outputs(greedy, logits=list(map(torch.from_numpy, other))),
+    )
+    return FileAgreement(
+        positions=measured.positions,
+        top1=measured.top1,
+        kl=measured.kl,
+        same_answers=measured.same_answers,
+    )
 
 
-def check_f16_agreement(agreement: dict[str, Any]) -> None:
+def check_f16_agreement(agreement: FileAgreement) -> None:
     """Raise ExportError if the float16 file disagrees with the model."""
-    if agreement["top1"] < MIN_F16_TOP1 or agreement["kl"] > MAX_F16_KL:
+    found = Agreement(top1=agreement.top1, kl=agreement.kl)
+    if not Gate(min_top1=MIN_F16_TOP1, max_kl=MAX_F16_KL).admits(found):
         raise ExportError(
             "the float16 file does not say what the model says",
             got=(
-                f"the same likeliest token at {agreement['top1']:.2%} of {agreement['positions']}"
-                f" positions, KL {agreement['kl']:.2g}"
+                f"the same likeliest token at {agreement.top1:.2%} of {agreement.positions}"
+                f" positions, KL {agreement.kl:.2g}"
             ),
             wanted=f"at least {MIN_F16_TOP1:.0%} and at most {MAX_F16_KL:g}",
             do="Nothing was written; please report it with the model's config.json",
         )
 
 
-def check_finite_agreement(agreement: dict[str, Any], quant: str) -> None:
+def check_finite_agreement(agreement: FileAgreement, quant: str) -> None:
     """Raise ExportError if a quantized file yields NaN or infinite logits.
 
     These come from a faulty kernel, not from coarse weights.
     """
-    if not np.isfinite(agreement["kl"]):
+    if not math.isfinite(agreement.kl):
         raise ExportError(
             f"llama.cpp computes no numbers with {quant} on this machine",
-            got=f"KL {agreement['kl']} to what the model says",
+            got=f"KL {agreement.kl} to what the model says",
             do="Nothing was written; export f16, or compile llama-cpp-python as docs/llama.md says",
         )
 
@@ -230,10 +231,3 @@ def _prefill_image(context: LlamaContext, question: EncodedQuestion) -> int:
     context.decode(0, 0, question.prefix)
     context.decode(0, len(question.prefix), question.embeddings)
     return len(question.prefix) + len(question.embeddings)
-
-
-def _log_softmax(logits: Logits) -> np.ndarray[Any, np.dtype[np.float64]]:
-    wide = logits.astype(np.float64)
-    wide -= wide.max(1, keepdims=True)
-    found: np.ndarray[Any, np.dtype[np.float64]] = wide - np.log(np.exp(wide).sum(1, keepdims=True))
-    return found

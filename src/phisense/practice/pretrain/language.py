@@ -28,6 +28,7 @@ import torch
 from transformers import Phi3Config, Phi3ForCausalLM
 
 from ...model.arithmetic import choose_arithmetic
+from ...model.inputs import pad_rows, splice_images
 from ...prompt import IGNORE_INDEX, Prompt, prepare_tokenizer
 from ..world import Split
 from .text_corpus import (
@@ -242,12 +243,9 @@ class LanguageTrainer:
     def inputs(self, samples: list[TextSample]) -> tuple[torch.Tensor, torch.Tensor]:
         """Input embeddings `(B, T, D)` with the cells filled in, and labels `(B, T)`."""
         # Few distinct lengths, since kernels are cached per length.
-        longest = -(-max(len(s.ids) for s in samples) // 32) * 32
-        ids = torch.full((len(samples), longest), self.prompt.end_of_text_id)
-        labels = torch.full((len(samples), longest), IGNORE_INDEX)
-        for row, sample in enumerate(samples):
-            ids[row, : len(sample.ids)] = torch.tensor(sample.ids)
-            labels[row, : len(sample.labels)] = torch.tensor(sample.labels)
+        batch = pad_rows(samples, self.prompt.end_of_text_id, multiple_of=32)
+        ids, labels = batch.input_ids, batch.labels
+        assert labels is not None
         table = self.model.get_input_embeddings().weight
         vectors = table[ids]
         slots = ids == self.prompt.image_id
@@ -260,7 +258,7 @@ class LanguageTrainer:
         )
         cells = cells * torch.empty(len(cells), 1).uniform_(0.8, 2.5)
         cells = cells + torch.randn_like(cells) * table.detach().std() * 0.3
-        return vectors.masked_scatter(slots[..., None], cells.to(vectors.dtype)), labels
+        return splice_images(vectors, ids, self.prompt.image_id, [cells]), labels
 
     @torch.no_grad()
     def report(self, split: Split, count: int = 640) -> dict[str, float]:
