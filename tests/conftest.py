@@ -81,9 +81,11 @@ def refuse_training(*_: Any, **__: Any) -> None:
     pytest.fail("a test that trains must carry the marker slow")
 
 
-def pytest_terminal_summary(terminalreporter: Any) -> None:
-    """On which class of machine this ran, and what could not be covered on it."""
-    for line in machine_class():
+def pytest_terminal_summary(terminalreporter: Any, config: pytest.Config) -> None:
+    """On which class of machine this ran, and what could not be covered on it: no question where
+    slow tests are left out.
+    """
+    for line in [] if "not slow" in config.getoption("markexpr") else machine_class():
         terminalreporter.write_line(line)
 
 
