@@ -39,7 +39,7 @@ TALK = (
 @pytest.fixture
 def toy(monkeypatch: pytest.MonkeyPatch) -> families.Family:
     """One line."""
-    monkeypatch.setitem(seams.LANGUAGE_FAMILIES, "toy", "tests.toys.family_toy")
+    monkeypatch.setitem(seams.FAMILY_MODULES, "toy", "tests.toys.family_toy")
     return family_toy.FAMILY
 
 
@@ -172,7 +172,7 @@ def test_two_families_that_cannot_be_told_apart(
     toy: families.Family, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     """A second one of the same model type needs marks; with them it is told."""
-    monkeypatch.setitem(seams.LANGUAGE_FAMILIES, "twin", "tests.toys.family_twin")
+    monkeypatch.setitem(seams.FAMILY_MODULES, "twin", "tests.toys.family_twin")
     twin = replace(toy, title="Twin")
     module = type("module", (), {"FAMILY": twin})
     monkeypatch.setitem(sys.modules, "tests.toys.family_twin", module)

@@ -1,4 +1,6 @@
-"""A training objective is one file and one line in `seams.OBJECTIVES`: toys train a tiny world."""
+"""A training objective is one file and one line in `seams.OBJECTIVE_MODULES`: toys train a tiny
+world.
+"""
 
 from __future__ import annotations
 
@@ -77,8 +79,8 @@ def root(tmp_path_factory: pytest.TempPathFactory) -> Path:
 @pytest.fixture
 def toys(root: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.syspath_prepend(str(root))
-    monkeypatch.setitem(seams.OBJECTIVES, "last", "last_token")
-    monkeypatch.setitem(seams.OBJECTIVES, "twice", "twice")
+    monkeypatch.setitem(seams.OBJECTIVE_MODULES, "last", "last_token")
+    monkeypatch.setitem(seams.OBJECTIVE_MODULES, "twice", "twice")
 
 
 def losses(root: Path, name: str, *changes: str) -> list[float]:

@@ -1,4 +1,6 @@
-"""A task is one file and one line in `seams.TASKS`: a toy one is scored as the shipped ones are."""
+"""A task is one file and one line in `seams.TASK_MODULES`: a toy one is scored as the shipped ones
+are.
+"""
 
 from __future__ import annotations
 
@@ -44,7 +46,7 @@ TASK = Task(
 def toy(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     (tmp_path / "letters_task.py").write_text(TOY)
     monkeypatch.syspath_prepend(str(tmp_path))
-    monkeypatch.setitem(seams.TASKS, "letters", "letters_task")
+    monkeypatch.setitem(seams.TASK_MODULES, "letters", "letters_task")
 
 
 @pytest.fixture

@@ -13,10 +13,10 @@ from .common import (
     ChatModel,
     EngineChoice,
     EngineDevice,
-    EngineOptions,
     Json,
     PictureTokens,
     Quantize,
+    SelectedEngine,
     ServedName,
     ServerUrl,
     VerbResult,
@@ -89,7 +89,7 @@ def ask(
 
     _check_question(question, sound)
     picture = None if image is None else open_image_with_notes(image)
-    opened = EngineOptions(model, engine, device, picture_tokens, quantize, server, served)
+    opened = SelectedEngine(model, engine, device, picture_tokens, quantize, server, served)
     from ..chat import ChatSession, Sampling
 
     heard = None if sound is None else _transcribe(sound, speech or _speech_part(model), language)
@@ -190,7 +190,7 @@ def chat(
     from ..vision.image_io import open_image_with_notes
 
     picture = None if image is None else open_image_with_notes(image)
-    opened = EngineOptions(model, engine, device, picture_tokens, quantize, server, served)
+    opened = SelectedEngine(model, engine, device, picture_tokens, quantize, server, served)
     from ..chat import ChatSession, Sampling
     from ..chat.terminal import run_terminal_chat
 
@@ -223,7 +223,7 @@ def app_(
             "examples need both their questions and their pictures",
             wanted="--examples FILE --images DIR",
         )
-    opened = EngineOptions(model, engine, device, picture_tokens, quantize, server, served)
+    opened = SelectedEngine(model, engine, device, picture_tokens, quantize, server, served)
     from ..chat.servers import free_port
 
     if port:

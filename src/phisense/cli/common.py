@@ -90,7 +90,7 @@ ChatModel = Annotated[
 
 # The options of whatever makes answers: ask, chat, app and evaluate have them all.
 _ENGINE = "Engine"
-ENGINE_NAMES = ("auto", *seams.ENGINES)
+ENGINE_NAMES = ("auto", *seams.ENGINE_MODULES)
 EngineChoice = Annotated[
     str,
     one_of(
@@ -133,7 +133,7 @@ ServedName = Annotated[
 ]
 
 
-TASK_NAMES = ("own", *(name for name in seams.TASKS if name != "own"))  # the default first
+TASK_NAMES = ("own", *(name for name in seams.TASK_MODULES if name != "own"))  # the default first
 CONDITION_NAMES = ("real", "blind", "shuffled", "all")
 
 
@@ -181,7 +181,7 @@ def print_caveats(caveats: Sequence[Caveat]) -> None:
         console.err.print(str(one), style="yellow")
 
 
-class EngineOptions:
+class SelectedEngine:
     """The engine options of a verb. Raises what is wrong with them before anything heavy is
     imported; `open` loads the model.
     """

@@ -25,7 +25,7 @@ QuestionFiles = Annotated[
     list[str],
     typer.Option(help="The benchmark's own file, folder, or OWNER/NAME of the hub. Repeatable."),
 ]
-AnswerFile = Annotated[
+GivenAnswers = Annotated[
     Path,
     typer.Option(
         help=('A row for each question: {"question_id": ..., "answer": ...}; JSON lines or a list.')
@@ -49,7 +49,7 @@ BootstrapSeed = Annotated[int, typer.Option(min=0, help="Of the bootstrap.")]
 def score(
     task: Benchmark,
     questions: QuestionFiles,
-    answers: AnswerFile,
+    answers: GivenAnswers,
     allow_missing: AllowMissing = False,
     answer_column: AnswerColumn = None,
     seed: BootstrapSeed = 0,

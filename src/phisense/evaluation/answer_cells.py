@@ -124,7 +124,7 @@ def missing_answer_error(path: Path, number: int, row: Row) -> DataError:
     """The error for a row without an answer."""
     return DataError(
         f"{path}, row {number} has no answer or text",
-        got=listed(list(row)),
+        got=list_columns(list(row)),
         do="Name the column of the answers: --answer-column NAME",
     )
 
@@ -134,12 +134,12 @@ def echo_error(file: AnswerFile, name: str) -> DataError:
     return DataError(
         f"{file.path}: what the column {quote(name)} holds is the text of the questions, in"
         " every row",
-        got=listed(file.keys),
+        got=list_columns(file.keys),
         wanted="the model's answers",
         do="Name their column: --answer-column NAME",
     )
 
 
-def listed(keys: Sequence[object]) -> str:
+def list_columns(keys: Sequence[object]) -> str:
     """The names of columns, shortened for an error."""
     return shorten(", ".join(map(str, keys))).strip("'")

@@ -24,7 +24,7 @@ from .answer_cells import (
     echo_error,
     has_cell,
     is_correct_answer,
-    listed,
+    list_columns,
     missing_answer_error,
     read_column,
 )
@@ -182,7 +182,7 @@ def _named_column(file: AnswerFile, wanted: str) -> tuple[Sequence[str | None], 
     if named is None:
         raise DataError(
             f"{file.path} has no column {quote(wanted)}",
-            wanted=listed(file.keys),
+            wanted=list_columns(file.keys),
             do="Name one of them: --answer-column NAME",
         )
     column = read_column(file, named, alone=True)
@@ -219,7 +219,7 @@ def _reject_reference_column(file: AnswerFile, column: Column) -> None:
         raise DataError(
             f"{file.path}: the column {quote(column.name)} {seen}, and may hold the right answers,"
             " not the model's",
-            got=f"the columns {listed(file.keys)}",
+            got=f"the columns {list_columns(file.keys)}",
             do=(
                 "Name the column of the model's answers: --answer-column NAME, which may be"
                 " this one"

@@ -12,7 +12,7 @@ from typing import TypeVar
 from ..errors import ArtifactError
 
 JsonObject = Mapping[str, object]
-Value = TypeVar("Value")
+JsonValue = TypeVar("JsonValue")
 _DO = "Evaluate again; a file of a model folder is written by phisense merge"
 _NAMES: dict[type, str] = {
     str: "a text",
@@ -29,7 +29,7 @@ def type_name(kind: type) -> str:
     return _NAMES.get(kind, kind.__name__)
 
 
-def converted(value: object, kind: type[Value]) -> Value | None:
+def converted(value: object, kind: type[JsonValue]) -> JsonValue | None:
     """`value` as a `kind`; None if it is of another type. A whole number is a number, too, any
     mapping is an object and a tuple a list; a bool is no number.
     """
@@ -61,7 +61,7 @@ def present(document: JsonObject, key: str, source: str, *, do: str = _DO) -> No
         )
 
 
-def required(document: JsonObject, key: str, kind: type[Value], source: str) -> Value:
+def required(document: JsonObject, key: str, kind: type[JsonValue], source: str) -> JsonValue:
     """The value of `key`. Raises ArtifactError if it is missing, null, or not of type `kind`; see
     `converted`.
     """
@@ -72,7 +72,9 @@ def required(document: JsonObject, key: str, kind: type[Value], source: str) -> 
     return value
 
 
-def optional(document: JsonObject, key: str, kind: type[Value], source: str) -> Value | None:
+def optional(
+    document: JsonObject, key: str, kind: type[JsonValue], source: str
+) -> JsonValue | None:
     """Like `required`, but None where `key` is missing or null."""
     value = document.get(key)
     if value is None:

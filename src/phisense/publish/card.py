@@ -23,7 +23,7 @@ from .card_sections import (
     evaluation_section,
     facts_section,
     merge_section,
-    training_section,
+    training_facts_section,
     usage_section,
 )
 
@@ -78,7 +78,7 @@ def model_card(repo: str, folder: Path, about: JsonObject, metadata: CardMetadat
     sections = [
         f"# {name}",
         *facts_section(folder, about, metadata.licence),
-        *training_section(facts),
+        *training_facts_section(facts),
         *merge_section(facts),
         *evaluation_section(reports),
         *usage_section(repo, folder),

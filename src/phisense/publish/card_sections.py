@@ -47,7 +47,7 @@ def facts_section(folder: Path, about: JsonObject, licence: str | None) -> list[
     return [opening, "\n".join(rows)]
 
 
-def training_section(facts: ModelFacts) -> list[str]:
+def training_facts_section(facts: ModelFacts) -> list[str]:
     """The training section, if `merge` recorded the training."""
     if facts.stages is None:
         return []

@@ -15,12 +15,12 @@ from ...errors import ArtifactError
 from ...pipeline.results import FeaturesPlan, StoreFormatPlan
 from ..encoders.encode import Encoder
 from ..image_io import open_image
-from .formats import Format, bytes_per_image, pack_rows, unpack_rows
+from .formats import StoreFormat, bytes_per_image, pack_rows, unpack_rows
 
 SAMPLED_IMAGES = 32
 #: A store should leave space for checkpoints and the merged model.
 MAX_DISK_SHARE = 0.5
-FORMAT_NOTES: dict[Format, str] = {
+FORMAT_NOTES: dict[StoreFormat, str] = {
     "float16": "exact",
     "int8": "errors under 0.5 % of a token's largest value",
     "pixels": "no features kept: resized pictures, encoded anew in every epoch",
@@ -81,7 +81,7 @@ def plan_store(
     )
 
 
-def _seconds_to_read(rows: torch.Tensor, format_: Format) -> float:
+def _seconds_to_read(rows: torch.Tensor, format_: StoreFormat) -> float:
     """Seconds per image, from bytes in memory.
 
     The disk's share is excluded, since it depends on whether the store fits the page cache.

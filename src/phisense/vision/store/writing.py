@@ -40,7 +40,7 @@ from .contents import (
     names_digest,
 )
 from .digests import image_digest, image_digests
-from .formats import Format, pack_rows
+from .formats import StoreFormat, pack_rows
 from .locking import exclusive_writer, remove_partial_files, replace_store
 from .shards import Shard, shard_bytes, shard_name
 
@@ -53,7 +53,7 @@ def encode_images(
     names: Sequence[str],
     images: ImageFinder,
     *,
-    dtype: Format,
+    dtype: StoreFormat,
     batch: int,
     shard: int,
     on_event: OnEvent,
@@ -201,7 +201,7 @@ def _about(
     new: dict[int, list[str]],
     digests: dict[str, str],
     encoder: Encoder,
-    dtype: Format,
+    dtype: StoreFormat,
     computed_in: str,
 ) -> StoreMetadata:
     places = _places(existing, new)
@@ -293,7 +293,7 @@ def _encode(
     some: dict[str, str],
     images: ImageFinder,
     batch: int,
-    format_: Format,
+    format_: StoreFormat,
     blank: list[str],
 ) -> Iterator[torch.Tensor]:
     """Encode the images in `some`, which maps names to expected digests, batch by batch.
