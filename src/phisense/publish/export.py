@@ -30,6 +30,7 @@ from ..errors import UsageError
 from ..model.arithmetic import choose_arithmetic
 from ..opening.files import load_manifest
 from ..pipeline.progress import OnEvent, Progress
+from ..pipeline.results import FileAgreement
 from . import gguf_agreement
 from .gguf import (
     QUANTIZATIONS,
@@ -102,7 +103,8 @@ def export(
         }
         report["arithmetic"] = choose_arithmetic("export", "cpu").as_dict()
         report["mmproj_caution"] = projector_caveat(config) if why_not is None else None
-        report |= _measure(model, folder, quant, questions, pictures, on_event)
+        agreements = _measure(model, folder, quant, questions, pictures, on_event)
+        report |= {name: one.to_dict() for name, one in agreements.items()}
         if quant != "f16":
             whole.unlink()  # in the staging folder
         report["bytes"] = {path.name: path.stat().st_size for path in sorted(folder.glob("*.gguf"))}
@@ -124,8 +126,11 @@ def _measure(
     questions: Sequence[Question],
     pictures: Sequence[Image],
     on_event: OnEvent,
-) -> dict[str, Any]:
-    """Generate answers with the float16 file; score them with it, torch and the quantized file."""
+) -> dict[str, FileAgreement]:
+    """Generate answers with the float16 file; score them with it, torch and the quantized file.
+
+    Returns the agreement of each file with torch, by its quantization.
+    """
     reference = gguf_agreement.TorchReference(model)
     read = reference.encode(questions, pictures)
     ends = reference.built.prompt.stop_ids
@@ -143,7 +148,7 @@ def _measure(
     found = {"f16": gguf_agreement.measure_agreement(right, said, read)}
     gguf_agreement.check_f16_agreement(found["f16"])
     if quant == "f16":
-        return {"f16": found["f16"].to_dict()}
+        return found
     on_event(Progress(f"quantising to {quant}", 0, 1, "files"))
     quantize(folder / "model-f16.gguf", folder / f"model-{quant}.gguf", quant, physical_cores())
     on_event(Progress(f"quantising to {quant}", 1, 1, "files"))
@@ -156,7 +161,7 @@ def _measure(
     small.close()
     found[quant] = gguf_agreement.measure_agreement(right, said, read)
     gguf_agreement.check_finite_agreement(found[quant], quant)
-    return {name: one.to_dict() for name, one in found.items()}
+    return found
 
 
 def _open_context(path: Path, window: int) -> LlamaContext:
