@@ -46,13 +46,15 @@ check: $(VENV)/.tools          ## formatting, lint, types, import contracts
 
 docs: $(VENV)/.tools           ## write the reference anew and build the documentation into site/
 	$(BIN)/python docs/generate.py
+	$(BIN)/python docs/reference_python.py
 	NO_MKDOCS_2_WARNING=1 $(BIN)/mkdocs build --strict
 
 bench: $(VENV)/.dev            ## measure what docs/benchmarks.md says of data and memory (half an hour)
 	$(BIN)/python bench/check.py
 	$(BIN)/python bench/memory.py
 
-soak: $(VENV)/.dev             ## damaged inputs and checkpoints, 1,000 killed trainings, strangers, a store of full scale (three hours, 12 GB of disk)
+soak: $(VENV)/.dev             ## every case of the tests' matrices, damaged inputs and checkpoints, 1,000 killed trainings, strangers, a store of full scale (four hours, 12 GB of disk)
+	PHISENSE_LONG=1 $(BIN)/pytest --numprocesses auto
 	$(BIN)/python bench/strangers.py --sessions 10000
 	$(BIN)/python bench/fuzz_check.py
 	$(BIN)/python bench/kill_verbs.py

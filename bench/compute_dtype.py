@@ -24,7 +24,7 @@ from phisense.conversations import CAPTION_KINDS, IMAGE, Message, Question, read
 from phisense.model import Phi3WithProjector
 from phisense.model.trainable import ADAPTER_FOLDER
 from phisense.recipe import Recipe, load_recipe
-from phisense.vision.encoders import Encoder
+from phisense.vision.encoders.encode import Encoder
 from phisense.vision.image_io import open_image
 
 FORMATS = {

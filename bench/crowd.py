@@ -21,7 +21,8 @@ import httpx
 from phisense.app import Limits, build, launch
 from phisense.chat import Sampling
 from phisense.conversations import Message
-from phisense.prompt import SPECIAL_TOKENS, escape_special_tokens
+from phisense.families import known_special_tokens
+from phisense.prompt import escape_special_tokens
 
 
 class Echo:
@@ -30,6 +31,7 @@ class Echo:
     """
 
     name, window, picture_tokens = "echo", 4096, 16
+    kind, where, endpoint, attention_map = "echo", "nowhere", None, None
 
     def __init__(self, pause: float = 0.0, before: float = 0.0, repeat: int = 1) -> None:
         self.pause, self.before, self.repeat, self.given = pause, before, repeat, 0
@@ -41,7 +43,7 @@ class Echo:
         return sum(len(m.text.split()) for m in messages if m.role == "user")
 
     def escape_special_tokens(self, text: str) -> str:
-        return escape_special_tokens(text, [*SPECIAL_TOKENS, "<image>"])
+        return escape_special_tokens(text, [*known_special_tokens(), "<image>"])
 
     def stream(
         self,

@@ -33,7 +33,7 @@ from transformers import CLIPImageProcessorPil, CLIPVisionConfig, CLIPVisionMode
 
 from phisense.conversations import ImageFinder
 from phisense.errors import PhisenseError
-from phisense.vision.encoders import Encoder
+from phisense.vision.encoders.encode import Encoder
 from phisense.vision.store import FeatureStore, contents, encode_images, reading, shards
 
 #: The largest difference from fresh features, as a share of a token's largest value.

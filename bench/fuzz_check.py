@@ -30,7 +30,7 @@ from phisense.console import json_bytes
 from phisense.conversations import check, read_conversations, read_questions
 from phisense.errors import PhisenseError
 from phisense.evaluation.predictions_io import read_answers
-from phisense.evaluation.tasks import find_task
+from phisense.evaluation.tasks import TASKS
 from phisense.vision.image_checks import check_image
 from phisense.vision.image_io import open_image
 
@@ -123,7 +123,7 @@ def try_file(path: Path) -> str:
     came = "clean"
     try:
         found = check(path, [path.parent], check_image=partial(check_image, decode=False))
-        json_bytes(found.as_dict()).decode()
+        json_bytes(found.to_result().to_dict()).decode()
         "".join(map(str, found.findings)).encode()
         came = "found" if found.findings else "clean"
     except PhisenseError as error:
@@ -132,7 +132,7 @@ def try_file(path: Path) -> str:
     for read in (
         read_conversations,
         read_questions,
-        lambda path: read_answers(path, find_task("own"), []),
+        lambda path: read_answers(path, TASKS["own"], []),
     ):
         try:
             read(path)

@@ -7,7 +7,7 @@ import random
 from pathlib import Path
 from urllib.parse import quote
 
-from phisense.prompt import SPECIAL_TOKENS
+from phisense.families import known_special_tokens
 
 ELSEWHERE = "http://elsewhere.invalid"
 
@@ -67,7 +67,7 @@ _TOKENS = (
 
 def texts(count: int) -> list[str]:
     """`count` different ones, of all kinds."""
-    tokens = [*SPECIAL_TOKENS, "<image>", "<s>", "</s>", "<unk>"]
+    tokens = [*known_special_tokens(), "<image>", "<s>", "</s>", "<unk>"]
     forged = [
         way.format(t=t, a=t[: len(t) // 2], b=t[len(t) // 2 :])
         for t, way in itertools.product(tokens, _TOKENS)

@@ -92,7 +92,7 @@ def asked_gguf_plainly(folder: Path) -> Any:
 
 def asked_tower(folder: Path) -> Any:
     """What a vision part sees of a picture."""
-    from phisense.vision.encoders import Encoder
+    from phisense.vision.encoders.encode import Encoder
 
     return (
         Encoder(str(folder))

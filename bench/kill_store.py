@@ -28,7 +28,7 @@ from transformers import CLIPConfig, CLIPImageProcessorPil, CLIPModel
 
 from phisense.conversations import ImageFinder
 from phisense.errors import ArtifactError
-from phisense.vision.encoders import Encoder
+from phisense.vision.encoders.encode import Encoder
 from phisense.vision.store import FeatureStore, encode_images
 
 SIDE, PATCHES = 96, 12 * 12

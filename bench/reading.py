@@ -16,7 +16,7 @@ from pathlib import Path
 
 from phisense import artifacts
 from phisense.recipe import load_recipe
-from phisense.vision.encoders import encoder_facts
+from phisense.vision.encoders.encode import encoder_facts
 from phisense.vision.store import FeatureStore
 
 

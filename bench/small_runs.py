@@ -45,7 +45,7 @@ def train(root: Path, name: str, resume: bool, die_at: int | None = None, seed: 
     os.dup2(os.open(root / f"{name}.errors", os.O_WRONLY | os.O_CREAT | os.O_TRUNC), 2)
     finish = checkpoints.finish_checkpoint
 
-    def noting(path: Path, *, about: dict[str, Any]) -> None:
+    def noting(path: Path, *, about: dict[str, Any], keep: int) -> None:
         state = torch.load(path / "optimizer.pt", weights_only=True)["state"]
         digest = hashlib.sha256()
         for number in sorted(state):
@@ -53,7 +53,7 @@ def train(root: Path, name: str, resume: bool, die_at: int | None = None, seed: 
                 digest.update(torch.as_tensor(state[number][key]).numpy().tobytes())
         with (root / f"{name}.optimizers").open("a") as file:
             file.write(json.dumps([path.parent.name, path.name, digest.hexdigest()]) + "\n")
-        finish(path, about=about)
+        finish(path, about=about, keep=keep)
 
     checkpoints.finish_checkpoint = noting
     step = StageTrainer.training_step

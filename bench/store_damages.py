@@ -20,7 +20,7 @@ from safetensors.torch import load_file, save_file
 
 from phisense import artifacts
 from phisense.errors import PhisenseError
-from phisense.vision.encoders import Encoder
+from phisense.vision.encoders.encode import Encoder
 from phisense.vision.image_io import open_image
 
 FORMATS = ("float32", "float16", "int8", "pixels")

@@ -62,6 +62,7 @@ def without(what: str) -> None:
     from phisense.model import arithmetic
     from phisense.prompt import IGNORE_INDEX
     from phisense.training import trainer
+    from phisense.training.objectives import supervised
 
     if what == "spans":
         arithmetic.training_attention = lambda device: "sdpa"
@@ -79,7 +80,7 @@ def without(what: str) -> None:
                 / num_items_in_batch
             )
 
-        trainer.supervised_loss = loss
+        supervised.supervised_loss = loss
 
 
 def make_data(root: Path, pictures: int) -> None:
@@ -191,24 +192,24 @@ def ours(root: Path, changes: tuple[str, ...], device: str = "cpu") -> dict[str,
     StageTrainer.train = timed  # type: ignore[method-assign]
     changes = tuple(change for change in changes if not change.startswith("without="))
 
-    facts = Training(
+    result = Training(
         load_recipe(
             root / "recipe.yaml", ("name=ours", "features.folder=features/bench", *changes)
         ),
         lambda row: None,
         device=device,
     )()
-    stage = facts["stages"]["instruct"]
+    stage = result.stages["instruct"]
     losses = [
         json.loads(line)
         for line in (root / "runs" / "ours" / "metrics.jsonl").read_text().splitlines()
     ]
     return {
-        "tokens": stage["tokens"],
-        "seconds": stage["seconds"],
+        "tokens": stage.tokens,
+        "seconds": stage.seconds,
         "cpu": sum(spent),
-        "samples": stage["samples"],
-        "losses": [(row["step"] / stage["steps"], row["loss"]) for row in losses],
+        "samples": stage.samples,
+        "losses": [(row["step"] / stage.steps, row["loss"]) for row in losses],
     }
 
 
@@ -221,8 +222,8 @@ def start(root: Path, device: str = "cpu") -> None:
     from phisense.model import Phi3WithProjector, save_model
     from phisense.model.calibrate import calibrate
     from phisense.recipe import load_recipe
-    from phisense.training.stages import CALIBRATION_IMAGES
-    from phisense.vision.encoders import encoder_facts
+    from phisense.training.run_context import CALIBRATION_IMAGES
+    from phisense.vision.encoders.encode import encoder_facts
     from phisense.vision.store import FeatureStore
 
     recipe = load_recipe(root / "recipe.yaml", ("features.folder=features/bench",))
@@ -251,8 +252,12 @@ def trl(root: Path, *, gpu: bool = False) -> dict[str, Any]:
     from transformers import AutoModelForImageTextToText, AutoProcessor, BitsAndBytesConfig
     from trl import SFTConfig, SFTTrainer
 
-    from phisense.prompt import CHAT_TEMPLATE, END
+    from phisense.families import FAMILIES
     from phisense.recipe import Lora
+
+    chat = FAMILIES["phi3"].chat
+    end = chat.end
+    template = chat.template("<image>")
 
     roles = {"human": "user", "gpt": "assistant"}
     rows = json.loads((root / "train.json").read_text())
@@ -272,13 +277,13 @@ def trl(root: Path, *, gpu: bool = False) -> dict[str, Any]:
         "{%- for part in message['content'] if part['type'] == 'text' -%}{{- part['text'] -}}{%-"
         " endfor -%}"
     )
-    said = f"{text}{{%- endif -%}}{{{{- '{END}\\n' -}}}}"
-    assert said in CHAT_TEMPLATE
+    said = f"{text}{{%- endif -%}}{{{{- '{end}\\n' -}}}}"
+    assert said in template
     # TRL wants to be told in the template what is the assistant's.
-    marked = CHAT_TEMPLATE.replace(
+    marked = template.replace(
         said,
-        f"{{%- if message['role'] == 'assistant' -%}}{{% generation %}}{text}{{{{- '{END}' -}}}}{{%"
-        f" endgeneration %}}{{{{- '\\n' -}}}}{{%- else -%}}{text}{{{{- '{END}\\n' -}}}}{{%- endif"
+        f"{{%- if message['role'] == 'assistant' -%}}{{% generation %}}{text}{{{{- '{end}' -}}}}{{%"
+        f" endgeneration %}}{{{{- '\\n' -}}}}{{%- else -%}}{text}{{{{- '{end}\\n' -}}}}{{%- endif"
         " -%}{%- endif -%}",
     )
     processor.chat_template = processor.tokenizer.chat_template = marked

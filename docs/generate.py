@@ -40,7 +40,7 @@ def recipe_keys() -> str:
     said = [
         "# Recipe keys",
         (
-            "Written by `make docs` from `src/phisense/recipe.py`; a test asserts that it is"
+            "Written by `make docs` from `src/phisense/recipe/`; a test asserts that it is"
             " current. [Recipes](recipes.md) says what the keys are for."
         ),
         (
@@ -87,6 +87,8 @@ def _sections(
 
 
 def _key_rows(section: type[BaseModel]) -> list[list[str]]:
+    from phisense.recipe import OneOf
+
     inherited = (
         set(section.__mro__[1].model_fields) if section.__name__ == "FurtherStage" else set()
     )
@@ -95,10 +97,11 @@ def _key_rows(section: type[BaseModel]) -> list[list[str]]:
         if name in inherited:
             continue
         inner = _section_in(field.annotation)
+        names = next((m.table for m in field.metadata if isinstance(m, OneOf)), None)
         value = (
             "section"
             if inner is not None and get_origin(field.annotation) is not tuple
-            else _type(field.annotation)
+            else _type(Literal[tuple(names)] if names else field.annotation)
         )
         bounds = [
             f"{sign} {getattr(m, bound):g}"

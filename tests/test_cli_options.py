@@ -7,7 +7,7 @@ from __future__ import annotations
 import inspect
 from importlib.metadata import version
 from pathlib import Path
-from typing import Any, get_args
+from typing import Any
 
 import click
 import pytest
@@ -16,9 +16,9 @@ from typer.testing import CliRunner
 
 import phisense
 from phisense import console
-from phisense.chat import open_engine
+from phisense.chat.engines.base import ENGINES
 from phisense.cli import app
-from phisense.cli.common import CONDITION_NAMES, ENGINES, TASK_NAMES
+from phisense.cli.common import CONDITION_NAMES, ENGINE_NAMES, TASK_NAMES
 from phisense.conversations import check
 from phisense.evaluation.results import CONDITIONS
 from phisense.evaluation.tasks import TASKS
@@ -68,8 +68,8 @@ def test_one_group_of_engine_options(verb: str) -> None:
 @pytest.mark.parametrize(
     ("verb", "name", "names"),
     [
-        ("evaluate", "engine", ENGINES),
-        ("ask", "engine", ENGINES),
+        ("evaluate", "engine", ENGINE_NAMES),
+        ("ask", "engine", ENGINE_NAMES),
         ("evaluate", "condition", CONDITION_NAMES),
         ("evaluate", "task", TASK_NAMES),
     ],
@@ -81,7 +81,7 @@ def test_help_lists_the_choices(verb: str, name: str, names: tuple[str, ...]) ->
 def test_the_choices_are_those_that_there_are() -> None:
     assert set(TASK_NAMES) == TASKS.keys()
     assert (*CONDITIONS, "all") == CONDITION_NAMES
-    assert set(ENGINES) == set(get_args(open_engine.EngineName))
+    assert set(ENGINE_NAMES) == {"auto", *ENGINES}
 
 
 @pytest.mark.parametrize("verb", ["train", "merge", "features", "ask", "evaluate"])

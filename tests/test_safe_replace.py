@@ -20,6 +20,7 @@ import phisense
 from phisense import artifacts, safe_replace, staging
 from phisense.errors import PhisenseError, UsageError
 from phisense.recipe import load_recipe
+from phisense.safe_replace import replacement
 from phisense.training.run_folder import lock_run
 
 from .tiny import make_root
@@ -258,6 +259,7 @@ def test_a_folder_that_may_not_be_written_is_said_before_anything_is_computed(
     assert content(root) == before
 
 
+@pytest.mark.slow
 def test_the_control_without_the_judge_things_are_lost(
     root: Path, verb: Any, monkeypatch: pytest.MonkeyPatch
 ) -> None:
@@ -349,6 +351,7 @@ def test_a_run_that_is_replaced_waits_until_the_new_one_is_whole(
     artifacts.read_manifest(root / "runs" / "tiny", kind="run")
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("where", ["runs/mine", "demo"])
 def test_a_file_of_that_name_makes_no_run_and_no_demo(where: str, root: Path, verb: Any) -> None:
     """Somebody's own recipe in a folder of runs, somebody's own demo.json."""
@@ -371,6 +374,7 @@ def test_a_file_of_that_name_makes_no_run_and_no_demo(where: str, root: Path, ve
     assert content(root) == before
 
 
+@pytest.mark.slow
 def test_answers_of_another_report_are_kept(root: Path, verb: Any) -> None:
     """Its name begins alike."""
     other = root / "reports" / f".tiny.held-out.{'0' * 12}.asked.jsonl"
@@ -382,6 +386,7 @@ def test_answers_of_another_report_are_kept(root: Path, verb: Any) -> None:
     assert not own.exists()
 
 
+@pytest.mark.slow
 def test_a_space_that_was_tried_is_still_replaced(root: Path, verb: Any) -> None:
     """Running its page leaves Python's compiled files in it."""
     cache = root / "space" / "space" / "phisense" / "__pycache__"
@@ -391,6 +396,7 @@ def test_a_space_that_was_tried_is_still_replaced(root: Path, verb: Any) -> None
     assert not cache.exists()
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("name", ["..", ".", "x" * 240])
 def test_a_place_that_cannot_be_exchanged_is_said_first(
     name: str, root: Path, verb: Any, monkeypatch: pytest.MonkeyPatch
@@ -415,7 +421,7 @@ def die_while_writing(folder: Path, *, at: str) -> None:
     if pid == 0:
         try:
             if at == "renames":
-                safe_replace.exchange_folders = lambda *_: False  # type: ignore[assignment]
+                replacement.exchange_folders = lambda *_: False  # type: ignore[assignment]
                 real = Path.rename
 
                 def rename(self: Path, goal: Path) -> Path:
@@ -425,7 +431,7 @@ def die_while_writing(folder: Path, *, at: str) -> None:
 
                 Path.rename = rename  # type: ignore[method-assign, assignment]
             elif at == "removal":
-                safe_replace.remove = lambda *_, **__: os._exit(9)  # type: ignore[assignment]
+                replacement.remove = lambda *_, **__: os._exit(9)  # type: ignore[assignment]
             with artifacts.staged_artifact(folder, kind="thing", overwrite=True) as aside:
                 (aside / "new").write_text("new")
                 if at == "middle":
@@ -461,7 +467,7 @@ def test_an_exchange_leaves_the_new_one_and_nothing_else(
     in_one_step: bool, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     if not in_one_step:
-        monkeypatch.setattr(safe_replace, "exchange_folders", lambda *_: False)
+        monkeypatch.setattr(replacement, "exchange_folders", lambda *_: False)
     folder = tmp_path / "thing"
     for text in ("one", "two"):
         with artifacts.staged_artifact(folder, kind="thing", overwrite=True) as aside:
@@ -530,7 +536,10 @@ DELETES = {
     "truncate",
 }
 ALLOWED = {
-    "safe_replace.py": DELETES,
+    "safe_replace/backup.py": {"rename"},
+    "safe_replace/recovery.py": {"rename", "rmdir", "rmtree", "unlink"},
+    "safe_replace/removal.py": {"rename", "rmdir", "rmtree", "unlink"},
+    "safe_replace/replacement.py": {"rename", "rmtree", "unlink"},
     "staging.py": {"rmdir"},
     "artifacts.py": {"replace", "unlink"},
     "publish/export.py": {"unlink"},  # the float16 file, in the aside
@@ -567,7 +576,7 @@ def test_nothing_else_deletes_or_replaces() -> None:
         if found := deletions(path) - ALLOWED.get(name, set()):
             odd[name] = found
     assert odd == {}
-    assert "rmtree" in deletions(SOURCE / "safe_replace.py")  # the control
+    assert "rmtree" in deletions(SOURCE / "safe_replace" / "removal.py")  # the control
 
 
 # Judge first, write after. Every refusal that any test meets is held to that by the fixture `verb`;

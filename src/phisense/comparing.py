@@ -23,7 +23,7 @@ from typing import Any
 import orjson
 
 from . import artifacts, safe_parsing, safe_replace
-from .errors import ArtifactError, PhisenseError, UsageError
+from .errors import ArtifactError, PhisenseError, RecipeError, UsageError
 from .parts import fingerprint, split_revision
 from .pipeline.evaluate import EvaluationReport
 from .pipeline.evaluate import evaluate as run_evaluate
@@ -32,7 +32,13 @@ from .pipeline.merge import merge as run_merge
 from .pipeline.progress import Finished, OnEvent, Section, ignore
 from .pipeline.results import CompareResult, MergeResult, TrainResult, VariantResult
 from .pipeline.train import train as run_train
-from .recipe import Recipe, load_recipe, with_current_keys
+from .recipe import (
+    CHECKPOINT_KEYS,
+    Recipe,
+    load_recipe,
+    parse_recipe,
+    with_current_keys,
+)
 from .training.run_folder import is_resumable
 
 BASELINE = "as it is"
@@ -290,15 +296,23 @@ def _is_same_recipe(recipe: Recipe) -> bool:
     """Whether the existing run was made with exactly this recipe."""
     path = recipe.run / "recipe.yaml"
     ran: Any = safe_parsing.read_yaml(path, ArtifactError) if path.is_file() else None
-    return bool(_settings(with_current_keys(ran)) == _settings(recipe.model_dump(mode="json")))
+    try:  # keys that are newer than the run have their defaults
+        ran = parse_recipe(with_current_keys(ran)).model_dump(mode="json")
+    except RecipeError:
+        return False
+    return bool(_settings(ran) == _settings(recipe.model_dump(mode="json")))
 
 
 def _settings(value: Any) -> Any:
-    """Recipe settings for comparison: without `root`, and hub ids without the commits that a run
-    pins.
+    """Recipe settings for comparison: without `root` and the keys of checkpoints, and hub ids
+    without the commits that a run pins.
     """
     if isinstance(value, dict):
-        return {key: _settings(value) for key, value in value.items() if key != "root"}
+        return {
+            key: _settings(value)
+            for key, value in value.items()
+            if key not in ("root", *CHECKPOINT_KEYS)
+        }
     if isinstance(value, list):
         return [_settings(value) for value in value]
     return split_revision(value)[0] if isinstance(value, str) else value
@@ -307,10 +321,10 @@ def _settings(value: Any) -> Any:
 def _image_token_counts(model: Path) -> list[int]:
     """The numbers of image tokens that the model supports."""
     from .model.folder import open_model_config
-    from .model.projectors import NESTED_KEY, count_image_tokens
+    from .model.projectors.image_tokens import image_token_sides
 
     config = open_model_config(model)
-    return [count_image_tokens(config, side) for side in getattr(config, NESTED_KEY, [1])]
+    return list(image_token_sides(config))
 
 
 def plot_accuracy(rows: Sequence[VariantResult]) -> bytes:

@@ -43,7 +43,7 @@ from .parts import load_auto, resolve_part, split_revision
 from .pipeline.progress import OnEvent, Progress, ignore
 from .pipeline.results import MergeGate, MergeMeasurement, MergeResult
 from .recipe import Recipe
-from .vision.encoders import Encoder
+from .vision.encoders.encode import Encoder
 from .vision.image_io import open_image
 
 
@@ -114,7 +114,7 @@ def merge(
         for name, p in merged.projector.named_parameters()
     )
     check_merge(compare_outputs(results["adapter"], results["merged"]), projector_change, recipe)
-    arithmetic = choose_arithmetic("merge", device).as_dict()
+    arithmetic = choose_arithmetic("merge", device).to_dict()
     with artifacts.staged_artifact(
         folder, kind=MODEL_KIND, about=_manifest_facts(recipe, parts), overwrite=overwrite
     ) as aside:
@@ -141,7 +141,7 @@ def merge(
             shuffled=measured["shuffled"],
         )
         artifacts.write_json(aside / MergeResult.FILE, report.to_dict())
-        artifacts.write_json(aside / RECORD_FILE, training_record(run, recipe))
+        artifacts.write_json(aside / RECORD_FILE, training_record(run, recipe).to_dict())
     return report
 
 
@@ -168,7 +168,7 @@ def _manifest_facts(recipe: Recipe, parts: PartDigests) -> dict[str, object]:
         "made_from": [
             split_revision(part)[0] for part in named if not Path(part).expanduser().is_dir()
         ],
-        "parts": parts,
+        "parts": {name: one.to_dict() for name, one in parts.items()},
         "compute_dtype": recipe.compute_dtype,
     }
 

@@ -16,7 +16,8 @@ from .errors import PartError
 from .opening import ValidatedFolder, validate_folder, weight_files
 from .opening.files import cached_sha256
 from .opening.headers import StoredTensor
-from .opening.shape_checks import build_meta_model, check_stored_weights
+from .opening.registered import composite_model_types, published_prefixes
+from .opening.shape_checks import any_of, build_meta_model, check_stored_weights
 from .safe_parsing import quote
 
 #: Attention implementation of opened models; training chooses its own (model/device.py). A model's
@@ -24,7 +25,6 @@ from .safe_parsing import quote
 ATTENTION_IMPLEMENTATION = "sdpa"
 _CONFIG = "AutoConfig"
 MAX_WEIGHT = 65_504  # largest finite float16; weights of published models are below 1,000
-MODEL_TYPES = ("llava", "aya_vision")  # model types of complete models, as phisense writes them
 _DOWNLOAD_PATTERNS = ["*.json", "*.safetensors", "*.txt", "tokenizer.model"]
 _UNSUPPORTED_WEIGHTS = (".bin", ".pt", ".pth", ".ckpt", ".h5", ".msgpack", ".onnx", ".npz")
 _COMMIT = re.compile(r"[0-9a-f]{40}")
@@ -122,7 +122,7 @@ def load_weights(model_class: Any, folder: Path, **options: Any) -> Any:
     """
     judged = validate_folder(folder)
     config = options.pop("config", None) or load_auto(_CONFIG, folder)
-    whole = config.model_type in MODEL_TYPES
+    whole = config.model_type in composite_model_types()
     if not isinstance(config, model_class.config_class) and hasattr(config, "vision_config"):
         config = config.vision_config  # of two towers, only vision is used
     check_stored_weights(
@@ -184,7 +184,8 @@ def load_submodel(
     from safetensors import SafetensorError, safe_open
 
     weights = {}
-    inside = re.compile(rf"^(?:model\.)?{submodel}\.(?:model\.|vision_model\.)?(.+)$")
+    inner = any_of(("model.", *published_prefixes()))
+    inside = re.compile(rf"^(?:model\.)?{submodel}\.(?:{inner})?(.+)$")
     head = "model." if submodel == "language_model" else ""
     held: dict[str, StoredTensor] = {}
     try:

@@ -1,5 +1,6 @@
-r"""Phi-3's chat template, in this module only: messages -> token ids, labels, and positions of
-image tokens.
+r"""Renders messages in the chat format of a language family.
+
+What comes out is token ids, labels, and positions of image tokens. With Phi-3's format:
 
     <|user|> \n <image>...<image> \n What is this? <|end|> \n <|assistant|> \n A cat. <|end|>
     \n <|endoftext|>
@@ -8,7 +9,8 @@ image tokens.
 
 A conversation is tokenized message by message, and each message carries its own labels. Labels are
 never recovered by searching in text or by tokenizing twice. Phi-3's tags strip the whitespace to
-their right, so the line breaks of the template are not tokens.
+their right, so the line breaks of the template are not tokens. The formats themselves are data, in
+`families/`.
 """
 
 from __future__ import annotations
@@ -20,75 +22,16 @@ from typing import TYPE_CHECKING, Any
 
 from .conversations import IMAGE, Conversation, Message
 from .errors import ConversationError, PartError
+from .families import family_of_config, family_of_tokenizer
+from .families.base import ROLES
 
 if TYPE_CHECKING:
     from transformers import PreTrainedTokenizerFast
 
+    from .families import ChatFormat
+
 IGNORE_INDEX = -100
-_TAGS = {"system": "<|system|>", "user": "<|user|>", "assistant": "<|assistant|>"}
-END = "<|end|>"
-END_OF_TEXT = "<|endoftext|>"
-
-#: In the order of Phi-3's vocabulary, for tokenizers built from scratch; the last ones are
-#: reserved.
-SPECIAL_TOKENS = (
-    *(
-        END_OF_TEXT,
-        _TAGS["assistant"],
-        "<|placeholder1|>",
-        "<|placeholder2|>",
-        "<|placeholder3|>",
-        "<|placeholder4|>",
-    ),
-    *(_TAGS["system"], END, "<|placeholder5|>", "<|placeholder6|>", _TAGS["user"]),
-)
-
-#: The template of model folders: `apply_chat_template` of plain transformers renders what this
-#: module renders. A content part of type "image" is written at the start of its message, followed
-#: by a line break, as in the training data.
 CACHED_MESSAGES = 4096  # messages
-CHAT_TEMPLATE = (
-    "{%- for message in messages -%}"
-    + "".join(
-        f"{{%- {'if' if role == 'system' else 'elif'} message['role'] == '{role}' -%}}{{{{-"
-        f" '{tag}\\n' -}}}}"
-        for role, tag in _TAGS.items()
-    )
-    + "{%- else -%}{{- raise_exception('roles are system, user and assistant; got ' ~"
-    " message['role']) -}}{%- endif -%}"
-    + "{%- if message['content'] is string -%}{{- message['content'] -}}{%- else -%}"
-    + f"{{%- for part in message['content'] if part['type'] == 'image' -%}}{{{{- '{IMAGE}\\n'"
-    " -}}{%- endfor -%}"
-    + "{%- for part in message['content'] if part['type'] == 'text' -%}{{- part['text'] -}}{%-"
-    " endfor -%}"
-    + "{%- endif -%}"
-    + f"{{{{- '{END}\\n' -}}}}{{%- endfor -%}}"
-    + f"{{%- if add_generation_prompt -%}}{{{{- '{_TAGS['assistant']}\\n' -}}}}{{%- else -%}}{{{{-"
-    f" '{END_OF_TEXT}' -}}}}{{%- endif -%}}"
-)
-
-
-#: The same for llama.cpp, whose tokenizer does not strip the line breaks after tags: here there are
-#: none. An image is a marker in the text (`<__media__>`), followed by a line break. `LEAD` is
-#: replaced by the prefix that the tokenizer itself adds to a word after a tag.
-LEAD = "LEAD"
-LLAMA_CPP_TEMPLATE = (
-    "{%- for message in messages -%}"
-    + "{%- if message['content'] is string -%}{%- set said = message['content'] -%}"
-    + "{%- else -%}{%- set said = message['content'] | map(attribute='text') | join('\\n') -%}{%-"
-    " endif -%}"
-    + "{{- '<|' ~ message['role'] ~ '|>' -}}{%- if not said.startswith('<__') -%}{{- '"
-    + LEAD
-    + "' -}}{%- endif -%}"
-    + f"{{{{- said | trim ~ '{END}' -}}}}"
-    + "{%- endfor -%}"
-    + f"{{%- if add_generation_prompt -%}}{{{{- '{_TAGS['assistant']}' -}}}}{{%- endif -%}}"
-)
-#: The same for Ollama, in Go's template language.
-OLLAMA_TEMPLATE = (
-    f"{{{{- range .Messages }}}}<|{{{{ .Role }}}}|>{LEAD}{{{{ .Content }}}}{END}{{{{- end"
-    f" }}}}{_TAGS['assistant']}"
-)
 
 
 @dataclass(frozen=True, slots=True)
@@ -111,18 +54,22 @@ class Prompt:
 
     def __init__(self, tokenizer: PreTrainedTokenizerFast) -> None:
         self.tokenizer = tokenizer
+        self.family = family_of_tokenizer(tokenizer)
         self.image_id = _id(tokenizer, IMAGE)
-        self.end_id = _id(tokenizer, END)
-        self.end_of_text_id = _id(tokenizer, END_OF_TEXT)
-        self._tag_ids = {role: _id(tokenizer, tag) for role, tag in _TAGS.items()}
+        self.end_id = _id(tokenizer, self._chat.end)
+        self.end_of_text_id = _id(tokenizer, self._chat.end_of_text)
+        self._tag_ids = {role: self._tokenize_tag(role) for role in ROLES}
+        self._after_end = self._tokenize(self._chat.after_end)
         # each chat request tokenizes all earlier turns again, and short answers recur
         self._cache: dict[Message, list[int]] = {}
         self._special_tokens = [token.content for token in tokenizer.added_tokens_decoder.values()]
 
     @property
     def stop_ids(self) -> list[int]:
-        """The stop tokens of generation: `<|end|>`, `<|assistant|>`, `<|endoftext|>`."""
-        return [self.end_id, self._tag_ids["assistant"], self.end_of_text_id]
+        """The stop tokens of generation: the end of a message, the tag of another one of the
+        assistant, the end of the text. For Phi-3 `<|end|>`, `<|assistant|>`, `<|endoftext|>`.
+        """
+        return [self.end_id, self._tag_ids["assistant"][0], self.end_of_text_id]
 
     def render_conversation(
         self,
@@ -131,7 +78,7 @@ class Prompt:
         *,
         sample: str = "conversation",
     ) -> Rendered:
-        """Render for training: every `supervised` assistant message, and its `<|end|>`, has labels.
+        """Render for training: every `supervised` assistant message, and its end, has labels.
 
         Raises ConversationError, naming `sample`, if the number of `<image>` tokens and of images
         differ or nothing would be supervised.
@@ -140,12 +87,14 @@ class Prompt:
         labels: list[int] = []
         for message in messages:
             piece = self._tokenize_message(message)
-            ids += piece
+            tag = len(self._tag_ids[message.role])
+            ids += [*piece, *self._after_end]
             labels += (
-                [IGNORE_INDEX, *piece[1:]]
+                [*[IGNORE_INDEX] * tag, *piece[tag:]]
                 if message.role == "assistant" and message.supervised
                 else [IGNORE_INDEX] * len(piece)
             )
+            labels += [IGNORE_INDEX] * len(self._after_end)
         ids.append(self.end_of_text_id)
         labels.append(IGNORE_INDEX)
         rendered = self._expand_image_tokens(ids, labels, image_tokens, sample)
@@ -202,8 +151,12 @@ class Prompt:
             Message(m.role, self.escape_special_tokens(m.text, keep_image_tokens=True))
             for m in messages
         ]
-        ids = [token for message in safe for token in self._tokenize_message(message)]
-        ids.append(self._tag_ids["assistant"])
+        ids = [
+            token
+            for message in safe
+            for token in (*self._tokenize_message(message), *self._after_end)
+        ]
+        ids += self._tag_ids["assistant"]
         return self._expand_image_tokens(
             ids, [IGNORE_INDEX] * len(ids), image_tokens, "the conversation"
         ).ids
@@ -226,18 +179,32 @@ class Prompt:
         """Token ids -> text, without special tokens and surrounding whitespace."""
         return str(self.tokenizer.decode(ids, skip_special_tokens=True)).strip()
 
+    @property
+    def _chat(self) -> ChatFormat:
+        return self.family.chat
+
+    def _tokenize(self, text: str) -> list[int]:
+        found: list[int] = self.tokenizer(text, add_special_tokens=False)["input_ids"]
+        return found
+
+    def _tokenize_tag(self, role: str) -> list[int]:
+        tag, token = self._chat.tag_of(role), self._chat.tag_token(role)
+        behind = [] if tag == token else self._tokenize(tag)[1:]
+        return [_id(self.tokenizer, token), *behind]
+
     def _tokenize_message(self, message: Message) -> list[int]:
         known = self._cache.get(message)
         if known is None:
-            known = self.tokenizer(
-                f"{_TAGS[message.role]}\n{message.text.strip()}{END}", add_special_tokens=False
-            )["input_ids"]
-            if [*known[:1], *known[-1:]] != [self._tag_ids[message.role], self.end_id]:
+            chat, tag = self._chat, self._chat.tag_of(message.role)
+            known = self._tokenize(f"{tag}{chat.stripped}{message.text.strip()}{chat.end}")
+            wanted = self._tag_ids[message.role]
+            if [*known[: len(wanted)], *known[-1:]] != [*wanted, self.end_id]:
                 raise PartError(
-                    "the language part's tokenizer does not keep Phi-3's chat tags whole",
-                    got=f"{_TAGS[message.role]}...{END} as {known[:3]}...{known[-3:]}",
-                    wanted=f"{self._tag_ids[message.role]} first and {self.end_id} last",
-                    do="Use a Phi-3 or Phi-3.5 model as it was published",
+                    f"the language part's tokenizer does not keep {self.family.title}'s chat tags"
+                    " whole",
+                    got=f"{tag}...{chat.end} as {known[:3]}...{known[-3:]}",
+                    wanted=f"{', '.join(map(str, wanted))} first and {self.end_id} last",
+                    do=f"Use {self.family.models} as it was published",
                 )
             if len(self._cache) < CACHED_MESSAGES:
                 self._cache[message] = known
@@ -274,10 +241,10 @@ def escape_special_tokens(text: str, tokens: Iterable[str]) -> str:
     return text
 
 
-def missing_chat_tokens(tokenizer: PreTrainedTokenizerFast) -> list[str]:
-    """The Phi-3 chat tags that are missing from the tokenizer's vocabulary."""
-    known = tokenizer.get_vocab()
-    return [tag for tag in (*_TAGS.values(), END, END_OF_TEXT) if tag not in known]
+def chat_template(config: Any) -> str:
+    """The chat template that a model folder of this configuration, or config.json, has."""
+    text = config.get("text_config", config) if isinstance(config, dict) else config.text_config
+    return family_of_config(text).chat.template(IMAGE)
 
 
 def prepare_tokenizer(tokenizer: PreTrainedTokenizerFast, vocab_size: int) -> int:
@@ -285,21 +252,15 @@ def prepare_tokenizer(tokenizer: PreTrainedTokenizerFast, vocab_size: int) -> in
     template; returns the id.
 
     Phi-3.5 has 32,064 embedding rows for 32,011 tokens, so `<image>` becomes 32011 and no matrix
-    has to grow. Raises PartError if the tokenizer lacks Phi-3's tags or the vocabulary has no free
-    row.
+    has to grow. Raises PartError if the tokenizer lacks the chat tags of a known family or the
+    vocabulary has no free row.
     """
     from transformers import AddedToken
 
+    chat = family_of_tokenizer(tokenizer).chat
     known = tokenizer.get_vocab()
-    missing = missing_chat_tokens(tokenizer)
-    if missing:
-        raise PartError(
-            "the language part's tokenizer lacks Phi-3's chat tags",
-            got=f"no {', '.join(missing)}",
-            do="Use a Phi-3 or Phi-3.5 model",
-        )
     if IMAGE not in known:
-        if len(tokenizer) >= vocab_size:
+        if max(len(tokenizer), *(i + 1 for i in known.values())) >= vocab_size:
             raise PartError(
                 f"the vocabulary has no free row for {IMAGE}",
                 got=f"{len(tokenizer)} tokens in {vocab_size} rows",
@@ -308,11 +269,12 @@ def prepare_tokenizer(tokenizer: PreTrainedTokenizerFast, vocab_size: int) -> in
         tokenizer.add_tokens(
             [AddedToken(IMAGE, special=True, normalized=False)], special_tokens=True
         )
-    tokenizer.eos_token = END
-    tokenizer.pad_token = END_OF_TEXT
+    tokenizer.eos_token = chat.end
+    tokenizer.pad_token = chat.end_of_text
     tokenizer.padding_side = "left"
-    tokenizer.chat_template = CHAT_TEMPLATE
-    tokenizer.chat_control_tokens = [IMAGE, END, END_OF_TEXT, *_TAGS.values()]
+    tokenizer.chat_template = chat.template(IMAGE)
+    tags = map(chat.tag_token, ROLES)
+    tokenizer.chat_control_tokens = [IMAGE, chat.end, chat.end_of_text, *dict.fromkeys(tags)]
     return _id(tokenizer, IMAGE)
 
 

@@ -1,10 +1,10 @@
 """Where something new is registered: for each seam, the names and the modules that hold them.
 
     seam               protocol                         object in the module
-    language family    model/families/base.py           FAMILY
+    language family    families/base.py                 FAMILY
     encoder            vision/encoders/base.py          ENCODER
     projector          model/projectors/base.py         PROJECTOR
-    engine             chat/engines.py                  ENGINE
+    engine             chat/engines/base.py             ENGINE
     objective          training/objectives/base.py      OBJECTIVE
     data format        conversations/formats/base.py    FORMAT
     task               evaluation/task.py               TASK
@@ -16,7 +16,8 @@ The registry of each room (`registry.py`) turns a name into its object.
 from __future__ import annotations
 
 LANGUAGE_FAMILIES = {
-    "phi3": "phisense.model.families.phi3",
+    "phi3": "phisense.families.phi3",
+    "phi4_mini": "phisense.families.phi4_mini",
 }
 
 ENCODERS = {
@@ -32,15 +33,33 @@ PROJECTORS = {
 }
 
 ENGINES = {
-    "torch": "phisense.chat.torch_engine",
-    "llama": "phisense.chat.llama_engine",
-    "remote": "phisense.chat.remote_engine",
+    "torch": "phisense.chat.engines.torch",
+    "llama": "phisense.chat.engines.llama",
+    "remote": "phisense.chat.engines.remote",
 }
 
 OBJECTIVES = {
     "supervised": "phisense.training.objectives.supervised",
 }
 
-DATA_FORMATS: dict[str, str] = {}
+#: In order of precedence: the first format that recognizes a row has it.
+DATA_FORMATS = {
+    "llava": "phisense.conversations.formats.llava",
+    "messages": "phisense.conversations.formats.messages",
+    "texts": "phisense.conversations.formats.texts",
+    "prompt_completion": "phisense.conversations.formats.prompt_completion",
+    "question_answer": "phisense.conversations.formats.question_answer",
+}
 
-TASKS: dict[str, str] = {}
+TASKS = {
+    "vqav2": "phisense.evaluation.tasks.vqav2",
+    "gqa": "phisense.evaluation.tasks.gqa",
+    "textvqa": "phisense.evaluation.tasks.textvqa",
+    "textvqa-ocr": "phisense.evaluation.tasks.textvqa_ocr",
+    "scienceqa": "phisense.evaluation.tasks.scienceqa",
+    "pope": "phisense.evaluation.tasks.pope",
+    "mmbench": "phisense.evaluation.tasks.mmbench",
+    "mme": "phisense.evaluation.tasks.mme",
+    "captions": "phisense.evaluation.tasks.captions",
+    "own": "phisense.evaluation.tasks.own",
+}

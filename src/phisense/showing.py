@@ -8,7 +8,6 @@ from collections.abc import Callable
 from dataclasses import dataclass
 from itertools import islice
 from pathlib import Path
-from typing import Any
 
 from rich.text import Text
 
@@ -33,7 +32,7 @@ class RenderedRow:
     tokens: list[str]
     supervised: list[bool]
 
-    def as_dict(self) -> dict[str, Any]:
+    def to_dict(self) -> dict[str, object]:
         """The JSON object of a rendered row: its token ids and labels."""
         counts = {"tokens": len(self.rendered.ids), "supervised": self.rendered.supervised}
         return {
@@ -103,7 +102,7 @@ def _prompt_of(recipe: Recipe) -> tuple[Prompt, int]:
     """The recipe's prompt, and its number of tokens per image."""
     from transformers import AutoConfig, AutoTokenizer
 
-    from .vision.encoders import num_patches, vision_config
+    from .vision.encoders.loading import num_patches, vision_config
 
     folder = resolve_part(recipe.language.part)
     tokenizer = load_auto(AutoTokenizer, folder)
@@ -125,14 +124,15 @@ def _fold_image_tokens(prompt: Prompt, rendered: Rendered) -> tuple[list[str], l
         if run and i + 1 < len(rendered.ids) and rendered.ids[i + 1] == prompt.image_id:
             continue
         name = f"<image>x{run}" if run else str(prompt.tokenizer.convert_ids_to_tokens(token))
-        tokens.append(_readable(name))
+        tokens.append(_readable(name, prompt))
         supervised.append(label != IGNORE_INDEX)
     return tokens, supervised
 
 
-def _readable(token: str) -> str:
+def _readable(token: str, prompt: Prompt) -> str:
     """Replace the markers of SentencePiece and byte-level BPE for space and line break by the
     characters.
     """
     plain = token.replace("▁", " ").replace("Ġ", " ").replace("<0x0A>", "\n").replace("Ċ", "\n")
-    return f"{plain}\n" if plain in ("<|end|>", "<|endoftext|>") else plain
+    ends = (prompt.family.chat.end, prompt.family.chat.end_of_text)
+    return f"{plain}\n" if plain in ends else plain

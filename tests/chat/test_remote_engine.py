@@ -24,8 +24,10 @@ from phisense.chat.remote_engine import API_KEY_VARIABLE, RemoteEngine
 from phisense.chat.sse_client import ServerAddress
 from phisense.conversations import IMAGE, Message
 from phisense.errors import ChatError, ConversationError, PhisenseError, UsageError
-from phisense.prompt import SPECIAL_TOKENS
+from phisense.families import FAMILIES, known_special_tokens
 from phisense.vision.image_io import open_image
+
+SPECIAL_TOKENS = FAMILIES["phi3"].chat.special_tokens
 
 Answer = Callable[["Handler", dict[str, Any]], None]
 
@@ -168,12 +170,16 @@ def test_the_window_and_the_count(stub: Stub, model: Path) -> None:
 
 
 def test_control_tokens_stay_text(stub: Stub, model: Path) -> None:
-    hostile = " ".join(("Hi", *SPECIAL_TOKENS, IMAGE, "</s>"))
-    for engine in (RemoteEngine.open(stub.url), RemoteEngine.open(stub.url, folder=model)):
+    hostile = " ".join(("Hi", *known_special_tokens(), IMAGE, "</s>"))
+    # without a folder the family is not known, so no token of any may pass
+    for engine, tokens in (
+        (RemoteEngine.open(stub.url), known_special_tokens()),
+        (RemoteEngine.open(stub.url, folder=model), SPECIAL_TOKENS),
+    ):
         list(ask(engine, hostile))
         sent = stub.asked[-1]["messages"][0]["content"]
         assert isinstance(sent, str)
-        assert not [token for token in (*SPECIAL_TOKENS, IMAGE) if token in sent]
+        assert not [token for token in (*tokens, IMAGE) if token in sent]
     # without the breaking they would be sent as they are: the control
     engine.escape_special_tokens = lambda text: text  # type: ignore[method-assign]
     list(

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import shutil
 import signal
 import socket
 import subprocess
@@ -24,7 +25,10 @@ TOWER = '"vision_config": {"model_type": "clip_vision_model"}'
 @pytest.fixture
 def folder(tmp_path: Path) -> Path:
     (tmp_path / "practice").mkdir()
-    text = '{"max_position_embeddings": 131072, "original_max_position_embeddings": 2048}'
+    text = (
+        '{"model_type": "phi3", "max_position_embeddings": 131072,'
+        ' "original_max_position_embeddings": 2048}'
+    )
     (tmp_path / "practice" / "config.json").write_text(
         f'{{"model_type": "llava", "text_config": {text}, {TOWER}}}'
     )
@@ -74,6 +78,24 @@ def test_the_best_that_is_installed(
     assert choose_server(gguf, port=0).has_vision is False
     for server in (vllm, made):
         assert server.command[server.command.index("--host") + 1] == "127.0.0.1"
+
+
+def test_each_server_gets_the_window_of_the_model(
+    monkeypatch: pytest.MonkeyPatch, folder: Path, gguf: Path
+) -> None:
+    """The recipe's, which merge wrote into the folder; 4,096 only if nothing says another."""
+    install(monkeypatch, "vllm", gpu=True)
+    config = json.loads((folder / "config.json").read_text())
+    (folder / "config.json").write_text(json.dumps({**config, "context_window": 300}))
+    assert choose_server(folder, "vllm", port=0).command[-2:] == ("--max-model-len", "300")
+    for binary in (None, "/opt/llama-server"):
+        install(monkeypatch, *servers._REQUIRED_PACKAGES["llama"], binary=binary)
+        option = "--n_ctx" if binary is None else "--ctx-size"
+        for window in ("4096", "300"):
+            words = choose_server(gguf, port=0).command
+            assert words[words.index(option) + 1] == window
+            shutil.copytree(folder, gguf / "vision", dirs_exist_ok=True)
+        shutil.rmtree(gguf / "vision")
 
 
 def test_a_pooled_projector_is_not_for_vllm(monkeypatch: pytest.MonkeyPatch, folder: Path) -> None:

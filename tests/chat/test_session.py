@@ -26,6 +26,7 @@ class Echo:
     """An engine that says how many messages it was given; a token is a word."""
 
     name, window, picture_tokens = "echo", 100, 10
+    kind, where, endpoint, attention_map = "echo", "nowhere", None, None
 
     def __init__(self) -> None:
         self.given: list[list[Message]] = []

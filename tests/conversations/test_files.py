@@ -19,7 +19,7 @@ from phisense.conversations.sources import open_data_source
 from phisense.errors import ConversationError, DataError
 from phisense.evaluation import benchmark_io
 from phisense.evaluation.predictions_io import read_answers
-from phisense.evaluation.tasks import find_task
+from phisense.evaluation.tasks import TASKS
 
 HEADING = ["id", "question", "answer"]
 CELLS = [
@@ -296,7 +296,7 @@ def test_a_note_of_the_file_is_said_once_where_nobody_checks(
     (tmp_path / "a.csv").write_bytes("question_id,answer\n1,groß\n".encode("cp1252"))
     question = benchmark_io.Question("1", None, "Was?", ("groß",), "other")
     for _ in range(3):
-        assert read_answers(tmp_path / "a.csv", find_task("own"), [question]).answers == ["groß"]
+        assert read_answers(tmp_path / "a.csv", TASKS["own"], [question]).answers == ["groß"]
     assert capsys.readouterr().err.count("is no UTF-8 and is read as cp1252") == 1
 
 
@@ -511,7 +511,7 @@ def test_a_file_without_a_row_is_an_error_of_every_reader(tmp_path: Path, verb: 
             check,
             read_conversations,
             read_questions,
-            lambda path: read_answers(path, find_task("own"), []),
+            lambda path: read_answers(path, TASKS["own"], []),
         ):
             with pytest.raises(DataError, match="holds no row"):
                 read(path)

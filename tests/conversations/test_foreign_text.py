@@ -17,13 +17,13 @@ from PIL import Image
 from phisense import artifacts, console, errors, safe_parsing
 from phisense.console import json_bytes
 from phisense.conversations import check, defects, read_conversations, read_questions
-from phisense.conversations.convert import write_rejects
+from phisense.conversations.convert import _write_rejects
 from phisense.conversations.defects import Defect
 from phisense.conversations.sources import open_data_source
 from phisense.errors import PhisenseError
 from phisense.evaluation import benchmark_io
 from phisense.evaluation.predictions_io import read_answers
-from phisense.evaluation.tasks import find_task
+from phisense.evaluation.tasks import TASKS
 from phisense.safe_parsing import escape, quote
 
 #: As Python holds them; those that UTF-8 cannot write stand in JSON as escapes.
@@ -105,10 +105,10 @@ def readers(path: Path) -> list[Any]:
     return [
         lambda: read_conversations(path),
         lambda: read_questions(path),
-        lambda: read_answers(path, find_task("own"), []),
+        lambda: read_answers(path, TASKS["own"], []),
         lambda: list(benchmark_io.rows_of(benchmark_io.read_source(str(path), usual), str(path))),
-        lambda: find_task("pope").load([str(path)], None),
-        lambda: find_task("gqa").load([str(path)], None),
+        lambda: TASKS["pope"].load([str(path)], None),
+        lambda: TASKS["gqa"].load([str(path)], None),
     ]
 
 
@@ -135,7 +135,7 @@ def hold(path: Path, verb: Any, capfdbinary: pytest.CaptureFixture[bytes]) -> No
     assert all(is_plain(str(finding)) for finding in found.findings)
     assert all(len(str(finding)) < 1500 for finding in found.findings)
     listed = path.parent / "rejects.jsonl"
-    write_rejects(listed, found)
+    _write_rejects(listed, found)
     assert [
         json.loads(line)["code"] for line in listed.read_text(encoding="utf-8").split("\n")[:-1]
     ] == [one.code for one in found.rejects]
@@ -189,6 +189,7 @@ def test_every_text_in_every_field(
     hold(place / "data.json", verb, capfdbinary)
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("ending", ["json", "jsonl", "csv", "tsv"])
 def test_bytes_that_are_no_text_in_every_format(
     place: Path, ending: str, verb: Any, capfdbinary: pytest.CaptureFixture[bytes]

@@ -22,7 +22,7 @@ from phisense.conversations.questions import read_questions
 from phisense.errors import ConversationError, DataError, PhisenseError
 from phisense.evaluation import benchmark_io
 from phisense.evaluation.predictions_io import read_answers
-from phisense.evaluation.tasks import find_task
+from phisense.evaluation.tasks import TASKS
 
 GOOD = {
     "id": "a",
@@ -73,10 +73,10 @@ ODD = (
     '"\\u001b[2J"',
 )
 READERS: dict[str, Any] = {
-    "check": lambda path: json_bytes(check(path, [path.parent]).as_dict()),
+    "check": lambda path: json_bytes(check(path, [path.parent]).to_result().to_dict()),
     "conversations": read_conversations,
     "questions": read_questions,
-    "answers": lambda path: read_answers(path, find_task("own"), []),
+    "answers": lambda path: read_answers(path, TASKS["own"], []),
     "benchmark": lambda path: list(
         benchmark_io.rows_of(
             benchmark_io.read_source(str(path), benchmark_io.HubDefaults("test")), str(path)
@@ -108,6 +108,7 @@ def row_with(at: tuple[str | int, ...], text: str) -> str:
     return json.dumps(row if at else "@").replace('"@"', text)
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("name", READERS)
 def test_every_value_in_every_place(tmp_path: Path, name: str) -> None:
     refused = 0

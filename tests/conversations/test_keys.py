@@ -482,7 +482,7 @@ def test_a_row_with_a_picture_and_ids_is_read_the_short_way(
     monkeypatch: pytest.MonkeyPatch,
 ) -> None:
     row = {**SAMPLES["llava"], "image_id": "7", "source": "x", "metadata": {"a": 1}}
-    monkeypatch.setattr("phisense.conversations.row_parser._parse_by_keys", None)
+    monkeypatch.setattr("phisense.conversations.formats.llava.parse_by_keys", None)
     assert validate_row(row, 1).good
     assert (
         validate_row(
@@ -682,7 +682,7 @@ def test_unread_keys_are_counted_over_the_set_and_not_kept_row_by_row(tmp_path: 
         "100 rows have 'hint', which is not read",
         "50 rows have 'mood', which is not read",
     ]
-    _, hint, _ = found.as_dict()["notes"]
+    _, hint, _ = found.to_result().to_dict()["notes"]
     assert (hint["code"], hint["rows"], hint["row"], hint["what"]) == (
         "unread-key",
         100,

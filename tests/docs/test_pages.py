@@ -23,8 +23,8 @@ from ..conftest import ROOT
 DOCS = ROOT / "docs"
 
 
-def generator() -> Any:
-    spec = importlib.util.spec_from_file_location("generate", DOCS / "generate.py")
+def generator(name: str = "generate") -> Any:
+    spec = importlib.util.spec_from_file_location(name, DOCS / f"{name}.py")
     assert spec is not None
     assert spec.loader is not None
     module = importlib.util.module_from_spec(spec)
@@ -35,6 +35,34 @@ def generator() -> Any:
 @pytest.mark.parametrize("page", ["reference-recipe.md", "reference-commands.md"])
 def test_the_reference_is_current(page: str) -> None:
     assert (DOCS / page).read_text() == generator().PAGES[page](), "run make docs"
+
+
+def test_the_python_reference_is_current() -> None:
+    page = generator("reference_python")
+    assert (DOCS / page.PAGE).read_text() == page.reference(), "run make docs"
+
+
+def test_every_public_name_and_what_it_raises_is_in_the_python_reference() -> None:
+    import phisense
+
+    text = (DOCS / "reference-python.md").read_text()
+    for name in phisense.__all__:
+        assert name == "__version__" or f"### {name}\n" in text
+    for step in ("check", "encode_features", "train", "merge", "evaluate", "export"):
+        entry = text.split(f"### {step}\n")[1].split("\n### ")[0]
+        assert f"```python\nphisense.{step}(" in entry
+        assert "Raises " in entry
+
+
+def test_the_python_reference_notices_a_change(monkeypatch: pytest.MonkeyPatch) -> None:
+    import phisense
+
+    page = generator("reference_python")
+    monkeypatch.setattr(phisense.Notice, "__doc__", "Another.")
+    assert (DOCS / page.PAGE).read_text() != page.reference()
+    monkeypatch.setattr(phisense, "__all__", [*phisense.__all__, "new"])
+    with pytest.raises(AssertionError, match="lacks \\['new'\\]"):
+        page.reference()
 
 
 def test_the_reference_has_every_key_and_what_it_is() -> None:

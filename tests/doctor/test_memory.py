@@ -24,8 +24,8 @@ from phisense.model.varlen_attention import VARLEN
 from phisense.prompt import IGNORE_INDEX, Rendered
 from phisense.recipe import Lora, Recipe, parse_recipe
 from phisense.training import packing
+from phisense.training.objectives.supervised import supervised_loss
 from phisense.training.packing import PackedRow, concatenate_rows
-from phisense.training.trainer import supervised_loss
 
 TOKENS = 60
 BOUND = 0.03

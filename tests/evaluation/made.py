@@ -15,11 +15,11 @@ from phisense import artifacts
 from phisense.conversations import ImageFinder, Question
 from phisense.evaluation.measurement import Measurement
 from phisense.evaluation.model_facts import ModelFacts
-from phisense.evaluation.report import REPORT_KIND, AttentionGrid, Report, read_report, write_report
+from phisense.evaluation.report import REPORT_KIND, AttentionGrid, Report, read_report
+from phisense.evaluation.report_writer import write_report
 from phisense.evaluation.scores import Prediction, score_predictions
 from phisense.evaluation.task import score_answer
 from phisense.evaluation.tasks import TASKS
-from phisense.evaluation.tasks.own import OWN
 
 WORDS = ("Red.", "Green.", "Blue.", "White.")
 
@@ -85,7 +85,7 @@ def report(
         name: said(asked, right if name == "real" else blind, seed)
         for seed, name in enumerate(conditions)
     }
-    used = TASKS.get(task, replace(OWN, name=task))
+    used = TASKS[task] if task in TASKS else replace(TASKS["own"], name=task)
     scores = score_predictions(used, asked, answers)
     record = {
         "seed": 0,

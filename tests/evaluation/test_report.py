@@ -21,15 +21,10 @@ from phisense.errors import ArtifactError, UsageError
 from phisense.evaluation import comparison
 from phisense.evaluation.gallery import select_gallery
 from phisense.evaluation.model_facts import ModelFacts
-from phisense.evaluation.page import plots
+from phisense.evaluation.page import plots, render_page
 from phisense.evaluation.published_results import PUBLISHED_RESULTS, PublishedResult
-from phisense.evaluation.report import (
-    AttentionGrid,
-    Report,
-    attention_maps,
-    read_report,
-    render_page,
-)
+from phisense.evaluation.report import AttentionGrid, Report, read_report
+from phisense.evaluation.report_writer import attention_maps
 from phisense.evaluation.results import EvaluationReport
 from phisense.evaluation.training_facts import LossCurve
 from phisense.intervals import Interval, PairedDifference
@@ -571,7 +566,7 @@ def test_what_travels_with_a_model_names_no_place(tmp_path: Path) -> None:
     ]
     rows.append({"stage": "align", "step": 1000, "held_out": 0.5, "blind": 0.25, "seconds": 501})
     (run / "metrics.jsonl").write_text("".join(json.dumps(row) + "\n" for row in rows))
-    found = training_record(run, recipe)
+    found = training_record(run, recipe).to_dict()
     assert str(tmp_path) not in json.dumps(found)
     assert "/src/" not in json.dumps(found)
     assert found["recipe"]["language"]["part"] == "practice/parts/language"

@@ -14,7 +14,7 @@ from phisense.errors import UsageError
 from phisense.evaluation.results import EvaluationReport
 from phisense.evaluation.scores import score_predictions
 from phisense.evaluation.task import limit_questions
-from phisense.evaluation.tasks import TASKS, find_task
+from phisense.evaluation.tasks import TASKS
 from phisense.intervals import (
     MIN_UNITS,
     Interval,
@@ -152,4 +152,4 @@ def test_some_of_many_are_not_every_second() -> None:
 
 def test_an_unknown_task_is_a_sentence() -> None:
     with pytest.raises(UsageError, match="unknown task; got nothing; wanted .*own"):
-        find_task("nothing")
+        TASKS["nothing"]

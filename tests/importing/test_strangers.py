@@ -18,7 +18,7 @@ import pytest
 from phisense.errors import ArtifactError, PartError, UsageError
 from phisense.importing import source as sources
 from phisense.model.folder import load_model
-from phisense.vision.encoders import vision_config
+from phisense.vision.encoders.loading import vision_config
 
 from ..hostile_folders import sign
 from . import made

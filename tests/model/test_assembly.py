@@ -18,7 +18,7 @@ from phisense.errors import PartError, TrainingError
 from phisense.model import load_model, save_model
 from phisense.model.lora import add_lora, check_targets, expected_trainable
 from phisense.recipe import Lora, Projector
-from phisense.vision.encoders import Encoder
+from phisense.vision.encoders.encode import Encoder
 
 from ..tiny import generated
 
@@ -165,7 +165,9 @@ def test_a_wrong_lora_pattern_is_refused(parts: tuple[str, str], pattern: str, w
 
 def test_parts_of_the_wrong_kind_are_sentences(parts: tuple[str, str], tmp_path: Path) -> None:
     language, vision = parts
-    with pytest.raises(PartError, match="is no Phi-3; got clip_vision_model; wanted phi3"):
+    with pytest.raises(
+        PartError, match="is no Phi-3 or Phi-4-mini; got clip_vision_model; wanted phi3"
+    ):
         Phi3WithProjector.assemble(vision, vision)
     with pytest.raises(PartError, match="is no clip encoder; got phi3"):
         Phi3WithProjector.assemble(language, language)

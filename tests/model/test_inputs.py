@@ -14,7 +14,7 @@ from PIL import Image
 from phisense import Phi3WithProjector
 from phisense.conversations import IMAGE, Message
 from phisense.model.inputs import StoredFeatures, pad_prompts, pad_rows, splice_images
-from phisense.model.projectors import average_patches
+from phisense.model.projectors.image_tokens import average_patches
 from phisense.prompt import IGNORE_INDEX, Rendered
 from phisense.recipe import Projector
 

@@ -18,11 +18,11 @@ from safetensors.torch import load_file, save_file
 from phisense import artifacts
 from phisense.errors import ArtifactError, MergeError, PartError, PhisenseError
 from phisense.model import Phi3WithProjector, load_model
-from phisense.model.projectors import load_projector
+from phisense.model.projectors.weights import load_projector
 from phisense.model.trainable import freeze_all_but_projector, load_trainable
 from phisense.model.unmerged import load_with_adapter
 from phisense.recipe import load_recipe
-from phisense.vision.encoders import Encoder
+from phisense.vision.encoders.encode import Encoder
 
 from ..importing import made
 from ..tiny import make_language, make_root, make_vision

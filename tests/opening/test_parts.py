@@ -19,7 +19,8 @@ from phisense.errors import PartError
 from phisense.practice import spoken
 from phisense.speech import Transcriber
 from phisense.speech.ctranslate2_model import ctranslate2_folder
-from phisense.vision.encoders import Encoder, load_image_processor
+from phisense.vision.encoders.encode import Encoder
+from phisense.vision.encoders.loading import load_image_processor
 
 from .. import hostile_folders as made
 from ..tiny import make_vision

@@ -19,7 +19,7 @@ from phisense.opening.configs import validate_config
 from phisense.opening.headers import read_headers
 from phisense.opening.shape_checks import build_meta_model
 from phisense.parts import load_auto, load_weights
-from phisense.vision.encoders import Encoder
+from phisense.vision.encoders.encode import Encoder
 
 from ..importing.made import edit_json, make_whole
 from ..tiny import PRACTICE, make_vision

@@ -202,7 +202,7 @@ def test_a_gguf_folder_is_run_in_llama(model: Path, verb: Any, tmp_path: Path) -
         tmp_path / "both",
     )
     app = (tmp_path / "both" / "space" / "app.py").read_text()
-    assert "LlamaEngine.open(model / 'gguf')" in app
+    assert "open_engine(model / 'gguf')" in app
     assert 'allow_patterns="gguf/*"' in app
     assert "spaces" not in app
     assert (tmp_path / "both" / "model" / "gguf" / "model-q4_k_m.gguf").is_file()
@@ -212,7 +212,7 @@ def test_a_gguf_folder_is_run_in_llama(model: Path, verb: Any, tmp_path: Path) -
         "it is built on another machine than it runs on"
     )
     verb("deploy", gguf, "--space", "someone/practice", "--dry-run", tmp_path / "alone")
-    assert "LlamaEngine.open(model)" in (tmp_path / "alone" / "space" / "app.py").read_text()
+    assert "open_engine(model)" in (tmp_path / "alone" / "space" / "app.py").read_text()
     assert (
         ModelCard.load(tmp_path / "alone" / "model" / "README.md").data.to_dict()["library_name"]
         == "llama.cpp"

@@ -91,6 +91,7 @@ EXPLODE = (
 )
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("name", BOMBS)
 def test_what_is_made_to_burst_is_refused(tmp_path: Path, name: str) -> None:
     (tmp_path / "bomb.yaml").write_text(BOMBS[name])

@@ -10,13 +10,13 @@ import yaml
 
 from phisense.errors import RecipeError
 from phisense.recipe import (
-    _RENAMED,
-    _section_at,
     load_recipe,
     load_recorded_recipe,
     shipped_recipes,
     with_current_keys,
 )
+from phisense.recipe.lookup import section_at
+from phisense.recipe.renamed import RENAMED
 
 FURTHER = "train.further={more: {data: [a.json], clip: 0.5}}"
 
@@ -27,8 +27,8 @@ def with_old_keys(raw: Any, loc: tuple[str, ...] = ()) -> Any:
         return raw
     table = {
         new: old
-        for owner, names in _RENAMED.items()
-        if issubclass(_section_at(loc), owner) and loc != ("train", "further")
+        for owner, names in RENAMED.items()
+        if issubclass(section_at(loc), owner) and loc != ("train", "further")
         for old, new in names.items()
     }
     return {table.get(key, key): with_old_keys(value, (*loc, key)) for key, value in raw.items()}

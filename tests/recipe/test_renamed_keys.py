@@ -9,7 +9,6 @@ import yaml
 
 from phisense.errors import RecipeError
 from phisense.recipe import (
-    _RENAMED,
     SHIPPED,
     Evaluate,
     Features,
@@ -20,6 +19,7 @@ from phisense.recipe import (
     Train,
     load_recipe,
 )
+from phisense.recipe.renamed import RENAMED
 
 PLACES = {
     Features: ("features",),
@@ -31,7 +31,7 @@ PLACES = {
 }
 CASES = [
     (f"{place}.{old}", f"{place}.{new}")
-    for section, table in _RENAMED.items()
+    for section, table in RENAMED.items()
     for place in PLACES[section]
     for old, new in table.items()
 ]
@@ -39,9 +39,9 @@ FURTHER = "train.further={more: {data: [a.json]}}"
 
 
 def test_the_table_is_whole_and_leads_to_keys_that_exist() -> None:
-    assert set(PLACES) == set(_RENAMED)
+    assert set(PLACES) == set(RENAMED)
     assert len(CASES) >= 24
-    for section, table in _RENAMED.items():
+    for section, table in RENAMED.items():
         assert set(table.values()) <= set(section.model_fields)
         assert not set(table) & set(section.model_fields)
     assert issubclass(FurtherStage, Stage)

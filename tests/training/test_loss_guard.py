@@ -19,6 +19,7 @@ from phisense.errors import TrainingError
 from phisense.recipe import Stage, Train
 from phisense.training import loss_guard, trainer
 from phisense.training.loss_guard import LossGuard
+from phisense.training.objectives import supervised
 
 from ..tiny import make_root
 
@@ -58,7 +59,7 @@ def spoil(
     weights before each step and at the end.
     """
     seen: list[Any] = []
-    step, loss = trainer.StageTrainer.training_step, trainer.supervised_loss
+    step, loss = trainer.StageTrainer.training_step, supervised.supervised_loss
     now: list[int] = [0]
 
     def noting(self: Any, model: Any, *args: Any, **kwargs: Any) -> torch.Tensor:
@@ -78,7 +79,7 @@ def spoil(
         return how(found) if now[0] in steps else found
 
     monkeypatch.setattr(trainer.StageTrainer, "training_step", noting)
-    monkeypatch.setattr(trainer, "supervised_loss", spoilt)
+    monkeypatch.setattr(supervised, "supervised_loss", spoilt)
     return seen
 
 

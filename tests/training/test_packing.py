@@ -20,8 +20,9 @@ from phisense.conversations import IMAGE, Conversation, Message
 from phisense.prompt import IGNORE_INDEX
 from phisense.training import packing
 from phisense.training.data import Collator
+from phisense.training.objectives import OBJECTIVES, BatchLayout
+from phisense.training.objectives.supervised import supervised_loss
 from phisense.training.packing import PackedRow, Sample, pack, single_row
-from phisense.training.trainer import supervised_loss
 
 
 def talk(about: str, *turns: str, images: tuple[str, ...] = ("a.jpg",)) -> Conversation:
@@ -83,13 +84,18 @@ def samples_of(built: Phi3WithProjector) -> list[Sample]:
     return [Sample(one.id, row, one.images) for one, row in zip(TALKS, rendered, strict=True)]
 
 
+def collator(built: Phi3WithProjector, attention: str) -> Collator:
+    store: Any = Store(built.image_tokens, built.model.config.vision_config.hidden_size)
+    layout = BatchLayout(built.prompt.end_of_text_id, attention)
+    return Collator(store.batch, OBJECTIVES["supervised"], layout)
+
+
 def learnt(
     built: Phi3WithProjector, rows: list[PackedRow], attention: str
 ) -> tuple[float, dict[str, torch.Tensor]]:
     """The loss over all supervised tokens, and every parameter's gradient."""
     built.model.set_attn_implementation(attention)
-    store: Any = Store(built.image_tokens, built.model.config.vision_config.hidden_size)
-    batch = Collator(store.batch, built.prompt.end_of_text_id, attention=attention)(rows)
+    batch = collator(built, attention)(rows)
     del batch["ids"]
     built.model.zero_grad()
     loss = built.model(**batch).loss
@@ -134,7 +140,7 @@ def test_a_conversation_that_sees_its_neighbour_is_noticed(
         positions, seen = right(rows, width)
         return positions, torch.ones_like(seen).tril()
 
-    monkeypatch.setattr("phisense.training.data.padded_masks", leaky)
+    monkeypatch.setattr("phisense.training.objectives.supervised.padded_masks", leaky)
     together, _ = learnt(built, pack(samples, built.prompt.image_id, 512), "sdpa")
     assert abs(together - apart) > BOUNDS[built.model.lm_head.weight.dtype][0]
 
@@ -156,7 +162,7 @@ def test_a_conversation_that_does_not_see_its_picture_is_noticed(
             ]
         )
 
-    monkeypatch.setattr("phisense.training.data.concatenate_rows", blind)
+    monkeypatch.setattr("phisense.training.objectives.supervised.concatenate_rows", blind)
     together, _ = learnt(built, pack(samples, built.prompt.image_id, 512), "spans")
     assert abs(together - apart) > BOUNDS[built.model.lm_head.weight.dtype][0]
 
@@ -197,8 +203,7 @@ def test_an_answer_between_two_pictures_is_not_shared(built: Phi3WithProjector) 
 
 def test_logits_of_supervised_positions_give_the_models_own_loss(built: Phi3WithProjector) -> None:
     rows = pack(samples_of(built), built.prompt.image_id, 512)
-    store: Any = Store(built.image_tokens, built.model.config.vision_config.hidden_size)
-    batch = Collator(store.batch, built.prompt.end_of_text_id, attention="sdpa")(rows)
+    batch = collator(built, "sdpa")(rows)
     del batch["ids"]
     labels = batch["labels"]
     whole = built.model(**batch)

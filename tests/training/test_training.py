@@ -16,6 +16,8 @@ from safetensors.torch import load_file
 
 from phisense.errors import ArtifactError, RecipeError, TrainingError
 
+from ..tiny import make_root
+
 QUICK = (
     "--set",
     "train.align.max_steps=6",
@@ -108,12 +110,12 @@ def test_frozen_weights_do_not_change_by_a_bit(parts: tuple[str, str]) -> None:
 def test_other_pictures_give_another_loss(trained: dict[str, Any], world: Path) -> None:
     """The loss depends on which picture is seen: the control that training looked at all."""
     from phisense.conversations import IMAGE, Message, read_questions
-    from phisense.evaluation.run import (
+    from phisense.evaluation.asked import (
         pictures_for_condition,  # the same pairing as the evaluation's
     )
     from phisense.model.unmerged import load_with_adapter
     from phisense.recipe import load_recipe
-    from phisense.vision.encoders import Encoder
+    from phisense.vision.encoders.encode import Encoder
     from phisense.vision.image_io import open_image
 
     recipe = load_recipe(Path(trained["run"]) / "recipe.yaml")
@@ -141,18 +143,22 @@ def test_other_pictures_give_another_loss(trained: dict[str, Any], world: Path) 
 @pytest.mark.slow
 @pytest.mark.usefixtures("compute")
 def test_resuming_ends_where_an_uninterrupted_run_ends(
-    root: Path, verb: Any, monkeypatch: pytest.MonkeyPatch
+    tmp_path: Path, verb: Any, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     from phisense.training import trainer
 
-    recipe = settings(root)
-    verb("train", "practice", *recipe)
-    straight = load_file(root / "runs" / "practice" / "adapter" / "adapter_model.safetensors")
-    shutil.rmtree(root / "runs")
+    make_root(tmp_path)
+    file, run = tmp_path / "tiny.yaml", tmp_path / "runs" / "tiny"
+    recipe = settings(tmp_path, "train.lora.dropout=0.1")
+    verb("features", file)
+    verb("train", file, *recipe)
+    straight = load_file(run / "adapter" / "adapter_model.safetensors")
+    shutil.rmtree(tmp_path / "runs")
 
     original = trainer.arguments
     monkeypatch.setattr(
-        "phisense.training.stages.arguments", lambda *a, **k: original(*a, **{**k, "save_every": 2})
+        "phisense.training.stage_plan.arguments",
+        lambda *a, **k: original(*a, **{**k, "save_every": 2}),
     )
     step = trainer.StageTrainer.training_step
     seen = {"steps": 0}
@@ -169,12 +175,12 @@ def test_resuming_ends_where_an_uninterrupted_run_ends(
         from phisense.training import Training
 
         changes = tuple(word for word in recipe if word != "--set")
-        Training(load_recipe("practice", changes), lambda row: None)()
+        Training(load_recipe(file, changes), lambda row: None)()
     monkeypatch.setattr(trainer.StageTrainer, "training_step", step)
     with pytest.raises(ArtifactError, match="is not a finished run"):
-        verb("merge", root / "runs" / "practice")
-    verb("train", "practice", *recipe, "--resume")
-    resumed = load_file(root / "runs" / "practice" / "adapter" / "adapter_model.safetensors")
+        verb("merge", run)
+    verb("train", file, *recipe, "--resume")
+    resumed = load_file(run / "adapter" / "adapter_model.safetensors")
     assert straight.keys() == resumed.keys()
     assert all(torch.equal(straight[name], resumed[name]) for name in straight)
 
@@ -224,7 +230,7 @@ def test_a_damaged_checkpoint_is_passed_over(tmp_path: Path, parts: tuple[str, s
     for step in (2, 4):
         folder = tmp_path / f"checkpoint-{step}"
         trainable.save_trainable(model, folder)
-        checkpoints.finish_checkpoint(folder, about={"run": 1})
+        checkpoints.finish_checkpoint(folder, about={"run": 1}, keep=2)
     assert checkpoints.latest_verified(tmp_path, about={"run": 1}) == tmp_path / "checkpoint-4"
     weights = tmp_path / "checkpoint-4" / trainable.TRAINABLE_FILE
     data = bytearray(weights.read_bytes())
@@ -232,7 +238,7 @@ def test_a_damaged_checkpoint_is_passed_over(tmp_path: Path, parts: tuple[str, s
     weights.write_bytes(data)
     assert checkpoints.latest_verified(tmp_path, about={"run": 1}) == tmp_path / "checkpoint-2"
     trainable.save_trainable(model, tmp_path / "checkpoint-3")  # a life that went on from there
-    checkpoints.finish_checkpoint(tmp_path / "checkpoint-3", about={"run": 1})
+    checkpoints.finish_checkpoint(tmp_path / "checkpoint-3", about={"run": 1}, keep=2)
     assert checkpoints.latest_verified(tmp_path, about={"run": 1}) == tmp_path / "checkpoint-3"
     assert (tmp_path / "checkpoint-2").is_dir(), "the damaged one after it does not count as kept"
     shutil.rmtree(tmp_path / "checkpoint-3")

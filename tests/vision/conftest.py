@@ -8,7 +8,7 @@ import numpy as np
 import pytest
 from PIL import Image
 
-from phisense.vision.encoders import Encoder
+from phisense.vision.encoders.encode import Encoder
 
 NAMES = [f"{i}.png" for i in range(7)]
 

@@ -20,7 +20,7 @@ from phisense.conversations import ImageFinder
 from phisense.distributed import current_process_group
 from phisense.errors import ArtifactError, PartError
 from phisense.pipeline.progress import Event, OnEvent, Progress, ignore
-from phisense.vision.encoders import Encoder, encoder_facts
+from phisense.vision.encoders.encode import Encoder, encoder_facts
 from phisense.vision.image_io import open_image
 from phisense.vision.store import FeatureStore, encode_images, plan_store
 
@@ -309,15 +309,15 @@ def test_the_plan_counts_bytes_as_the_store_writes_them(
     tmp_path: Path, images: Path, encoder: Encoder
 ) -> None:
     planned = plan_store(encoder, NAMES, ImageFinder([images]), tmp_path, batch=4)
-    assert planned["recommended"] == "float16"
-    for one in planned["formats"]:
-        encode(tmp_path / one["format"], encoder, images, dtype=one["format"])
+    assert planned.recommended == "float16"
+    for one in planned.formats:
+        encode(tmp_path / one.format, encoder, images, dtype=one.format)
         stored = sum(
             len(data)
-            for name, data in shards(tmp_path / one["format"]).items()
+            for name, data in shards(tmp_path / one.format).items()
             if name.endswith(".safetensors")
         )
-        assert one["bytes"] <= stored < one["bytes"] + 3 * 1500, "and a header for each shard"
+        assert one.bytes <= stored < one.bytes + 3 * 1500, "and a header for each shard"
 
 
 @pytest.mark.slow

@@ -25,7 +25,7 @@ from phisense.conversations import ImageFinder
 from phisense.distributed import ProcessGroup
 from phisense.errors import ArtifactError, ImageError, PhisenseError, UsageError
 from phisense.pipeline.progress import Event, Progress, ignore
-from phisense.vision.encoders import Encoder
+from phisense.vision.encoders.encode import Encoder
 from phisense.vision.image_io import open_image
 from phisense.vision.store import FeatureStore, encode_images
 from phisense.vision.store.locking import exclusive_writer

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import threading
-from collections.abc import Iterator, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass
 from typing import Any, Protocol
 
@@ -13,6 +13,9 @@ from ..conversations import Message
 
 EncodedImage = Any
 """A picture as an engine keeps it: encoded once, used in every turn."""
+
+AttentionMap = Callable[[Sequence[Message], Sequence[EncodedImage]], Any]
+"""Attention over the image while the last of the messages was generated, `(rows, columns)`."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -32,8 +35,29 @@ class Engine(Protocol):
     """
 
     @property
+    def kind(self) -> str:
+        """What kind of engine it is, as reports name it."""
+        ...
+
+    @property
     def name(self) -> str:
         """Name of the model, as the page and the API show it."""
+        ...
+
+    @property
+    def where(self) -> str:
+        """What computes the answers, for the log."""
+        ...
+
+    @property
+    def endpoint(self) -> str | None:
+        """Server and model, without secrets, if answers come from a server."""
+        ...
+
+    @property
+    def attention_map(self) -> AttentionMap | None:
+        """The function that computes attention maps; None if the engine has none."""
+        ...
 
     @property
     def window(self) -> int:

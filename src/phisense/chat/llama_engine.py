@@ -22,6 +22,7 @@ from PIL.Image import Image
 from .. import artifacts
 from ..conversations import Message
 from ..errors import ArtifactError, PartError
+from ..families import context_window
 from ..opening import validate_folder
 from ..prompt import Prompt
 from .cpu_limits import available_memory, physical_cores
@@ -65,6 +66,11 @@ class LlamaEngine:
     recent sessions need it.
     """
 
+    kind = "llama"
+    where = "llama.cpp on the CPU"
+    endpoint = None
+    attention_map = None
+
     def __init__(
         self,
         folder: Path,
@@ -81,8 +87,8 @@ class LlamaEngine:
         import torch
         from transformers import AutoTokenizer
 
-        from ..model.folder import check_tokenizer, context_window, open_model_config
-        from ..model.projectors import count_image_tokens, nested_pool
+        from ..model.folder import check_tokenizer, open_model_config
+        from ..model.projectors.image_tokens import count_image_tokens, nested_pool
         from ..parts import load_auto
         from .sampling import TokenSampler
 

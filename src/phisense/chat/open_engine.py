@@ -4,24 +4,23 @@ from __future__ import annotations
 
 import logging
 from pathlib import Path
-from typing import Literal, get_args
 
 from .. import artifacts
 from ..errors import UsageError
 from ..opening import validate_folder
 from ..opening.files import load_manifest
 from .engine import Engine
+from .engines.base import ENGINES, EngineOptions, Source
 
 _logger = logging.getLogger(__name__)
 
-EngineName = Literal["auto", "torch", "llama", "remote"]
 GGUF_KIND = "gguf folder"
 
 
 def open_engine(
     folder: Path | None,
     *,
-    engine: EngineName = "auto",
+    engine: str = "auto",
     device: str = "auto",
     picture_tokens: int | None = None,
     quantize: bool = False,
@@ -31,84 +30,77 @@ def open_engine(
     """Open the engine for a model folder, an exported GGUF folder, or the `server` at a URL; log
     which one.
 
-    With a server, the folder is only used to count tokens exactly; `served_model` selects one of
-    several models there. Raises UsageError for incompatible options.
+    `engine` is "auto" or a name of `seams.ENGINES`. With a server, the folder is only used to count
+    tokens exactly; `served_model` selects one of several models there. Raises UsageError for
+    incompatible options.
     """
-    kind = choose_engine(folder, engine, server)
-    if quantize and kind != "torch":
+    name = choose_engine(folder, engine, server)
+    kind = ENGINES[name]
+    if quantize and not kind.quantizes:
+        able = " or ".join(one for one, its in ENGINES.items() if its.quantizes)
         raise UsageError(
-            "only the torch engine quantises what it opens",
-            got=f"the {kind} engine",
+            f"only the {able} engine quantises what it opens",
+            got=f"the {name} engine",
             do="Leave out --quantize",
         )
-    if kind == "remote":
-        from .remote_engine import RemoteEngine
-
-        assert server is not None
-        made: Engine = RemoteEngine.open(
-            server, model=served_model, folder=folder, picture_tokens=picture_tokens
-        )
-        where = "the server's answers"
-    elif kind == "llama":
-        from .llama_engine import LlamaEngine
-
-        assert folder is not None
-        made = LlamaEngine.open(folder, picture_tokens)
-        where = "llama.cpp on the CPU"
-    else:
-        from .torch_engine import TorchEngine
-
-        assert folder is not None
-        torch_engine = made = TorchEngine.open(folder, device, picture_tokens, quantize=quantize)
-        dtype = str(torch_engine.built.model.lm_head.weight.dtype).removeprefix("torch.")
-        where = f"torch on {torch_engine.built.device}, {'NF4 and ' if quantize else ''}{dtype}"
-    _logger.info("%s: %s", made.name, where)
+    made = kind.open(folder, EngineOptions(device, picture_tokens, quantize, server, served_model))
+    _logger.info("%s: %s", made.name, made.where)
     return made
 
 
-def choose_engine(
-    folder: Path | None, engine: EngineName = "auto", server: str | None = None
-) -> Literal["torch", "llama", "remote"]:
-    """Select the engine without opening it. Raises UsageError, or ArtifactError for a folder that
-    is neither a model nor an export.
+def choose_engine(folder: Path | None, engine: str = "auto", server: str | None = None) -> str:
+    """Select the engine without opening it; its name in `seams.ENGINES`. Raises UsageError, or
+    ArtifactError for a folder that is neither a model nor an export.
     """
-    if engine not in get_args(EngineName):
-        raise UsageError("unknown engine", got=engine, wanted="auto, torch, llama or remote")
-    if server is not None or engine == "remote":
+    if engine != "auto" and engine not in ENGINES:
+        *others, last = ("auto", *ENGINES)
+        raise UsageError("unknown engine", got=engine, wanted=f"{', '.join(others)} or {last}")
+    asked = None if engine == "auto" else ENGINES[engine]
+    if server is not None or (asked is not None and asked.opens == "server"):
         if server is None:
             raise UsageError(
-                "the remote engine needs a server", do="Name its address with --server http://..."
+                f"the {engine} engine needs a server",
+                do="Name its address with --server http://...",
             )
-        if engine not in ("auto", "remote"):
+        if asked is not None and asked.opens != "server":
             raise UsageError(
-                f"a server is asked by the remote engine, not by {engine}",
+                f"a server is asked by the {_first_for('server')} engine, not by {engine}",
                 do="Leave out --engine or --server",
             )
-        return "remote"
+        return _first_for("server") if asked is None else engine
     if folder is None:
         raise UsageError("there is no model to talk to", wanted="a model folder, or --server URL")
-    exported = is_exported(folder)
-    if not exported:
+    found: Source = "export" if is_exported(folder) else "model folder"
+    if found == "model folder":
         artifacts.check_is_model(folder)
     validate_folder(folder)  # before torch or llama.cpp is imported
-    if engine == "llama" and not exported:
-        raise UsageError(
-            f"llama.cpp cannot read {folder}",
+    if asked is None:
+        return _first_for(found)
+    if asked.opens != found:
+        raise _cannot_open(asked.title, folder, found)
+    return engine
+
+
+def _first_for(source: Source) -> str:
+    """The engine that is chosen for a source if none is asked for."""
+    return next(name for name, kind in ENGINES.items() if kind.opens == source)
+
+
+def _cannot_open(title: str, folder: Path, found: Source) -> UsageError:
+    if found == "model folder":
+        return UsageError(
+            f"{title} cannot read {folder}",
             got="a model folder",
             do=f"Run phisense export {folder} and name what it writes",
         )
-    if engine == "torch" and exported:
-        raise UsageError(
-            f"torch cannot run {folder}",
-            got="files of llama.cpp",
-            wanted="a model folder",
-            do="Name the one it was exported from",
-        )
-    return "llama" if exported else "torch"
+    return UsageError(
+        f"{title} cannot run {folder}",
+        got="files of llama.cpp",
+        wanted="a model folder",
+        do="Name the one it was exported from",
+    )
 
 
 def is_exported(folder: Path) -> bool:
     """Whether the folder was written by `phisense export`."""
-    return (folder / artifacts.MANIFEST).is_file() and bool(
-        load_manifest(folder)["kind"] == GGUF_KIND
-    )
+    return (folder / artifacts.MANIFEST).is_file() and bool(load_manifest(folder).kind == GGUF_KIND)

@@ -23,13 +23,13 @@ from PIL.Image import Image, Resampling
 
 from ..conversations import IMAGE, Message
 from ..errors import ChatError, ConversationError
-from ..prompt import SPECIAL_TOKENS, Prompt, escape_special_tokens
+from ..families import DEFAULT_WINDOW, context_window, known_special_tokens
+from ..prompt import Prompt, escape_special_tokens
 from .engine import Sampling
 from .sse_client import HTTPStatusError, ServerAddress, StreamingRequest
 
 API_KEY_VARIABLE = "PHISENSE_SERVER_KEY"
 READ_TIMEOUT = 120.0  # seconds without any data
-DEFAULT_WINDOW = 4096  # tokens, if neither the server nor a folder specifies it
 DEFAULT_IMAGE_TOKENS = 576  # CLIP-L/14-336 without pooling, if unknown
 CHARACTERS_PER_TOKEN = 3.5  # estimate for English text
 MAX_PNG_PIXELS = 512 * 512  # pixels; larger images are sent as JPEG
@@ -45,6 +45,10 @@ _logger = logging.getLogger(__name__)
 
 class RemoteEngine:
     """One server, any number of sessions. Scheduling and KV caching are up to the server."""
+
+    kind = "remote"
+    where = "the server's answers"
+    attention_map = None
 
     def __init__(
         self,
@@ -139,12 +143,12 @@ class RemoteEngine:
         ) + self.picture_tokens * len(seen)
 
     def escape_special_tokens(self, text: str) -> str:
-        """Escape special tokens in a user's text; without a tokenizer, those that phisense
-        knows.
+        """Escape special tokens in a user's text; without a tokenizer, those of every language
+        family.
         """
         if self.prompt is not None:
             return self.prompt.escape_special_tokens(text)
-        return escape_special_tokens(text, (*SPECIAL_TOKENS, IMAGE, "<s>", "</s>", "<unk>"))
+        return escape_special_tokens(text, (*known_special_tokens(), IMAGE, "<s>", "</s>", "<unk>"))
 
     def stream(
         self,
@@ -334,11 +338,10 @@ def _read_folder(folder: Path) -> tuple[Prompt, int, int]:
     """
     from transformers import AutoTokenizer
 
-    from ..model.assembly import _context_window
     from ..model.folder import check_tokenizer, open_model_config
-    from ..model.projectors import count_image_tokens
+    from ..model.projectors.image_tokens import count_image_tokens
     from ..parts import load_auto
 
     config, tokenizer = open_model_config(folder), load_auto(AutoTokenizer, folder)
     check_tokenizer(folder, tokenizer, config)
-    return Prompt(tokenizer), count_image_tokens(config), _context_window(config, DEFAULT_WINDOW)
+    return Prompt(tokenizer), count_image_tokens(config), context_window(config)

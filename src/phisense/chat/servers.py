@@ -37,18 +37,18 @@ from PIL import Image
 from ..artifacts import check_is_model
 from ..conversations import IMAGE, Message
 from ..errors import ArtifactError, ChatError, PhisenseError, UsageError
+from ..families import DEFAULT_WINDOW, context_window
 from ..opening import check_servable, validate_folder
 from ..opening.gguf import validate_gguf
-from ..prompt import CHAT_TEMPLATE
+from ..prompt import chat_template
 from ..safe_parsing import quote
 from .engine import Sampling
+from .llama_engine import VISION_FOLDER
 from .llama_probe import can_repack_file
 from .remote_engine import RemoteEngine, list_models
 from .sse_client import ServerAddress
 
 HOST = "127.0.0.1"
-# tokens: beyond it Phi-3.5's LongRoPE changes its factors, and cached keys are wrong
-GGUF_WINDOW = 4096
 SHUTDOWN_TIMEOUT = 10.0  # seconds between SIGTERM and SIGKILL
 # Seconds until it must list its models: loading a large model from a slow disk takes minutes.
 STARTUP_TIMEOUT = 3600.0
@@ -371,7 +371,7 @@ def _suitable_servers(folder: Path) -> list[str]:
         validate_gguf(text)
         return ["llama"]
     check_is_model(folder)
-    check_servable(folder, CHAT_TEMPLATE)
+    check_servable(folder, chat_template(validate_folder(folder).config))
     return (
         ["vllm", "transformers"]
         if validate_folder(folder).config["model_type"] == "llava"
@@ -436,17 +436,11 @@ def _vllm_server(folder: Path, port: int) -> Server:
 
 
 def _window(folder: Path) -> int:
-    text = validate_folder(folder).config.get("text_config", {})
-    return int(
-        min(
-            GGUF_WINDOW,
-            *(
-                text[key]
-                for key in ("max_position_embeddings", "original_max_position_embeddings")
-                if text.get(key)
-            ),
-        )
-    )
+    """Context window of a model folder, or of an exported one by its vision folder."""
+    for at in (folder, folder / VISION_FOLDER):
+        if (at / "config.json").is_file():
+            return context_window(validate_folder(at).config)
+    return DEFAULT_WINDOW
 
 
 def _transformers_server(folder: Path, port: int) -> Server:
@@ -511,7 +505,7 @@ def _llama_server(folder: Path, port: int, binary: str | None = None) -> Server:
             name,
             *sees,
             "--ctx-size",
-            str(GGUF_WINDOW),
+            str(_window(folder)),
             "--jinja",
             *at,
         )
@@ -533,7 +527,7 @@ def _llama_server(folder: Path, port: int, binary: str | None = None) -> Server:
     return Server(
         "llama",
         "llama-cpp-python's server",
-        (*words, "--n_ctx", str(GGUF_WINDOW), *at),
+        (*words, "--n_ctx", str(_window(folder)), *at),
         port,
         name,
         seeing is not None,

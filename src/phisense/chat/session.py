@@ -26,8 +26,8 @@ class Turn:
 
 @dataclass(eq=False)
 class ChatSession:
-    """`turns` is what the model receives, oldest first. `notice` is a message for the user about
-    the last turn.
+    """One user's conversation with a model. `turns` is what the model receives, oldest first;
+    `notice` is a message for the user about the last turn.
 
     A conversation is about one image, as in the training data: setting another image starts a new
     conversation.
@@ -91,7 +91,7 @@ class ChatSession:
         """Return the last answer's attention over the image, a grid of weights. Raises ChatError if
         there is no answer, or the engine does not support it.
         """
-        tell = getattr(self.engine, "attention_map", None)
+        tell = self.engine.attention_map
         if tell is None:
             raise ChatError("this engine does not tell where it looks", do="Use the torch engine")
         if self._image is None or not self.turns:

@@ -41,6 +41,9 @@ class TorchEngine:
     state of the most recent sessions is cached, of more sessions the shorter the context window.
     """
 
+    kind = "torch"
+    endpoint = None
+
     def __init__(self, built: Phi3WithProjector, name: str) -> None:
         self.built = built
         self.name = name
@@ -68,6 +71,14 @@ class TorchEngine:
             load_model(folder, device, image_tokens=picture_tokens, quantize=quantize, step="chat"),
             folder.name,
         )
+
+    @property
+    def where(self) -> str:
+        """Device and number format."""
+        weights = self.built.model.lm_head.weight
+        dtype = str(weights.dtype).removeprefix("torch.")
+        held = "NF4 and " if getattr(self.built.model, "is_loaded_in_4bit", False) else ""
+        return f"torch on {self.built.device}, {held}{dtype}"
 
     @property
     def window(self) -> int:

@@ -21,6 +21,9 @@ class ZeroGPUEngine:
     GPU. No KV state is cached between turns.
     """
 
+    kind = "zerogpu"
+    attention_map = None
+
     def __init__(
         self,
         engine: Engine,
@@ -28,6 +31,8 @@ class ZeroGPUEngine:
     ) -> None:
         self.engine = engine
         self.name = engine.name
+        self.where = engine.where
+        self.endpoint = engine.endpoint
         self.window = engine.window
         self.picture_tokens = engine.picture_tokens
 

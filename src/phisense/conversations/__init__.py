@@ -2,7 +2,7 @@
 
 sources.py                   opens a file or folder of data
 json_reader.py, csv_reader.py, columnar.py    stream its rows
-row_parser.py                a row of any shape -> turns and images
+row_parser.py, formats/      a row of any format -> turns and images
 rows.py                      the defects of a row
 check.py                     validates a whole data set
 defects.py                   every class of defect

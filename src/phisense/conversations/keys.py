@@ -271,6 +271,18 @@ class GroupedFields:
         else:
             self.rest.append(key)
 
+    def copy(self) -> GroupedFields:
+        """The same keys, to take from."""
+        made = GroupedFields.__new__(GroupedFields)
+        made.level, made.found = self.level, dict(self.found)
+        made.rest, made.ignored = list(self.rest), list(self.ignored)
+        made.letters, made.numbered = dict(self.letters), dict(self.numbered)
+        return made
+
+    def get(self, group: str) -> list[tuple[str, Any]]:
+        """A group, which stays unused."""
+        return self.found.get(group, [])
+
     def take(self, group: str) -> list[tuple[str, Any]]:
         """Return a group and mark it as used."""
         return self.found.pop(group, [])

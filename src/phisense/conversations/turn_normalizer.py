@@ -7,7 +7,7 @@ from __future__ import annotations
 from .json_reader import Fault
 from .parsed_row import ParsedRow
 from .placeholders import PlaceholderNormalizer
-from .row_parser import add_named_images
+from .row_images import add_named_images
 from .turn_parser import parse_role
 
 

@@ -8,6 +8,7 @@ from collections.abc import Callable, Iterator
 from dataclasses import dataclass
 from typing import Any
 
+from ..model.projectors.base import PROJECTORS
 from ..recipe import Lora, Recipe
 
 Predict = Callable[[Recipe], float]
@@ -24,7 +25,7 @@ class Change:
     peak: float
     fits: bool
 
-    def as_dict(self) -> dict[str, Any]:
+    def to_dict(self) -> dict[str, object]:
         """The JSON object of a change that was tried."""
         return {"set": self.keys, "cost": self.cost, "bytes": round(self.peak), "fits": self.fits}
 
@@ -74,7 +75,8 @@ def candidate_changes(recipe: Recipe, stage: str) -> Iterator[tuple[str, str, Re
     elif not train.quantize:
         changed = recipe.model_copy(update={"train": train.model_copy(update={"quantize": True})})
         yield "train.quantize=true", "the frozen base in 4 bits", changed
-    if recipe.projector.pool == 1:
+    kind = PROJECTORS[recipe.projector.kind]
+    if recipe.projector.pool == 1 and kind.refusal(2, recipe.projector.nested) is None:
         changed = recipe.model_copy(
             update={"projector": recipe.projector.model_copy(update={"pool": 2})}
         )

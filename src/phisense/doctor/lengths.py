@@ -10,8 +10,10 @@ from typing import Any
 from ..conversations import Conversation, read_conversations
 from ..errors import PhisenseError
 from ..parts import load_auto
+from ..pipeline.records import Record
 from ..prompt import IGNORE_INDEX, Prompt, Rendered, prepare_tokenizer
-from ..recipe import Recipe
+from ..recipe import Recipe, Stage
+from ..training.objectives import OBJECTIVES
 from ..training.packing import PackedRow, Sample, count_scores, pack, single_row
 from .shapes import Shapes, config_folder
 
@@ -24,7 +26,7 @@ TAGS_PER_MESSAGE = 4  # tokens that the template adds to a message
 
 
 @dataclass(frozen=True, slots=True)
-class Lengths:
+class Lengths(Record):
     """In tokens: the longest and the mean row, the largest number of supervised tokens, and the
     largest numbers of attention scores (`scores`) and of keys in spans that follow another
     (`behind`).
@@ -81,7 +83,7 @@ def measure_lengths(recipe: Recipe, stage: str, s: Shapes) -> Lengths:
 
     def rows_of(chosen: Sequence[Sequence[Conversation]]) -> list[PackedRow]:
         samples = [
-            Sample(one.id, _render(one, prompt, s.image_tokens, asked.max_length), one.images)
+            Sample(one.id, _render(one, prompt, s.image_tokens, asked), one.images)
             for group in chosen
             for one in group
         ]
@@ -128,11 +130,13 @@ def _prompt(recipe: Recipe, s: Shapes) -> Prompt | None:
 
 
 def _render(
-    conversation: Conversation, prompt: Prompt | None, image_tokens: int, max_length: int
+    conversation: Conversation, prompt: Prompt | None, image_tokens: int, stage: Stage
 ) -> Rendered:
+    max_length = stage.max_length
     if prompt is not None:
         try:
-            return prompt.render_truncated(conversation, image_tokens, max_length)[0]
+            objective = OBJECTIVES[stage.objective]
+            return objective.render(prompt, conversation, image_tokens, max_length)[0]
         except PhisenseError:  # training will reject this row by name
             pass
     spoken = {

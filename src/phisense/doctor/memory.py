@@ -17,10 +17,9 @@ stay in the device's number format.
 from __future__ import annotations
 
 from dataclasses import dataclass
-from typing import Any
 
 from ..recipe import Recipe
-from ..training.stages import CALIBRATION_IMAGES
+from ..training.run_context import CALIBRATION_IMAGES
 from . import activations
 from .activations import MicroBatch
 from .devices import Device
@@ -47,7 +46,7 @@ class Peak:
         """Sum of all components, in bytes."""
         return sum(self.terms.values())
 
-    def as_dict(self) -> dict[str, Any]:
+    def to_dict(self) -> dict[str, object]:
         """The JSON object of a peak, in whole bytes."""
         return {
             "step": self.step,
@@ -247,7 +246,8 @@ def evaluation_peak(recipe: Recipe, s: Shapes, device: Device) -> Peak:
 
 def chat_peak(recipe: Recipe, s: Shapes, device: Device) -> Peak:
     """One conversation that fills the context window."""
-    return _inference_peak("chat", recipe, s, device, 1, recipe.language.window, scored=1)
+    tokens = min(recipe.language.window, s.window)
+    return _inference_peak("chat", recipe, s, device, 1, tokens, scored=1)
 
 
 def _inference_peak(

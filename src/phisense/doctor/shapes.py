@@ -1,7 +1,8 @@
 """The shapes behind a plan, from the parts' configurations alone: no weights are read or allocated.
 
 The modules are built on the meta device and their parameters are counted, instead of repeating
-formulas. A hub id that is not on this disk uses its configuration in `known/`, and `notes` says so.
+formulas. A hub id that is not on this disk uses its family's configuration or that in `known/`, and
+`notes` says so.
 """
 
 from __future__ import annotations
@@ -12,17 +13,20 @@ from typing import Any
 
 import torch
 from torch import nn
-from transformers import AutoConfig, Phi3ForCausalLM
+from transformers import CONFIG_MAPPING, AutoConfig
 
 from ..errors import PartError
-from ..model.projectors import count_image_tokens, make_config, native_class
-from ..parts import MODEL_TYPES, load_auto, split_revision
+from ..families import FAMILIES, context_window, family_of_config
+from ..model.projectors.config import make_config, native_class
+from ..model.projectors.image_tokens import count_image_tokens
+from ..opening.registered import composite_model_types
+from ..parts import load_auto, split_revision
 from ..recipe import Projector, Recipe
-from ..vision.encoders import ENCODER_FAMILIES, num_patches
+from ..vision.encoders.base import ENCODERS
+from ..vision.encoders.loading import num_patches
 
 _KNOWN = Path(__file__).parent / "known"
 KNOWN = {
-    "microsoft/Phi-3.5-mini-instruct": "phi-3.5-mini",
     "openai/clip-vit-large-patch14-336": "clip-l-336",
 }
 
@@ -38,6 +42,7 @@ class Shapes:
     key_heads: int
     head: int
     vocabulary: int
+    window: int  # tokens
     matrices: tuple[tuple[int, int], ...]  # of one layer: those that LoRA and NF4 apply to
     embeddings: int
     output: int
@@ -88,13 +93,8 @@ def read_shapes(recipe: Recipe) -> Shapes:
     """
     text, text_note = _config(recipe.language.part, "text_config")
     seen, seen_note = _config(recipe.vision.part, "vision_config")
-    kind = ENCODER_FAMILIES[recipe.vision.encoder]
-    if text.model_type != "phi3":
-        raise PartError(
-            f"the language part {recipe.language.part} is no Phi-3",
-            got=text.model_type,
-            wanted="phi3",
-        )
+    kind = ENCODERS[recipe.vision.encoder]
+    family = family_of_config(text, part=recipe.language.part)
     if seen.model_type not in kind.model_types:
         raise PartError(
             f"{recipe.vision.part} is no {recipe.vision.encoder} encoder",
@@ -103,30 +103,33 @@ def read_shapes(recipe: Recipe) -> Shapes:
         )
     seen = getattr(seen, "vision_config", seen)
     with torch.device("meta"):
-        phi: Any = Phi3ForCausalLM(text)
-        tower: Any = kind.model(seen)
+        language: Any = family.load_class()(text)
+        tower: Any = kind.model_class()(seen)
         projector, image_tokens = _projector(
             recipe.projector, text, seen, recipe.vision.layer, kind.strategy
         )
     matrices = tuple(
         (m.in_features, m.out_features)
-        for m in phi.model.layers[0].modules()
+        for m in language.model.layers[0].modules()
         if isinstance(m, nn.Linear)
     )
-    of_matrices = len(phi.model.layers) * sum(a * b for a, b in matrices)
-    embeddings, output = _count(phi.model.embed_tokens), _count(phi.lm_head)
+    of_matrices = len(language.model.layers) * sum(a * b for a, b in matrices)
+    embeddings, output = _count(language.model.embed_tokens), _count(language.lm_head)
+    if language.lm_head.weight is language.model.embed_tokens.weight:
+        embeddings = 0  # one matrix for both: it counts where it computes
     return Shapes(
         hidden=text.hidden_size,
         mlp=text.intermediate_size,
         layers=text.num_hidden_layers,
         heads=text.num_attention_heads,
         key_heads=text.num_key_value_heads,
-        head=phi.model.layers[0].self_attn.head_dim,
+        head=language.model.layers[0].self_attn.head_dim,
         vocabulary=text.vocab_size,
+        window=context_window(text),
         matrices=matrices,
         embeddings=embeddings,
         output=output,
-        norms=_count(phi) - of_matrices - embeddings - output,
+        norms=_count(language) - of_matrices - embeddings - output,
         projector=_count(projector),
         projector_linears=tuple(
             (m.in_features, m.out_features) for m in projector.modules() if isinstance(m, nn.Linear)
@@ -166,16 +169,22 @@ def _config(part: str, half: str) -> tuple[Any, str]:
     folder = config_folder(part)
     if folder is not None:
         config = load_auto(AutoConfig, folder)
-        return (getattr(config, half) if config.model_type in MODEL_TYPES else config), ""
-    if (name := split_revision(part)[0]) in KNOWN:
         return (
-            load_auto(AutoConfig, _KNOWN / KNOWN[name]),
-            f"{part} is not on this disk: planned from its known shapes",
-        )
+            getattr(config, half) if config.model_type in composite_model_types() else config
+        ), ""
+    name = split_revision(part)[0]
+    note = f"{part} is not on this disk: planned from its known shapes"
+    languages = {
+        hub: known for one in FAMILIES.values() for hub, known in one.known_configs.items()
+    }
+    if name in languages:
+        return CONFIG_MAPPING[languages[name]["model_type"]].from_dict(dict(languages[name])), note
+    if name in KNOWN:
+        return load_auto(AutoConfig, _KNOWN / KNOWN[name]), note
     raise PartError(
         f"nothing can be planned for the part {part}",
         got="no config.json on this disk",
-        wanted=f"a folder with a config.json, or one of {', '.join(KNOWN)}",
+        wanted=f"a folder with a config.json, or one of {', '.join((*languages, *KNOWN))}",
         do="Download its config.json",
     )
 

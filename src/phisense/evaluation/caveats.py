@@ -26,15 +26,12 @@ from __future__ import annotations
 from collections import Counter
 from collections.abc import Callable, Iterable, Iterator, Sequence
 from dataclasses import dataclass
-from typing import TYPE_CHECKING
 
+from ..pipeline.json_fields import as_object, required
 from ..unicode_scripts import is_non_latin, is_unspaced
 from .answer_metrics import ANNOTATORS, MIN_ANNOTATORS
 from .final_answer import final_answer
-from .json_fields import as_object, required
-
-if TYPE_CHECKING:
-    from .task import ScoredAnswer
+from .scored_answer import ScoredAnswer
 
 
 @dataclass(frozen=True, slots=True)

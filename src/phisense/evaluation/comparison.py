@@ -17,6 +17,7 @@ from ..intervals import PairedDifference, paired_bootstrap, paired_difference
 from ..pipeline.progress import OnEvent, Progress, ignore
 from .scores import Prediction
 from .task import ScoredAnswer, resolve_final_answers
+from .tasks import TASKS
 
 if TYPE_CHECKING:
     from .report import Report
@@ -140,8 +141,6 @@ def _question_keys(report: Report) -> frozenset[tuple[str, str, str | None]]:
 
 def _title(task: str, reports: Sequence[Report]) -> str:
     """The title of the task; custom questions are titled by their files."""
-    from .tasks import TASKS
-
     data = ", ".join(one.name for one in reports[0].about.data)
     known = TASKS[task].title if task in TASKS else task
     return (
@@ -195,12 +194,10 @@ def report_difference(first: Report, other: Report) -> dict[str, PairedDifferenc
     None if recomputing the metrics from the stored answers does not reproduce the report: then its
     units are unknown, and a wrong interval is worse than none.
     """
-    from .tasks import TASKS
-
-    task = TASKS.get(first.scores.task)
     condition = first.condition
-    if task is None or condition != other.condition:
+    if first.scores.task not in TASKS or condition != other.condition:
         return None
+    task = TASKS[first.scores.task]
     order = [(p.id, p.image) for p in first.main_predictions]
     try:
         tallies = [task.aggregate(_scored_answers(report, order)) for report in (first, other)]

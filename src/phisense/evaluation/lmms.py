@@ -18,7 +18,7 @@ from .. import artifacts
 from ..errors import PhisenseError, UsageError
 from ..model.device import pick_device
 from ..opening import check_servable, validate_folder
-from ..prompt import CHAT_TEMPLATE
+from ..prompt import chat_template
 
 
 @dataclass(frozen=True, slots=True)
@@ -58,7 +58,7 @@ def run_lmms_eval(
             wanted="llava: a model without projector.pool",
             do="Evaluate it with --data",
         )
-    check_servable(model, CHAT_TEMPLATE)
+    check_servable(model, chat_template(validate_folder(model).config))
     if "," in str(model.resolve()):
         raise UsageError(
             "lmms-eval takes commas for the end of a folder's name",

@@ -10,13 +10,14 @@ from ..conversations import Question
 from ..conversations.sources import open_data_source
 from ..errors import DataError
 from ..safe_parsing import shorten
-from .answer_column import missing_answer_error, select_answer_column
+from .answer_cells import missing_answer_error
+from .answer_column import select_answer_column
 from .caveats import Caveat, counted
 from .matching import Row, canonical_id, has_ids, match_rows
 from .results import ScoreReport
 from .scores import score_predictions
 from .task import Task
-from .tasks import find_task
+from .tasks import TASKS
 
 
 @dataclass(frozen=True, slots=True)
@@ -104,7 +105,7 @@ def score_file(
 
     Raises UsageError for an unknown task, DataError as `read_answers` does.
     """
-    which = find_task(task)
+    which = TASKS[task]
     questions = which.load(sources, None)
     given = read_answers(
         answers,

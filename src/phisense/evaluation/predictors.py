@@ -14,7 +14,6 @@ from typing import Any, Protocol
 import torch
 
 from ..chat.engine import Engine, Sampling
-from ..chat.remote_engine import RemoteEngine
 from ..conversations import IMAGE, Message
 from ..errors import DataError
 from ..model import Phi3WithProjector
@@ -174,16 +173,15 @@ class EnginePredictor:
 
     @property
     def about(self) -> dict[str, object]:
-        named = type(self.engine).__name__.removesuffix("Engine").lower()
         return {
-            "engine": named,
+            "engine": self.engine.kind,
             "served": self.engine.name,
             "picture_tokens": self.engine.picture_tokens,
         }
 
     @property
     def identity(self) -> dict[str, object]:
-        return {"whom": self.engine.endpoint} if isinstance(self.engine, RemoteEngine) else {}
+        return {} if self.engine.endpoint is None else {"whom": self.engine.endpoint}
 
     def prepare(self, pictures: Sequence[Path]) -> None:
         """Nothing to prepare: images are encoded one at a time."""

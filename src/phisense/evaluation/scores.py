@@ -17,8 +17,8 @@ from ..intervals import (
     paired_difference,
     wilson_interval,
 )
+from ..pipeline.json_fields import as_object, optional, present, required
 from .caveats import of_thoughts
-from .json_fields import as_object, optional, present, required
 from .results import (
     CONDITIONS,
     ConditionScores,

@@ -25,15 +25,7 @@ from ..conversations import Question
 from ..intervals import Array as Array  # re-exported for the benchmarks
 from .caveats import Caveat
 from .final_answer import final_answers
-
-
-@dataclass(frozen=True, slots=True)
-class ScoredAnswer:
-    """A question, the final answer to it (`final_answer`), and its score."""
-
-    question: Question
-    answer: str
-    score: float
+from .scored_answer import ScoredAnswer as ScoredAnswer  # re-exported for the benchmarks
 
 
 def plain_prompt(question: Question) -> str:

@@ -1,7 +1,8 @@
 """Import source: checks from its files, before a weight is read, whether a LLaVA-format folder can
 be imported.
 
-whole folder    config.json of model type llava; text part phi3, or llama with Phi-3's tokenizer
+whole folder    config.json of model type llava; text part of a language family, or a Phi-3
+                rewritten as llama, with Phi-3's tokenizer
 adapter         adapter_config.json with adapter_model.safetensors, and possibly a projector in a
                 file of its own; its base is a whole folder
 """
@@ -14,18 +15,26 @@ from pathlib import Path
 from typing import Any
 
 import torch
-from transformers import AutoConfig, AutoTokenizer, LlavaForConditionalGeneration
+from transformers import AutoConfig, AutoTokenizer
 
 from ..errors import PartError
+from ..families import (
+    check_same_family,
+    family_of_tokenizer,
+    family_titles,
+    missing_chat_tokens,
+    text_model_types,
+)
 from ..model.device import DTYPES
+from ..model.projectors.native import LLAVA
 from ..opening import validate_folder
 from ..opening.documents import read_json_object
 from ..opening.files import check_regular_file
 from ..opening.headers import BUFFER_SUFFIXES
 from ..parts import load_auto, load_weights, resolve_part, split_revision
-from ..prompt import missing_chat_tokens
-from ..vision.encoders import ENCODER_FAMILIES
+from ..vision.encoders.base import ENCODERS, encoder_of
 
+REWRITTEN = "llama"  # model type of a Phi-3 that was rewritten (llama.py)
 ADAPTER_CONFIG, ADAPTER_WEIGHTS = "adapter_config.json", "adapter_model.safetensors"
 #: Files that LLaVA saves beside an adapter.
 EXTRA_FILES = ("mm_projector.safetensors", "non_lora_trainables.safetensors")
@@ -36,9 +45,6 @@ CONFIG_FILES = (
     "preprocessor_config.json",
     "processor_config.json",
 )
-ENCODER_OF = {
-    model_type: name for name, kind in ENCODER_FAMILIES.items() for model_type in kind.model_types
-}
 
 
 @dataclass(frozen=True)
@@ -54,7 +60,9 @@ class Source:
     @property
     def encoder(self) -> str:
         """Encoder family of the vision tower, as in a recipe's `vision.encoder`."""
-        return ENCODER_OF[self.config.vision_config.model_type]
+        found = encoder_of(self.config.vision_config.model_type)
+        assert found is not None  # it was checked
+        return found
 
 
 def find_source(name: str, base: str | None) -> Source:
@@ -111,7 +119,7 @@ def open_source(source: Source) -> Any:
 
     Raises PartError unless every stored weight is used and none is missing.
     """
-    model = load_weights(LlavaForConditionalGeneration, source.base, dtype=torch.float32)
+    model = load_weights(LLAVA.model_class(), source.base, dtype=torch.float32)
     placed = sum(weight.numel() for weight in model.state_dict().values())
     stored = sum(_sizes(source.base).values())
     if placed != stored and not (source.config.text_config.tie_word_embeddings and placed > stored):
@@ -165,8 +173,8 @@ def stored_dtype(folder: Path) -> torch.dtype:
 def _check(folder: Path) -> Any:
     raw = read_json_object(folder / "config.json")
     found = raw.get("model_type")
-    if found != "llava":
-        also = "; its text part alone is no LLaVA" if found in ("phi3", "llama") else ""
+    if found != LLAVA.model_type:
+        also = "; its text part alone is no LLaVA" if found in _text_types() else ""
         raise PartError(
             f"{folder} is no LLaVA-format folder",
             got=f"model type {found}{also}",
@@ -178,20 +186,21 @@ def _check(folder: Path) -> Any:
     _check_supported(folder)
     config = load_auto(AutoConfig, folder)
     text, seen = config.text_config, config.vision_config
-    if text.model_type not in ("phi3", "llama"):
+    if text.model_type not in _text_types():
         raise PartError(
-            f"the text part of {folder} is no Phi-3",
+            f"the text part of {folder} is no {family_titles()}",
             got=text.model_type,
-            wanted="phi3, or a Phi-3 rewritten as llama",
+            wanted=f"{', '.join(text_model_types())}, or a Phi-3 rewritten as {REWRITTEN}",
         )
-    if seen.model_type not in ENCODER_OF:
+    encoder = encoder_of(seen.model_type)
+    if encoder is None:
         raise PartError(
             f"the vision tower of {folder} is not known here",
             got=seen.model_type,
-            wanted=" or ".join(ENCODER_FAMILIES),
+            wanted=" or ".join(ENCODERS),
         )
     _check_tower(folder, seen, config.vision_feature_layer)
-    strategy = ENCODER_FAMILIES[ENCODER_OF[seen.model_type]].strategy
+    strategy = ENCODERS[encoder].strategy
     if config.vision_feature_select_strategy != strategy:
         raise PartError(
             f"the projector of {folder} reads other rows than are read here",
@@ -199,15 +208,21 @@ def _check(folder: Path) -> Any:
             wanted=strategy,
         )
     tokenizer = load_auto(AutoTokenizer, folder)
-    missing = missing_chat_tokens(tokenizer)
+    nearest, missing = missing_chat_tokens(tokenizer)
     if missing:
         raise PartError(
             f"the text part of {folder} is a {text.model_type.title()} of another tokenizer",
             got=f"no {', '.join(missing)}",
-            wanted="Phi-3's chat tags",
-            do="Only LLaVA models on a Phi-3 or Phi-3.5 can be taken",
+            wanted=f"{nearest.title}'s chat tags",
+            do=f"Only LLaVA models on {nearest.models} can be taken",
         )
+    if text.model_type == family_of_tokenizer(tokenizer).model_type:
+        check_same_family(text, tokenizer, folder)
     return config
+
+
+def _text_types() -> tuple[str, ...]:
+    return (*text_model_types(), REWRITTEN)
 
 
 def _check_tower(folder: Path, seen: Any, layer: Any) -> None:

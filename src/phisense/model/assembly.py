@@ -1,10 +1,10 @@
-"""`Phi3WithProjector`: a Phi-3 and a vision encoder joined by a projector, as one native
+"""`Phi3WithProjector`: a language model and a vision encoder joined by a projector, as one native
 transformers model.
 
     images (N, 3, S, S) --encoder--> features (N, P, D) --projector--> image tokens (N, P', H) --+
                                          ^ or stored features                                    v
     conversation --prompt--> ids (B, T) --embedding--> (B, T, H), `<image>` rows replaced by them
-    --Phi-3--> logits (B, T, V)
+    --language model--> logits (B, T, V)
 
 The class builds the model and is the place where stored features enter; the model itself is
 `LlavaForConditionalGeneration`. LLaVA cannot express 2x2 pooling, so with `pool: 2` it is
@@ -25,21 +25,23 @@ from transformers import (
     AutoConfig,
     AutoTokenizer,
     GenerationConfig,
-    Phi3ForCausalLM,
     PreTrainedConfig,
 )
 
 from ..conversations import Message
-from ..errors import PartError
-from ..parts import MODEL_TYPES, load_auto, load_submodel, load_weights, resolve_part
+from ..families import (
+    DEFAULT_WINDOW,
+    WINDOW_KEY,
+    check_same_family,
+    context_window,
+    family_of_config,
+)
+from ..opening.registered import composite_model_types
+from ..parts import load_auto, load_submodel, load_weights, resolve_part
 from ..prompt import Prompt, prepare_tokenizer
 from ..recipe import Projector, Recipe
-from ..vision.encoders import (
-    ENCODER_FAMILIES,
-    build_image_processor,
-    load_vision_tower,
-    vision_config,
-)
+from ..vision.encoders.base import ENCODERS
+from ..vision.encoders.loading import build_image_processor, load_vision_tower, vision_config
 from .arithmetic import Arithmetic, choose_arithmetic
 from .device import pick_device
 from .inputs import (
@@ -52,14 +54,9 @@ from .inputs import (
     splice_images,
     stack_features,
 )
-from .projectors import (
-    count_image_tokens,
-    fresh_projector,
-    load_projector,
-    make_config,
-    make_processor,
-    native_class,
-)
+from .projectors.config import make_config, make_processor, native_class
+from .projectors.image_tokens import count_image_tokens
+from .projectors.weights import fresh_projector, load_projector
 from .quantized import forbid_repacking, nf4_config, set_compute_dtype
 
 
@@ -88,7 +85,7 @@ class Phi3WithProjector:
         *,
         encoder: str = "clip",
         layer: int = -2,
-        window: int = 4096,
+        window: int = DEFAULT_WINDOW,
         quantize: bool = False,
         stored_features: bool = False,
         device: str = "auto",
@@ -107,18 +104,18 @@ class Phi3WithProjector:
         where = pick_device(device)
         dtype = dtype or choose_arithmetic("train", where).dtype
         language_folder, vision_folder = resolve_part(language), resolve_part(vision)
-        kind = ENCODER_FAMILIES[encoder]
+        kind = ENCODERS[encoder]
         seen = vision_config(vision_folder, encoder)
-        phi = load_language(language_folder, where, dtype, quantize)
+        text = load_language(language_folder, where, dtype, quantize)
         projector = projector or Projector()
         built = cls._meta_model(
-            phi.config, language_folder, vision_folder, projector, encoder, layer, window
+            text.config, language_folder, vision_folder, projector, encoder, layer, window
         )
         model, config = built.model, built.model.config
         # Whole modules replace those of the empty model, so no weight is renamed, copied or
         # quantized a second time.
-        model.model.language_model = phi.model
-        model.lm_head = phi.lm_head
+        model.model.language_model = text.model
+        model.lm_head = text.lm_head
         model.model.vision_tower = (
             StoredFeatures(seen, kind.extra_rows, dtype)
             if stored_features
@@ -179,11 +176,14 @@ class Phi3WithProjector:
         window: int,
     ) -> Phi3WithProjector:
         """The native model on the meta device, with its tokenizer and processor."""
-        kind = ENCODER_FAMILIES[encoder]
+        kind = ENCODERS[encoder]
         seen = vision_config(vision, encoder)
         tokenizer = load_auto(AutoTokenizer, language)
         image_id = prepare_tokenizer(tokenizer, text.vocab_size)
+        check_same_family(text, tokenizer, language)
         config = make_config(projector, text, seen, image_id, layer, kind.strategy)
+        if window < context_window(config):
+            setattr(config, WINDOW_KEY, window)  # so that every consumer of the folder respects it
         with torch.device("meta"):
             model: Any = native_class(config)(config)
         prompt = Prompt(tokenizer)
@@ -191,7 +191,7 @@ class Phi3WithProjector:
         processor = make_processor(
             build_image_processor(vision, encoder), tokenizer, config, kind.extra_rows
         )
-        return cls(model.eval(), processor, prompt, _context_window(config, window))
+        return cls(model.eval(), processor, prompt, context_window(config))
 
     @property
     def device(self) -> torch.device:
@@ -272,7 +272,7 @@ def make_generation_config(prompt: Prompt) -> GenerationConfig:
 def language_config(folder: Path) -> Any:
     """Configuration of the language part of a folder, which may be a model folder.
 
-    Raises PartError if it is not a Phi-3.
+    Raises PartError if it is of no known language family.
     """
     return _language_configs(folder)[1]
 
@@ -282,14 +282,8 @@ def _language_configs(folder: Path) -> tuple[Any, Any]:
     text-only folder.
     """
     whole = load_auto(AutoConfig, folder)
-    config = whole.text_config if whole.model_type in MODEL_TYPES else whole
-    if config.model_type != "phi3":
-        raise PartError(
-            f"the language part {folder} is no Phi-3",
-            got=config.model_type,
-            wanted="phi3",
-            do="Use a Phi-3 or Phi-3.5 model",
-        )
+    config = whole.text_config if whole.model_type in composite_model_types() else whole
+    family_of_config(config, part=folder)
     return whole, config
 
 
@@ -297,7 +291,7 @@ def load_language(folder: Path, device: torch.device, dtype: torch.dtype, quanti
     """Load the language part of a folder, or of a model folder, computing in `dtype`.
 
     4-bit codes are quantized from the stored weights, whatever `dtype` is. Raises PartError if it
-    is not a Phi-3 or cannot be loaded.
+    is of no known language family or cannot be loaded.
     """
     whole, config = _language_configs(folder)
     options: dict[str, Any] = {"dtype": dtype, "device_map": {"": device}}
@@ -305,24 +299,14 @@ def load_language(folder: Path, device: torch.device, dtype: torch.dtype, quanti
         # the stored weights are quantized: a cast before it would change the codes
         options["dtype"] = torch.float32
         options["quantization_config"] = nf4_config(dtype)
+    model_class = family_of_config(config).load_class()
     if config is whole:
-        phi = load_weights(Phi3ForCausalLM, folder, **options)
+        language = load_weights(model_class, folder, **options)
     else:
-        phi = load_submodel(Phi3ForCausalLM, folder, "language_model", config, **options)
+        language = load_submodel(model_class, folder, "language_model", config, **options)
     # quantization in memory is no property of the model: a merged folder must not claim it
     if quantize:
-        del phi.config.quantization_config
-        set_compute_dtype(phi, dtype)
-        forbid_repacking(phi)
-    return phi
-
-
-def _context_window(config: PreTrainedConfig, max_tokens: int) -> int:
-    text = config.text_config
-    return int(
-        min(
-            max_tokens,
-            getattr(text, "original_max_position_embeddings", None) or 4096,
-            text.max_position_embeddings,
-        )
-    )
+        del language.config.quantization_config
+        set_compute_dtype(language, dtype)
+        forbid_repacking(language)
+    return language

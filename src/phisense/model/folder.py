@@ -22,15 +22,19 @@ from transformers import AutoConfig, AutoProcessor
 from ..artifacts import MANIFEST, check_is_model, read_json
 from ..conversations import IMAGE, Message
 from ..errors import ArtifactError, PartError
+from ..families import check_same_family, context_window, family_of_config
 from ..opening import validate_folder
 from ..opening.configs import check_usable_config
+from ..opening.registered import composite_model_types
 from ..opening.shape_checks import build_meta_model, check_stored_weights
-from ..parts import MODEL_TYPES, load_auto, load_weights
+from ..parts import load_auto, load_weights
 from ..prompt import Prompt
+from ..vision.encoders.base import ENCODERS, encoder_of
 from .arithmetic import INFERENCE, Step, choose_arithmetic
-from .assembly import Phi3WithProjector, _context_window, make_generation_config
+from .assembly import Phi3WithProjector, make_generation_config
 from .device import dtype_name
-from .projectors import native_class, nested_pool
+from .projectors.config import native_class
+from .projectors.image_tokens import nested_pool
 from .quantized import allow_repacking, forbid_repacking, nf4_config, set_compute_dtype
 
 MODEL_KIND = "model folder"
@@ -103,7 +107,7 @@ def open_model_config(folder: Path) -> Any:
     """
     check_is_model(folder)
     found = validate_folder(folder).documents["config.json"].get("model_type")
-    if found not in MODEL_TYPES:
+    if found not in composite_model_types():
         raise ArtifactError(
             f"{folder} holds another kind of model",
             got=found,
@@ -175,7 +179,8 @@ def check_tokenizer(folder: Path, tokenizer: Any, config: Any) -> None:
     except Exception as error:
         said = " ".join(str(error).split())[:200] or type(error).__name__
         raise PartError(
-            f"the tokenizer of {folder} does not read Phi-3's turns",
+            f"the tokenizer of {folder} does not read"
+            f" {family_of_config(config.text_config).title}'s turns",
             got=said,
             do="Run phisense merge again",
         ) from error
@@ -185,6 +190,8 @@ def check_tokenizer(folder: Path, tokenizer: Any, config: Any) -> None:
             got=f"id {most}",
             wanted=f"below {rows}",
         )
+    if rows != 1:  # the vision folder of an export has one row
+        check_same_family(config.text_config, tokenizer, folder)
     if prompt.image_id != image:
         raise PartError(
             f"the tokenizer of {folder} and its config.json do not agree on {IMAGE}",
@@ -204,11 +211,6 @@ def _recipe_compute_dtype(folder: Path) -> str:
     )
 
 
-def context_window(config: Any) -> int:
-    """Maximum number of tokens in a conversation with a model of this configuration."""
-    return _context_window(config, 4096)
-
-
 def save_model(loaded: Phi3WithProjector, folder: Path) -> None:
     """Write model and processor into `folder`, without a manifest: the caller stages the folder."""
     for config in (
@@ -224,20 +226,20 @@ def save_model(loaded: Phi3WithProjector, folder: Path) -> None:
 
 
 def _published_names(model: Any) -> dict[str, torch.Tensor]:
-    """State dict with the names of published LLaVA folders: CLIP and SigLIP towers with
-    `vision_model.`, which vLLM's loader expects.
+    """State dict with the names of published LLaVA folders, in which CLIP and SigLIP towers have a
+    `vision_model.` that vLLM's loader expects.
 
     transformers has dropped that prefix from its classes and reads both; it saves a loaded model
     under the names it was loaded with.
     """
     weights: dict[str, torch.Tensor] = model.state_dict()
+    encoder = encoder_of(model.config.vision_config.model_type)
     opened = getattr(model, "_weight_conversions", None) is not None
-    if opened or not model.config.vision_config.model_type.startswith(("clip", "siglip")):
+    if opened or encoder is None:
         return weights
     tower = "model.vision_tower."
+    named = f"{tower}{ENCODERS[encoder].published_prefix}"
     return {
-        (
-            f"{tower}vision_model.{name.removeprefix(tower)}" if name.startswith(tower) else name
-        ): weight
+        (f"{named}{name.removeprefix(tower)}" if name.startswith(tower) else name): weight
         for name, weight in weights.items()
     }

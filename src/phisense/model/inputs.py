@@ -23,7 +23,7 @@ from transformers import PreTrainedConfig
 from transformers.modeling_outputs import BaseModelOutputWithPooling
 
 from ..prompt import IGNORE_INDEX
-from .projectors import average_patches
+from .projectors.image_tokens import average_patches
 
 Visual = Image | torch.Tensor
 """An image, or its stored features `(P, D)`."""

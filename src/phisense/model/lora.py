@@ -1,5 +1,5 @@
-"""LoRA on exactly the four fused matrices of every Phi-3 layer, or an error: PEFT silently skips
-names that match nothing.
+"""LoRA on exactly the matrices of every layer that the language family names, or an error: PEFT
+silently skips names that match nothing.
 
 If the recipe says so, LoRA is also put on the vision tower's matrices.
 """
@@ -13,9 +13,11 @@ from peft import LoraConfig, PeftModel, get_peft_model
 from torch import nn
 
 from ..errors import TrainingError
+from ..families import family_of_config
 from ..recipe import Lora
 
-_FUSED = ("self_attn.qkv_proj", "self_attn.o_proj", "mlp.gate_up_proj", "mlp.down_proj")
+#: The recipe's pattern if it is left out: it stands for that of the language part's family.
+DEFAULT_PATTERN = str(Lora.model_fields["target_modules"].default)
 
 
 def add_lora(model: Any, lora: Lora) -> PeftModel:
@@ -23,19 +25,25 @@ def add_lora(model: Any, lora: Lora) -> PeftModel:
 
     Raises TrainingError unless `lora.target_modules` matches exactly the right modules.
     """
-    check_targets(model, lora.target_modules)
+    pattern = target_pattern(model, lora)
+    check_targets(model, pattern)
     tower = [re.escape(name) for name in tower_matrices(model)] if lora.vision else []
     config = LoraConfig(
         r=lora.rank,
         lora_alpha=lora.alpha,
         lora_dropout=lora.dropout,
-        target_modules="|".join([f"(?:{lora.target_modules})", *tower])
-        if tower
-        else lora.target_modules,
+        target_modules="|".join([f"(?:{pattern})", *tower]) if tower else pattern,
         modules_to_save=["multi_modal_projector"],
         task_type="CAUSAL_LM",
     )
     return get_peft_model(model, config)
+
+
+def target_pattern(model: Any, lora: Lora) -> str:
+    """The recipe's regular expression, or the family's if the recipe leaves it out."""
+    if lora.target_modules != DEFAULT_PATTERN:
+        return lora.target_modules
+    return family_of_config(model.config.text_config).lora_pattern
 
 
 def tower_matrices(model: Any) -> list[str]:
@@ -57,7 +65,7 @@ def tower_matrices(model: Any) -> list[str]:
 
 
 def check_targets(model: Any, pattern: str) -> list[str]:
-    """The matched module names. Raises TrainingError unless they are the 4 fused matrices of each
+    """The matched module names. Raises TrainingError unless they are the family's matrices of each
     layer and nothing else.
     """
     try:
@@ -67,7 +75,8 @@ def check_targets(model: Any, pattern: str) -> list[str]:
             "train.lora.target_modules is not a regular expression", got=f"{pattern!r}: {error}"
         ) from error
     layers = model.config.text_config.num_hidden_layers
-    wanted = {f"model.language_model.layers.{i}.{name}" for i in range(layers) for name in _FUSED}
+    names = family_of_config(model.config.text_config).lora_targets
+    wanted = {f"model.language_model.layers.{i}.{name}" for i in range(layers) for name in names}
     matched = {name for name, _ in model.named_modules() if compiled.fullmatch(name)}
     if matched != wanted:
         missed, extra = sorted(wanted - matched), sorted(matched - wanted)
@@ -76,7 +85,7 @@ def check_targets(model: Any, pattern: str) -> list[str]:
             "the LoRA pattern matches the wrong modules",
             got=f"{len(matched)} matched by {pattern!r}{example}",
             wanted=(
-                f"{len(wanted)}: {', '.join(n.split('.')[-1] for n in _FUSED)} in each of {layers}"
+                f"{len(wanted)}: {', '.join(n.split('.')[-1] for n in names)} in each of {layers}"
                 " layers"
             ),
             do="Leave train.lora.target_modules out to use the right pattern",
@@ -96,15 +105,7 @@ def expected_trainable(model: Any, lora: Lora | None, *, projector: Any = None) 
     )
     if lora is not None:
         text, seen = model.config.text_config, model.config.vision_config
-        hidden, mlp = text.hidden_size, text.intermediate_size
-        head = hidden // text.num_attention_heads
-        qkv = head * (text.num_attention_heads + 2 * text.num_key_value_heads)
-        shapes = (
-            (hidden, qkv),
-            (head * text.num_attention_heads, hidden),
-            (hidden, 2 * mlp),
-            (mlp, hidden),
-        )
+        shapes = family_of_config(text).lora_shapes(text)
         count += int(text.num_hidden_layers) * sum(lora.rank * (a + b) for a, b in shapes)
         if lora.vision:
             width = seen.hidden_size

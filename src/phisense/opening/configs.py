@@ -13,22 +13,22 @@ dropped     the attention implementation, the path, the dtype and generation set
 
 from __future__ import annotations
 
+from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
 
 from ..errors import PartError
+from ..families import FAMILIES, WINDOW_KEY, ConfigDefaults, text_model_types
+from .registered import composite_model_types, vision_model_types
 
-COMPOSITE_MODEL_TYPES = ("llava", "aya_vision")
-_TEXT_MODEL_TYPES = ("phi3", "llama")
-_VISION_MODEL_TYPES = ("clip", "clip_vision_model", "siglip", "siglip_vision_model", "dinov2")
 _OTHER_MODEL_TYPES = ("clip_text_model", "siglip_text_model", "whisper")
-#: Model types for which the effect of every number on their classes is known.
-KNOWN_MODEL_TYPES = (
-    *COMPOSITE_MODEL_TYPES,
-    *_TEXT_MODEL_TYPES,
-    *_VISION_MODEL_TYPES,
-    *_OTHER_MODEL_TYPES,
-)
+#: Text parts that are no language family: `import` rewrites them as one.
+_IMPORTED_TEXT_TYPES = {
+    "llama": ConfigDefaults(
+        vocab_size=32000,
+        special_token_ids={"bos_token_id": 1, "eos_token_id": 2, "pad_token_id": None},
+    )
+}
 _REMOTE_KEYS = (
     "configuration_files",
     "transformers_weights",
@@ -135,42 +135,58 @@ _SIZE_KEYS = (
 # The vocabulary is the largest dimension: Gemma's has 2^18 rows.
 MAX_LAYERS, MAX_LABELS, MAX_WIDTH = 512, 10_000, 1 << 24
 MAX_LIST_LENGTH = 10_000  # Phi-3.5's LongRoPE has 48 factors
-#: Special token ids, and the class defaults for absent keys.
-_SPECIAL_TOKEN_IDS: dict[str, dict[str, int | None]] = {
-    "phi3": {"bos_token_id": 1, "eos_token_id": 32000, "pad_token_id": 32000},
-    "llama": {"bos_token_id": 1, "eos_token_id": 2, "pad_token_id": None},
-}
-_VOCABULARY_SIZES = {"phi3": 32064, "llama": 32000}  # class defaults of vocab_size
 MAX_ROPE_THETA = 10**12  # Llama 3's rope_theta is 5 * 10^5
 
 
-def validate_config(path: Path, raw: dict[str, Any]) -> dict[str, Any]:
+def validate_config(path: Path, raw: Mapping[str, object]) -> dict[str, object]:
     """Return the configuration without the dropped keys.
 
     Raises PartError for what is rejected, naming the file and the key.
     """
     found = raw.get("model_type")
-    if found not in KNOWN_MODEL_TYPES:
+    if found not in known_model_types():
         raise PartError(
             f"{path.parent} cannot be opened as config",
             got=f"model type {str(found)[:60]}",
-            wanted=f"one of {', '.join(KNOWN_MODEL_TYPES)}",
+            wanted=f"one of {', '.join(known_model_types())}",
         )
     judged = _validate(path, raw, "")
-    if found in COMPOSITE_MODEL_TYPES:
-        _check_submodel(path, judged, "text_config", _TEXT_MODEL_TYPES)
-        _check_submodel(path, judged, "vision_config", _VISION_MODEL_TYPES)
+    if found in composite_model_types():
+        _check_submodel(path, judged, "text_config", _text_types())
+        _check_submodel(path, judged, "vision_config", vision_model_types())
     for text in (judged, judged.get("text_config")):
-        if isinstance(text, dict) and text.get("model_type") in _SPECIAL_TOKEN_IDS:
+        if isinstance(text, dict) and text.get("model_type") in _text_types():
             _drop_unknown_ids(text)
     return judged
 
 
+def known_model_types() -> tuple[str, ...]:
+    """Model types for which the effect of every number on their classes is known."""
+    return (
+        *composite_model_types(),
+        *_text_types(),
+        *vision_model_types(),
+        *_OTHER_MODEL_TYPES,
+    )
+
+
+def _text_types() -> tuple[str, ...]:
+    return tuple(dict.fromkeys((*text_model_types(), *_IMPORTED_TEXT_TYPES)))
+
+
+def _config_defaults(model_type: str) -> ConfigDefaults:
+    """Class defaults of a text part; families of one model type have the same."""
+    for family in FAMILIES.values():
+        if family.model_type == model_type:
+            return family.config_defaults
+    return _IMPORTED_TEXT_TYPES[model_type]
+
+
 def _drop_unknown_ids(text: dict[str, Any]) -> None:
     """Set special token ids outside the vocabulary to None, in place; lists keep valid ids."""
-    kind = text["model_type"]
-    rows = text.get("vocab_size", _VOCABULARY_SIZES[kind])
-    for key, usual in _SPECIAL_TOKEN_IDS[kind].items():
+    defaults = _config_defaults(text["model_type"])
+    rows = text.get("vocab_size", defaults.vocab_size)
+    for key, usual in defaults.special_token_ids.items():
         told = text.get(key, usual)
         ids = told if isinstance(told, list) else [told]
         if type(rows) is not int or not all(type(one) is int for one in ids if one is not None):
@@ -193,8 +209,8 @@ def overridden_keys(config: dict[str, Any], where: str = "") -> list[str]:
     return found
 
 
-def _validate(path: Path, config: dict[str, Any], where: str) -> dict[str, Any]:
-    judged: dict[str, Any] = {}
+def _validate(path: Path, config: Mapping[str, object], where: str) -> dict[str, object]:
+    judged: dict[str, object] = {}
     for key, value in config.items():
         if key in _DROPPED_KEYS:
             continue
@@ -212,6 +228,8 @@ def _validate(path: Path, config: dict[str, Any], where: str) -> dict[str, Any]:
                 raise _unexpected_value(path, where + key, value, "float32, float16 or bfloat16")
         if key == "num_labels" and not (type(value) is int and 0 <= value <= MAX_LABELS):
             raise _unexpected_value(path, where + key, value, f"at most {MAX_LABELS:,}")
+        if key == WINDOW_KEY and not (type(value) is int and 1 <= value <= MAX_WIDTH):
+            raise _unexpected_value(path, where + key, value, f"1 to {MAX_WIDTH:,}")
         if isinstance(value, dict):
             value = _validate(path, value, f"{where}{key}.")
         elif isinstance(value, list) and len(value) > MAX_LIST_LENGTH:

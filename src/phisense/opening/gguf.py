@@ -23,6 +23,7 @@ from pathlib import Path
 from typing import Any, BinaryIO
 
 from ..errors import PartError
+from ..families import GGUFFormat, gguf_formats
 
 MAX_GGUF_TENSORS, MAX_GGUF_KEYS, MAX_GGUF_ARRAY_LENGTH, MAX_GGUF_STRING_BYTES = (
     20_000,
@@ -62,7 +63,6 @@ GGML_TYPES = {
     20: ("IQ4_NL", 32, 18),
     23: ("IQ4_XS", 256, 136),
 }
-GGUF_ARCHITECTURE = "phi3"
 _REQUIRED_KEYS: dict[str, type[int] | type[float]] = {
     "context_length": int,
     "embedding_length": int,
@@ -106,9 +106,10 @@ def validate_gguf(path: Path) -> GGUFHeader:
     Raises PartError for a damaged file, or one that `phisense export` would not write.
     """
     header = read_gguf_header(path)
-    sizes = _sizes(path, header.keys)
+    made_as = _format_of(path, header.keys)
+    sizes = _sizes(path, header.keys, made_as.architecture)
     _check_vocabulary(path, header.keys)
-    wanted = _shapes(header, sizes)
+    wanted = _shapes(header, sizes, made_as)
     found = {name: one.shape for name, one in header.tensors.items()}
     odd = sorted(
         name for name in wanted.keys() | found.keys() if wanted.get(name) != found.get(name)
@@ -247,18 +248,21 @@ def _take(file: BinaryIO, count: int) -> bytes:
     return data
 
 
-def _sizes(path: Path, keys: Mapping[str, Any]) -> dict[str, Any]:
-    """The `phi3.*` keys, without their prefix.
+def _format_of(path: Path, keys: Mapping[str, Any]) -> GGUFFormat:
+    """The format of a language family with the file's architecture. Raises PartError for others."""
+    told = keys.get("general.architecture")
+    known = {one.architecture: one for one in gguf_formats()}
+    if not isinstance(told, str) or told not in known:
+        raise _unexpected_value(path, f"general.architecture {str(told)[:60]}", " or ".join(known))
+    return known[told]
+
+
+def _sizes(path: Path, keys: Mapping[str, Any], architecture: str) -> dict[str, Any]:
+    """The keys of the architecture, without its prefix.
 
     Raises PartError unless all required keys are present and consistent.
     """
-    if keys.get("general.architecture") != GGUF_ARCHITECTURE:
-        raise _unexpected_value(
-            path,
-            f"general.architecture {str(keys.get('general.architecture'))[:60]}",
-            GGUF_ARCHITECTURE,
-        )
-    prefix = f"{GGUF_ARCHITECTURE}."
+    prefix = f"{architecture}."
     own = {
         name.removeprefix(prefix): value for name, value in keys.items() if name.startswith(prefix)
     }
@@ -364,36 +368,31 @@ def _is_number(value: object) -> bool:
     return isinstance(value, (int, float)) and math.isfinite(value)
 
 
-def _shapes(header: GGUFHeader, own: Mapping[str, Any]) -> dict[str, tuple[int, ...]]:
-    """Expected tensor shapes of a Phi-3 with these hyperparameters, by name."""
-    width = own["embedding_length"]
-    inner = own["feed_forward_length"]
-    heads = own["attention.head_count"]
-    head, rows = width // heads, len(header.keys["tokenizer.ggml.tokens"])
+def _shapes(
+    header: GGUFHeader, own: Mapping[str, Any], made_as: GGUFFormat
+) -> dict[str, tuple[int, ...]]:
+    """Expected tensor shapes of a model with these hyperparameters, by name."""
+    width, heads = own["embedding_length"], own["attention.head_count"]
+    rows = len(header.keys["tokenizer.ggml.tokens"])
     wanted: dict[str, tuple[int, ...]] = {
         "token_embd.weight": (width, rows),
         "output_norm.weight": (width,),
     }
-    if "output.weight" in header.tensors:
+    if "output.weight" in header.tensors:  # else the embedding is the output matrix, too
         wanted["output.weight"] = (width, rows)
     if any(name.startswith("rope_factors") for name in header.tensors):
         wanted |= {
             f"rope_factors_{length}.weight": (own["rope.dimension_count"] // 2,)
             for length in ("long", "short")
         }
-    for layer in range(own["block_count"]):
-        wanted |= {
-            f"blk.{layer}.attn_norm.weight": (width,),
-            f"blk.{layer}.attn_qkv.weight": (
-                width,
-                width + 2 * own["attention.head_count_kv"] * head,
-            ),
-            f"blk.{layer}.attn_output.weight": (width, width),
-            f"blk.{layer}.ffn_norm.weight": (width,),
-            f"blk.{layer}.ffn_up.weight": (width, 2 * inner),
-            f"blk.{layer}.ffn_down.weight": (inner, width),
-        }
-    return wanted
+    block = made_as.block_shapes(
+        width, own["feed_forward_length"], heads, own["attention.head_count_kv"]
+    )
+    return wanted | {
+        f"blk.{layer}.{name}.weight": shape
+        for layer in range(own["block_count"])
+        for name, shape in block.items()
+    }
 
 
 def _damaged_error(path: Path, got: str, wanted: str | None = None) -> PartError:

@@ -12,30 +12,44 @@ form:
 
 from __future__ import annotations
 
+import functools
 import re
 from collections import Counter
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
 from ..errors import PartError, PhisenseError
 from .headers import BUFFER_SUFFIXES, StoredTensor
+from .registered import published_prefixes, stored_prefixes
 
 Shape = tuple[int, ...]
-_NAME_RULES = (
-    (re.compile(r"^(?:model\.)?language_model\.lm_head\."), "lm_head."),
-    (re.compile(r"^(?:model\.)?language_model\.model\."), "language_model."),
-    (re.compile(r"^model\."), ""),
-    (re.compile(r"^vision_tower\.vision_model\."), "vision_tower."),
-    (re.compile(r"^(?:vision_model|dinov2)\."), ""),
-)
 
 
 def normalize_weight_name(name: str) -> str:
     """Weight name in the normalized form, in which names of different versions are compared."""
-    for pattern, by in _NAME_RULES:
+    for pattern, by in _name_rules(published_prefixes(), stored_prefixes()):
         name = pattern.sub(by, name)
     return name
+
+
+@functools.cache
+def _name_rules(
+    published: tuple[str, ...], stored: tuple[str, ...]
+) -> tuple[tuple[re.Pattern[str], str], ...]:
+    """What is replaced by what, given the prefixes of the vision encoders' weights."""
+    return (
+        (re.compile(r"^(?:model\.)?language_model\.lm_head\."), "lm_head."),
+        (re.compile(r"^(?:model\.)?language_model\.model\."), "language_model."),
+        (re.compile(r"^model\."), ""),
+        (re.compile(rf"^vision_tower\.(?:{any_of(published)})"), "vision_tower."),
+        (re.compile(rf"^(?:{any_of(stored)})"), ""),
+    )
+
+
+def any_of(words: Sequence[str]) -> str:
+    """Regular expression that matches one of `words`."""
+    return "|".join(map(re.escape, words))
 
 
 def build_meta_model(model_class: Any, config: Any, folder: Path) -> Any:

@@ -3,7 +3,7 @@ loads them.
 
 tokenizer.json          BPE, with steps around it that only replace fixed strings: a custom regular
                         expression may backtrack forever on a text that a user types later, which
-                        no test run can rule out
+                        no test run can rule out; those of language families are known
 tokenizer_config.json   special tokens and switches; no other files, no code, no classes but those
                         of transformers that read tokenizer.json
 processor configs       one view per image, at the tower's input size; numbers with which an image
@@ -17,6 +17,8 @@ from pathlib import Path
 from typing import Any
 
 from ..errors import PartError
+from ..families import FAMILIES
+from .registered import image_processors
 
 _ALLOWED_STEPS = {
     "normalizer": (
@@ -92,15 +94,12 @@ _PROCESSOR_CLASSES = (
     "SiglipProcessor",
     "WhisperProcessor",
 )
+#: Besides those of the registered encoders.
 _IMAGE_PROCESSOR_CLASSES = (
-    *(
-        "CLIPImageProcessor",
-        "LlavaImageProcessor",
-        "SiglipImageProcessor",
-        "BitImageProcessor",
-        "CLIPFeatureExtractor",
-    ),
-    *("WhisperFeatureExtractor", "ViTImageProcessor", "ViTFeatureExtractor"),
+    "LlavaImageProcessor",
+    "WhisperFeatureExtractor",
+    "ViTImageProcessor",
+    "ViTFeatureExtractor",
 )
 _SUFFIXES = ("Fast", "Pil", "Backend")
 MAX_PROCESSOR_SIDE = 4096
@@ -156,7 +155,8 @@ def _check_step(path: Path, part: str, step: Mapping[str, Any], known: tuple[str
     if kind not in known:
         raise _unexpected_value(path, f"{part}.type", kind, " or ".join(known))
     pattern = step.get("pattern")
-    if pattern is not None and (not isinstance(pattern, dict) or not pattern.get("String")):
+    fixed = isinstance(pattern, dict) and pattern.get("String")
+    if pattern is not None and not fixed and not _is_known_pattern(pattern):
         raise _unexpected_value(
             path,
             f"{part}.pattern",
@@ -169,6 +169,15 @@ def _check_step(path: Path, part: str, step: Mapping[str, Any], known: tuple[str
             raise _unexpected_value(
                 path, f"{part}.{key}", value, f"a text of at most {MAX_PIECE_LENGTH} characters"
             )
+
+
+def _is_known_pattern(pattern: Any) -> bool:
+    """Whether it is the regular expression of a language family, to the letter."""
+    return any(
+        pattern == {"Regex": known}
+        for family in FAMILIES.values()
+        for known in family.tokenizer_patterns
+    )
 
 
 def _steps(step: Any, depth: int = 8) -> Iterator[Mapping[str, Any]]:
@@ -215,10 +224,11 @@ def _is_dangling_path(told: Any) -> bool:
 def validate_processor(path: Path, document: Mapping[str, Any]) -> None:
     """Raise PartError for an unsupported class or numbers that no preprocessing can use."""
     _check_class(path, "processor_class", document.get("processor_class"), _PROCESSOR_CLASSES)
+    known = (*image_processors(), *_IMAGE_PROCESSOR_CLASSES)
     inner = document.get("image_processor")
     for facts in (document, *([inner] if isinstance(inner, dict) else [])):
         kind = facts.get("image_processor_type", facts.get("feature_extractor_type"))
-        _check_class(path, "image_processor_type", kind, _IMAGE_PROCESSOR_CLASSES)
+        _check_class(path, "image_processor_type", kind, known)
         for key in ("size", "crop_size", "pad_size"):
             _check_sides(path, key, facts.get(key))
         for key in ("image_mean", "image_std"):

@@ -13,15 +13,15 @@ from __future__ import annotations
 from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
-from typing import TYPE_CHECKING, Literal, cast
+from typing import TYPE_CHECKING
 
 from .. import artifacts, safe_replace
 from ..conversations import ImageFinder
 from ..errors import ArtifactError, UsageError
-from ..evaluation.json_fields import as_object, optional
 from ..evaluation.measurement import QuestionFile
 from ..evaluation.results import CONDITIONS, EvaluationReport, ScoreReport
 from ..recipe import Recipe
+from .json_fields import as_object, optional
 from .progress import OnEvent, Progress, ignore
 
 if TYPE_CHECKING:
@@ -86,7 +86,7 @@ def evaluate(
     from ..evaluation.run import check_conditions
     from ..evaluation.run import evaluate as run_evaluation
     from ..evaluation.task import limit_questions
-    from ..evaluation.tasks import find_task, image_cache_folder
+    from ..evaluation.tasks import TASKS, image_cache_folder
 
     sources = [str(one) for one in _listed(data)]
     conditions = (conditions,) if isinstance(conditions, str) else conditions
@@ -99,7 +99,7 @@ def evaluate(
             wanted="--data FILE",
             do="docs/evaluation.md says where each benchmark's files are had",
         )
-    chosen_task = find_task(task)
+    chosen_task = TASKS[task]
     questions = limit_questions(chosen_task.load(sources, image_cache_folder(task)), limit)
     own = task == chosen_task.name == "own"
     data_name = Path(sources[0]).stem if own else task
@@ -157,7 +157,7 @@ class _Evaluated:
     """The evaluated model: a folder or a server, and the engine that runs it."""
 
     folder: Path | None
-    kind: Literal["run", "torch", "llama", "remote"]
+    kind: str  # "run", or the name of an engine
     server: str | None
     served_model: str | None
     changes: tuple[str, ...]
@@ -174,13 +174,13 @@ class _Evaluated:
         """Choose the engine without loading anything. Raises UsageError for incompatible arguments,
         ArtifactError for a folder without a model.
         """
-        from ..chat.open_engine import EngineName, choose_engine
+        from ..chat.open_engine import choose_engine
 
         folder = None if model is None else Path(model)
         in_torch = server is None and engine in ("auto", "torch")
         if in_torch and folder is not None and _is_run(folder):
             return cls(folder, "run", None, None, changes)
-        kind = choose_engine(folder, cast(EngineName, engine), server)
+        kind = choose_engine(folder, engine, server)
         return cls(folder, kind, server, served_model, changes)
 
     @property
@@ -243,7 +243,6 @@ class _Evaluated:
         from ..chat.open_engine import open_engine
         from ..evaluation.predictors import EnginePredictor
 
-        assert self.kind != "run"
         made = open_engine(
             self.folder,
             engine=self.kind,

@@ -57,11 +57,11 @@ def train(
             )
         )
     try:
-        facts = training()
+        result = training()
     finally:
         unfinished = training.began and not (recipe.run / artifacts.MANIFEST).is_file()
         if discard_unfinished and unfinished and training.processes.is_main:
             safe_replace.remove(recipe.run, kind="run")
     if training.processes.is_main and not training.began:
         on_event(Notice(f"{recipe.run} was finished before: nothing was trained"))
-    return replace(TrainResult.from_dict(facts, TrainResult.FILE), folder=recipe.run)
+    return replace(result, folder=recipe.run)

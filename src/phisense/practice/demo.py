@@ -233,7 +233,7 @@ def _evaluate_speech(model: Path, data: Path, images: Path, on_event: OnEvent) -
     held-out images it applies to.
     """
     from ..chat import ChatSession
-    from ..chat.torch_engine import TorchEngine
+    from ..chat.engines.base import ENGINES, EngineOptions
     from ..conversations import read_questions
     from ..errors import SoundError
     from ..evaluation.answer_metrics import is_final_answer_correct
@@ -244,7 +244,7 @@ def _evaluate_speech(model: Path, data: Path, images: Path, on_event: OnEvent) -
     part = artifacts.read_manifest(model, kind=MODEL_KIND, verify=False)["speech"]
     if part is None:
         raise PartError("the recipe names no speech part", do="Set speech.part")
-    ears, session = Transcriber(part), ChatSession(TorchEngine.open(model))
+    ears, session = Transcriber(part), ChatSession(ENGINES["torch"].open(model, EngineOptions()))
     known = read_questions(data / "spoken.jsonl")
     recordings = [r for r in spoken_questions() if r.heldout]
     heard: list[tuple[str, str]] = []

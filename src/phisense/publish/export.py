@@ -27,14 +27,16 @@ from ..chat.llama_engine import EXPORT_KIND, VISION_FOLDER
 from ..chat.llama_probe import can_repack, require_llama_cpp
 from ..conversations import Question
 from ..errors import UsageError
+from ..families import context_window
 from ..model.arithmetic import choose_arithmetic
 from ..opening.files import load_manifest
 from ..pipeline.progress import OnEvent, Progress
-from ..pipeline.results import FileAgreement
+from ..pipeline.results import ExportResult, FileAgreement
 from . import gguf_agreement
 from .gguf import (
     QUANTIZATIONS,
     TENSOR_TYPES,
+    format_of,
     projector_caveat,
     quantize,
     write_projector,
@@ -53,8 +55,8 @@ def export(
     on_event: OnEvent,
     *,
     overwrite: bool = False,
-) -> dict[str, Any]:
-    """Write `out` and return the report.
+) -> ExportResult:
+    """Write `out` and return how far its files agree with the model.
 
     The float16 file is always written and measured; it is kept if `quant` is f16. `questions[i]` is
     about `pictures[i]`. Raises ExportError, with nothing written, if the float16 file disagrees
@@ -65,6 +67,7 @@ def export(
     if quant not in QUANTIZATIONS:
         raise UsageError("unknown --quant", got=quant, wanted=" or ".join(QUANTIZATIONS))
     config = open_model_config(model)
+    format_of(config.text_config)
     require_llama_cpp()
     # Fails early if this machine cannot load the file.
     can_repack(TENSOR_TYPES[quant])
@@ -72,51 +75,69 @@ def export(
     check_weights(model, config)
     processor, weights = open_processor(model, config), WeightReader(model)
     words = read_vocabulary(processor.tokenizer, config.text_config.vocab_size)
-    text = config.text_config
-    about: dict[str, Any] = {
-        "name": model.resolve().name,
-        "quant": quant,
-        "file": f"model-{quant}.gguf",
-        "bytes_per_position": (
-            4
-            * text.num_hidden_layers
-            * text.num_key_value_heads
-            * (text.hidden_size // text.num_attention_heads)
-        ),
-    }
-    if (model / artifacts.MANIFEST).is_file():  # the app loads the speech part with it
-        about["speech"] = load_manifest(model)["about"].get("speech")
+    about = _manifest_facts(model, config.text_config, quant)
     with artifacts.staged_artifact(
         out, kind=EXPORT_KIND, about=about, overwrite=overwrite
     ) as folder:
         whole = folder / "model-f16.gguf"
-        write_text_model(weights, text, words, processor.tokenizer, whole, about["name"], on_event)
+        write_text_model(
+            weights,
+            config.text_config,
+            words,
+            processor.tokenizer,
+            whole,
+            str(about["name"]),
+            on_event,
+        )
         why_not = write_projector(
             weights, config, processor.image_processor, folder / "mmproj-f16.gguf", on_event
         )
         write_vision(weights, config, model, folder / VISION_FOLDER)
-        report: dict[str, Any] = {
-            "quant": quant,
-            "questions": len(questions),
-            "mmproj": why_not is None,
-            "mmproj_why_not": why_not,
-        }
-        report["arithmetic"] = choose_arithmetic("export", "cpu").as_dict()
-        report["mmproj_caution"] = projector_caveat(config) if why_not is None else None
         agreements = _measure(model, folder, quant, questions, pictures, on_event)
-        report |= {name: one.to_dict() for name, one in agreements.items()}
         if quant != "f16":
             whole.unlink()  # in the staging folder
-        report["bytes"] = {path.name: path.stat().st_size for path in sorted(folder.glob("*.gguf"))}
-        (folder / "Modelfile").write_text(
-            _modelfile(about["file"], words, has_projector=why_not is None, window=_window(config))
+        result = ExportResult(
+            folder=out,
+            quant=quant,
+            questions=len(questions),
+            mmproj=why_not is None,
+            mmproj_why_not=why_not,
+            arithmetic=choose_arithmetic("export", "cpu").to_dict(),
+            mmproj_caution=projector_caveat(config) if why_not is None else None,
+            f16=agreements["f16"],
+            bytes={path.name: path.stat().st_size for path in sorted(folder.glob("*.gguf"))},
+            extra={name: one.to_dict() for name, one in agreements.items() if name != "f16"},
         )
-        artifacts.write_json(folder / "export.json", report)
+        artifacts.write_json(folder / ExportResult.FILE, result.to_dict())
+        (folder / "Modelfile").write_text(
+            _modelfile(
+                f"model-{quant}.gguf",
+                words,
+                has_projector=why_not is None,
+                window=context_window(config),
+            )
+        )
         # Provenance for reports about the exported model.
         for told in ("training.json", "merge_report.json"):
             if (model / told).is_file():
                 shutil.copy(model / told, folder)
-    return report
+    return result
+
+
+def _manifest_facts(model: Path, text: Any, quant: str) -> dict[str, object]:
+    """The manifest's description of the exported files; `text` is the language model's
+    configuration.
+    """
+    head = text.hidden_size // text.num_attention_heads
+    facts: dict[str, object] = {
+        "name": model.resolve().name,
+        "quant": quant,
+        "file": f"model-{quant}.gguf",
+        "bytes_per_position": 4 * text.num_hidden_layers * text.num_key_value_heads * head,
+    }
+    if (model / artifacts.MANIFEST).is_file():  # the app loads the speech part with it
+        facts["speech"] = load_manifest(model).about.get("speech")
+    return facts
 
 
 def _measure(
@@ -187,7 +208,8 @@ def write_vision(weights: WeightReader, config: Any, model: Path, folder: Path) 
         ("norm", (own.text_config.hidden_size,)),
         ("lm_head", (1, own.text_config.hidden_size)),
     ):
-        tensors[weights.language[f"{name}.weight"][1]] = torch.zeros(shape, dtype=like.dtype)
+        if f"{name}.weight" in weights.language:  # no lm_head if it is the embedding
+            tensors[weights.language[f"{name}.weight"][1]] = torch.zeros(shape, dtype=like.dtype)
     save_file(tensors, folder / "model.safetensors", metadata={"format": "pt"})
     for path in model.iterdir():
         if path.name.startswith("tokenizer") or path.name in (
@@ -196,12 +218,6 @@ def write_vision(weights: WeightReader, config: Any, model: Path, folder: Path) 
             "chat_template.jinja",
         ):
             shutil.copy(path, folder)
-
-
-def _window(config: Any) -> int:
-    from ..model.folder import context_window
-
-    return context_window(config)
 
 
 def _modelfile(file: str, vocabulary: GGUFVocabulary, *, has_projector: bool, window: int) -> str:

@@ -2,7 +2,7 @@
 the vision tower and projector.
 
 model folder                    GGUF                                    source of the names
-language model (Phi-3)          `phi3`, one file per quantization       src/models/phi3.cpp
+language model                  its family's, one per quantization      src/models/phi3.cpp
 CLIP or SigLIP, LLaVA's MLP     `clip` with projector `mlp`, float16    tools/mtmd/models/llava.cpp
 2x2 pooling, linear projector   unsupported: only our engine does it    -
 
@@ -21,6 +21,9 @@ import numpy as np
 import torch
 
 from ..errors import ArtifactError, PartError
+from ..families import GGUFFormat, family_of_config
+from ..model.projectors.image_tokens import merged_side
+from ..model.projectors.native import LLAVA
 from ..pipeline.progress import OnEvent, Progress
 from .vocabulary import GGUFVocabulary
 from .weights import WeightReader
@@ -31,14 +34,6 @@ QUANTIZATIONS = {"f16": 1, "q8_0": 7, "q4_k_m": 15}
 #: k-quants.
 TENSOR_TYPES = {"f16": ("F16",), "q8_0": ("Q8_0",), "q4_k_m": ("Q4_K", "Q6_K", "Q5_0", "Q8_0")}
 
-_LAYER_NAMES = {
-    "input_layernorm": "attn_norm",
-    "self_attn.qkv_proj": "attn_qkv",
-    "self_attn.o_proj": "attn_output",
-    "post_attention_layernorm": "ffn_norm",
-    "mlp.gate_up_proj": "ffn_up",  # gate and up fused in this order, as in llama.cpp's graph
-    "mlp.down_proj": "ffn_down",
-}
 _TOWER_NAMES = {
     "self_attn.q_proj": "attn_q",
     "self_attn.k_proj": "attn_k",
@@ -74,6 +69,20 @@ class PlannedTensor:
         )
 
 
+def format_of(config: Any) -> GGUFFormat:
+    """How llama.cpp stores the language model of this configuration. Raises PartError if it cannot
+    be stored.
+    """
+    family = family_of_config(config)
+    if family.gguf is None:
+        raise PartError(
+            f"llama.cpp has no {family.title}",
+            wanted="a language family with a GGUF format",
+            do="Serve the model folder itself",
+        )
+    return family.gguf
+
+
 def write_text_model(
     weights: WeightReader,
     config: Any,
@@ -83,23 +92,18 @@ def write_text_model(
     name: str,
     on_event: OnEvent,
 ) -> None:
-    """Write the language model in float16; `config` is the Phi-3 configuration.
+    """Write the language model in float16; `config` is its configuration.
 
-    Raises PartError for a RoPE type that llama.cpp does not support.
+    Raises PartError for a RoPE type or a language family that llama.cpp does not support.
     """
     import gguf
 
-    writer = gguf.GGUFWriter(path, "phi3")
+    made_as = format_of(config)
+    writer = gguf.GGUFWriter(path, made_as.architecture)
     rope = config.rope_parameters
     heads = config.num_attention_heads
     head = config.hidden_size // heads
-    # With "phi-3" in its name, llama.cpp lets special tokens strip the white space after them, and
-    # then requires a `</s>`.
-    writer.add_name(
-        f"Phi-3 with a projector: {name}"
-        if "</s>" in vocabulary.pieces
-        else "a small language part"
-    )
+    writer.add_name(made_as.name(name, vocabulary.pieces))
     writer.add_file_type(QUANTIZATIONS["f16"])
     writer.add_context_length(config.max_position_embeddings)
     writer.add_embedding_length(config.hidden_size)
@@ -112,7 +116,7 @@ def write_text_model(
     writer.add_rope_dimension_count(rope_dims)
     writer.add_rope_freq_base(rope["rope_theta"])
     writer.add_rope_scaling_orig_ctx_len(config.original_max_position_embeddings)
-    # Chats are shorter than Phi-3's sliding window, and llama.cpp ignores it anyway.
+    # Chats are shorter than the sliding window, and llama.cpp ignores it anyway.
     writer.add_sliding_window(0)
     factors = _rope_factors(config, rope, rope_dims)
     if factors:
@@ -122,7 +126,7 @@ def write_text_model(
     for i in range(config.num_hidden_layers):
         plan += [
             _take_weight(weights, f"blk.{i}.{there}.weight", f"layers.{i}.{here}.weight")
-            for here, there in _LAYER_NAMES.items()
+            for here, there in made_as.layer_names.items()
         ]
     plan += [_take_weight(weights, "output_norm.weight", "norm.weight")]
     if not config.tie_word_embeddings:
@@ -168,8 +172,8 @@ def write_projector(
 
 def why_no_projector(config: Any) -> str | None:
     """Why llama.cpp has no graph for the tower and projector, or None."""
-    if config.model_type != "llava":
-        side = config.downsample_factor
+    if config.model_type != LLAVA.model_type:
+        side = merged_side(config)
         return f"llama.cpp knows no projector that joins {side} x {side} patches as ours does"
     if config.projector_hidden_act != "gelu":
         return (
@@ -224,7 +228,9 @@ def _rope_factors(config: Any, rope: dict[str, Any], dims: int) -> list[PlannedT
         return []
     if kind != "longrope":
         raise PartError(
-            "llama.cpp's Phi-3 knows no such rope", got=kind, wanted="default or longrope"
+            f"llama.cpp's {family_of_config(config).title} knows no such rope",
+            got=kind,
+            wanted="default or longrope",
         )
     planned = []
     for length in ("long", "short"):

@@ -14,7 +14,8 @@ from dataclasses import dataclass
 from typing import Any
 
 from ..errors import PartError
-from ..prompt import END, LEAD, LLAMA_CPP_TEMPLATE, OLLAMA_TEMPLATE, Prompt
+from ..families import Family, family_of_tokenizer
+from ..prompt import Prompt
 
 NORMAL, UNKNOWN, CONTROL, USER_DEFINED, UNUSED, BYTE = 1, 2, 3, 4, 5, 6  # llama.cpp's token types
 _BYTE = re.compile(r"<0x[0-9A-F]{2}>")
@@ -36,23 +37,25 @@ class GGUFVocabulary:
     space_prefix: bool
     lead: str
     stops: list[str]
+    family: Family
 
     @property
     def chat_template(self) -> str:
         """Jinja chat template for llama.cpp."""
-        return LLAMA_CPP_TEMPLATE.replace(LEAD, self.lead)
+        return self.family.chat.llama_cpp_template(self.lead)
 
     @property
     def ollama_template(self) -> str:
         """Chat template for Ollama, in Go's template language."""
-        return OLLAMA_TEMPLATE.replace(LEAD, self.lead)
+        return self.family.chat.ollama_template(self.lead)
 
     def write(self, writer: Any, tokenizer: Any) -> None:
         """Write into a `gguf.GGUFWriter`; `tokenizer` provides the special token ids."""
         prompt = Prompt(tokenizer)
         end, turn, end_of_text = prompt.stop_ids
         writer.add_tokenizer_model(self.model)
-        writer.add_tokenizer_pre("gpt-2" if self.model == "gpt2" else "default")
+        byte_level = self.family.gguf.pre_tokenizer if self.family.gguf else "default"
+        writer.add_tokenizer_pre(byte_level if self.model == "gpt2" else "default")
         writer.add_token_list([piece.encode() for piece in self.pieces])
         writer.add_token_types(self.kinds)
         if self.model == "gpt2":
@@ -109,15 +112,16 @@ def read_vocabulary(tokenizer: Any, rows: int) -> GGUFVocabulary:
     if bytes_last and unknown is not None:
         kinds[unknown] = UNKNOWN
     merges = [tuple(m.split(" ")) if isinstance(m, str) else tuple(m) for m in model["merges"]]
-    first = known[END]
+    family = family_of_tokenizer(tokenizer)
+    end = family.chat.end
     behind_tag = tokenizer.convert_ids_to_tokens(
-        tokenizer(f"{END}a", add_special_tokens=False)["input_ids"]
+        tokenizer(f"{end}a", add_special_tokens=False)["input_ids"]
     )
-    if known.get(behind_tag[0]) != first:
+    if known.get(behind_tag[0]) != known[end]:
         raise PartError(
-            f"the model's tokenizer does not keep {END} whole",
+            f"the model's tokenizer does not keep {end} whole",
             got=f"{behind_tag}",
-            wanted=f"{END} first",
+            wanted=f"{end} first",
             do="Merge again",
         )
     prefixed = behind_tag[1][0] in "▁Ġ"
@@ -130,6 +134,7 @@ def read_vocabulary(tokenizer: Any, rows: int) -> GGUFVocabulary:
         space_prefix=prefixed and bytes_last,
         lead=" " if prefixed and not bytes_last else "",  # llama.cpp adds it for `llama` only
         stops=[pieces[i] for i in Prompt(tokenizer).stop_ids],
+        family=family,
     )
 
 

@@ -17,10 +17,12 @@ from .. import artifacts, safe_replace
 from ..errors import ArtifactError
 from ..model.trainable import TRAINABLE_FILE as TRAINABLE
 from ..model.trainable import load_trainable, save_trainable
+from ..recipe import Train
 
 CHECKPOINT_KIND, STAGE_KIND = "checkpoint", "stage"
 RNG_FILE = "random.safetensors"
-SAVE_TOTAL_LIMIT = 2
+#: Without `train.checkpoint_every`: checkpoints in a stage, and fewest and most steps between two.
+PER_STAGE, MIN_INTERVAL, MAX_INTERVAL = 4, 20, 500
 #: Keys that runs of earlier versions did not record: a missing one does not count as changed.
 _RECORDED_LATER = ("computes_in", "parts.", "base.", "recipe.train.eval.final_questions")
 #: Keys that they recorded: the parts' locations, which say nothing about their content.
@@ -79,11 +81,7 @@ def check_unchanged(path: Path, made: dict[str, Any], about: dict[str, Any]) -> 
     """
     old, new = _flatten(made), _flatten(orjson.loads(orjson.dumps(about)))
     old = {key: value for key, value in old.items() if not key.startswith(_NO_LONGER_COMPARED)}
-    new = {
-        key: value
-        for key, value in new.items()
-        if key in old or not key.startswith(_RECORDED_LATER)
-    }
+    new = {key: value for key, value in new.items() if key in old or not _was_implied(key, value)}
     changed = [
         f"{key} was {old.get(key)}, is {new.get(key)}"
         for key in sorted(old.keys() | new.keys())
@@ -100,7 +98,14 @@ def check_unchanged(path: Path, made: dict[str, Any], about: dict[str, Any]) -> 
         )
 
 
-def _flatten(tree: Any, prefix: str = "") -> dict[str, Any]:
+def _was_implied(key: str, value: object) -> bool:
+    """Whether a run of an earlier version, which did not record `key`, need not differ in it."""
+    if key.startswith("recipe.train.") and key.endswith(".objective"):
+        return value == "supervised"
+    return key.startswith(_RECORDED_LATER)
+
+
+def _flatten(tree: object, prefix: str = "") -> dict[str, object]:
     """Every leaf that is not a mapping, by its dotted key."""
     if not isinstance(tree, dict):
         return {prefix: tree}
@@ -111,16 +116,23 @@ def _flatten(tree: Any, prefix: str = "") -> dict[str, Any]:
     }
 
 
-def finish_checkpoint(path: Path, *, about: dict[str, Any]) -> None:
-    """Write the manifest that makes `path` a checkpoint, then keep only the newest
-    `SAVE_TOTAL_LIMIT` checkpoints up to it.
+def save_interval(train: Train, steps: int) -> int:
+    """Steps between two checkpoints of a stage of so many steps."""
+    if train.checkpoint_every is not None:
+        return train.checkpoint_every
+    return max(MIN_INTERVAL, min(MAX_INTERVAL, steps // PER_STAGE))
+
+
+def finish_checkpoint(path: Path, *, about: dict[str, Any], keep: int) -> None:
+    """Write the manifest that makes `path` a checkpoint, then keep only the newest `keep`
+    checkpoints up to it.
 
     Later checkpoints are damaged, or this run would have resumed from them, and do not count toward
     the limit.
     """
     artifacts.write_manifest(path, kind=CHECKPOINT_KIND, about=about)
     by_step = _by_step(path.parent)
-    for old in by_step[by_step.index(path) + SAVE_TOTAL_LIMIT :]:
+    for old in by_step[by_step.index(path) + keep :]:
         safe_replace.remove(old, kind=CHECKPOINT_KIND)
 
 

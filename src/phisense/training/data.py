@@ -16,23 +16,15 @@ from torch.utils.data import Dataset
 
 from ..conversations import read_conversations
 from ..errors import ConversationError, TrainingError
-from ..model import pad_rows
-from ..model.projectors import average_patches
-from ..model.varlen_attention import VARLEN
+from ..model.projectors.image_tokens import average_patches
+from ..pipeline.results import StageData
 from ..prompt import Prompt
-from .packing import (
-    PackedRow,
-    Sample,
-    concatenate_rows,
-    pack,
-    pad_to_multiple,
-    padded_masks,
-    single_row,
-)
+from .objectives import BatchLayout, Objective
+from .packing import PackedRow, Sample, pack, single_row
 
 
 class Samples(Dataset[PackedRow]):
-    """Every conversation of some data sets, rendered once, in rows.
+    """Every conversation of some data sets, rendered once by the stage's objective, in rows.
 
     `num_shortened` counts the conversations that lost turns to the length limit.
     """
@@ -44,6 +36,7 @@ class Samples(Dataset[PackedRow]):
         image_tokens: Mapping[int, int],
         max_length: int,
         *,
+        objective: Objective,
         share: bool = False,
         seed: int = 0,
     ) -> None:
@@ -59,7 +52,7 @@ class Samples(Dataset[PackedRow]):
         self.num_shortened = 0
         samples: list[Sample] = []
         digest = hashlib.sha256()
-        self.sets: list[dict[str, Any]] = []  # name, row count and weight of each file
+        self.sets: list[StageData] = []
         for path, weight in sets:
             before = len(samples)
             for conversation in read_conversations(path):
@@ -69,13 +62,14 @@ class Samples(Dataset[PackedRow]):
                 pool = random.Random(f"pool {seed} {conversation.images}").choice(
                     list(image_tokens)
                 )
-                rendered, left_out = prompt.render_truncated(
-                    conversation, image_tokens[pool], max_length
+                rendered, left_out = objective.render(
+                    prompt, conversation, image_tokens[pool], max_length
                 )
                 self.num_shortened += left_out > 0
                 digest.update(repr((conversation, times, pool)).encode())
                 samples += [Sample(conversation.id, rendered, conversation.images, pool)] * times
-            self.sets.append({"name": path.name, "rows": len(samples) - before, "weight": weight})
+            rows = len(samples) - before
+            self.sets.append(StageData(name=path.name, rows=rows, weight=weight))
         if not samples:
             raise ConversationError(
                 "there is nothing to train on",
@@ -146,43 +140,29 @@ def scale_rows(conversations: int, rows: int, total: int) -> int:
 
 
 class Collator:
-    """Rows -> `input_ids`, `labels` `(B, T)`, `position_ids` and, if there are images,
-    `pixel_values` `(N, P, D)`.
+    """Rows -> the tensors of the objective's batch, `input_ids`, `labels` `(B, T)` and others, and,
+    if there are images, `pixel_values` `(N, P, D)`.
 
     The pixel values are the features that `load_features` returns for image names: in training
-    StoredFeatures replaces the vision tower, unless the tower is trained. For
-    model/varlen_attention.py the rows are concatenated, B is 1, and `spans` and `attn_bias` define
-    the attention. For any other attention they are padded, with an `attention_mask` `(B, T)`, or
-    boolean `(B, 1, T, T)` if a row holds several conversations.
+    StoredFeatures replaces the vision tower, unless the tower is trained.
     """
 
     def __init__(
         self,
         load_features: Callable[[list[str]], torch.Tensor],
-        pad_id: int,
-        *,
-        attention: str,
-        pad_to_multiple_of: int = 1,
+        objective: Objective,
+        layout: BatchLayout,
     ) -> None:
-        """Concatenated rows are padded to a multiple of `pad_to_multiple_of` tokens: see
-        packing.pad_to_multiple.
-        """
         self.load_features = load_features
-        self.pad_id = pad_id
-        self.attention = attention
-        self.pad_to_multiple_of = pad_to_multiple_of
+        self.objective = objective
+        self.layout = layout
         self.tokens = 0  # collated so far: as if no prefix were shared, without padding
 
     def __call__(self, rows: list[PackedRow]) -> dict[str, Any]:
         """Rows -> the tensors of a batch: token ids, labels, positions, and the features of their
-        images.
+        images; with `ids`, the conversations' ids.
         """
-        spans = self.attention == VARLEN
-        batch: dict[str, Any] = (
-            concatenate_rows(pad_to_multiple(rows, self.pad_id, self.pad_to_multiple_of))
-            if spans
-            else self._padded(rows)
-        )
+        batch: dict[str, Any] = {**self.objective.collate(rows, self.layout)}
         # for LossGuard; StageTrainer removes them before the model
         batch["ids"] = tuple(one for row in rows for one in row.ids)
         self.tokens += sum(row.tokens for row in rows)
@@ -197,12 +177,4 @@ class Collator:
                 ]
                 features = torch.cat(pooled).unsqueeze(0)
             batch["pixel_values"] = features
-        return batch
-
-    def _padded(self, rows: list[PackedRow]) -> dict[str, torch.Tensor]:
-        batch = pad_rows([row.rendered for row in rows], self.pad_id).to_kwargs()
-        if any(len(row.ends) > 1 for row in rows):
-            batch["position_ids"], batch["attention_mask"] = padded_masks(
-                rows, batch["input_ids"].shape[1]
-            )
         return batch

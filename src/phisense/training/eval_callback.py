@@ -6,6 +6,7 @@ from __future__ import annotations
 
 from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager
+from dataclasses import dataclass
 from itertools import pairwise
 from random import Random
 from typing import Any
@@ -16,6 +17,7 @@ from transformers import TrainerCallback, TrainerControl, TrainerState, Training
 from ..conversations import CAPTION_KINDS, ImageFinder, Question, read_questions
 from ..model import Phi3WithProjector
 from ..model.batch_generate import batch_generate, query_for
+from ..pipeline.records import Record, key
 from ..pipeline.results import TrainingVerdict
 from ..recipe import Recipe
 from ..vision.store import FeatureStore
@@ -23,9 +25,32 @@ from .verdict import MIN_IMAGES, judge_looking
 
 ANSWERS_LOGGED = 3
 EVAL_BATCH_SIZE = 32
-MAX_NEW_TOKENS = 32  # tokens of an answer
+MAX_NEW_TOKENS = 32  # tokens of an answer, unless the recipe's evaluation cuts it earlier
 IsCorrect = Callable[[str, Sequence[str]], bool]
 QuestionImage = tuple[Question, str | None]  # a question, and the image that goes with it
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class LoggedAnswer(Record):
+    """A held-out question, its reference, and what the model said."""
+
+    question: str
+    right: str
+    said: str
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class HeldOutRow(Record):
+    """A row of metrics.jsonl: the shares of `questions` answered correctly after a step, with the
+    image and without (None if not evaluated), and some `answers`.
+    """
+
+    step: int
+    steps: int
+    accuracy: float = key("held_out")
+    blind: float | None
+    questions: int
+    answers: tuple[LoggedAnswer, ...]
 
 
 class EvalCallback(TrainerCallback):
@@ -33,9 +58,9 @@ class EvalCallback(TrainerCallback):
 
     Reports `held_out`, the share of the questions that `is_correct` accepts, `blind`, the same
     without images, and some `answers`. At the end of the run's last stage it evaluates more
-    questions, also with another question's image, and `facts` holds the verdict whether the model
-    uses its images. Without `is_correct` nothing is evaluated. The questions that cannot be
-    evaluated are reported with the reason as `unasked` at the beginning, and in `facts`.
+    questions, also with another question's image, and `verdict` tells whether the model uses its
+    images; in other stages it is None. Without `is_correct` nothing is evaluated. The reasons why
+    questions cannot be evaluated are in `unasked`, and are reported at the beginning.
 
     Every process evaluates, or the others would wait for it; only the first process writes the
     reports.
@@ -53,17 +78,15 @@ class EvalCallback(TrainerCallback):
     ) -> None:
         self.built, self.store, self.is_correct, self.report = built, store, is_correct, report
         self.times = recipe.train.eval.times
+        self.max_new_tokens = min(MAX_NEW_TOKENS, recipe.evaluate.max_new_tokens)
         self.last_stage = stage == list(recipe.train.stages)[-1]
         wanted = eval_questions(recipe) if is_correct else []
         self.final_questions = [q for q in wanted if q.image is None or q.image in store]
         self.unasked = explain_skipped(recipe, wanted, store) if is_correct else []
         self.questions = sample_evenly(self.final_questions, recipe.train.eval.questions)
-        self.facts: dict[str, Any] = {
-            "held_out": None,
-            "blind": None,
-            "unasked": self.unasked,
-            **({"looks": TrainingVerdict().to_dict()} if self.last_stage else {}),
-        }
+        self.held_out_accuracy: float | None = None  # of the last evaluation
+        self.blind_accuracy: float | None = None
+        self.verdict = TrainingVerdict() if self.last_stage else None
 
     def on_train_begin(
         self, args: TrainingArguments, state: TrainerState, control: TrainerControl, **kwargs: Any
@@ -79,7 +102,7 @@ class EvalCallback(TrainerCallback):
         if state.global_step in self._eval_steps(state.max_steps) and (
             row := self.evaluate(kwargs["model"], state.global_step, state.max_steps)
         ):
-            self.report(row)
+            self.report(row.to_dict())
 
     def _eval_steps(self, steps: int) -> set[int]:
         return {round(steps * number / self.times) for number in range(1, self.times + 1)}
@@ -89,17 +112,17 @@ class EvalCallback(TrainerCallback):
 
         Its row was reported before, and is not reported again.
         """
-        if self.facts["held_out"] is None:
+        if self.held_out_accuracy is None:
             self.evaluate(model, steps, steps)
 
-    def evaluate(self, model: Any, step: int, steps: int) -> dict[str, Any]:
-        """Evaluate, update `facts`, and return the row to report: empty without `is_correct` or
-        questions.
+    def evaluate(self, model: Any, step: int, steps: int) -> HeldOutRow | None:
+        """Evaluate, update the accuracies and the verdict, and return the row to report: None
+        without `is_correct` or questions.
         """
         last = self.last_stage and step == steps
         questions = self.final_questions if last else self.questions
         if self.is_correct is None or not questions:
-            return {}
+            return None
         seeing = [i for i, q in enumerate(questions) if q.image is not None]
         pairs: list[QuestionImage] = [(q, q.image) for q in questions]
         if seeing:
@@ -115,33 +138,27 @@ class EvalCallback(TrainerCallback):
             right[start : start + len(questions)]
             for start in (0, len(questions), 2 * len(questions))
         )
-        self.facts |= {
-            "held_out": sum(real) / len(real),
-            "blind": sum(blind) / len(blind) if blind else None,
-        }
+        accuracy = self.held_out_accuracy = sum(real) / len(real)
+        self.blind_accuracy = sum(blind) / len(blind) if blind else None
         if last:
             of_pictures = (
                 [some[i] for i in seeing] if some else [] for some in (real, blind, shuffled)
             )
-            self.facts["looks"] = judge_looking(
-                [str(questions[i].image) for i in seeing], *of_pictures
-            ).to_dict()
+            self.verdict = judge_looking([str(questions[i].image) for i in seeing], *of_pictures)
         shown = range(0, len(questions), -(-len(questions) // ANSWERS_LOGGED))
-        return {
-            "step": step,
-            "steps": steps,
-            "held_out": self.facts["held_out"],
-            "blind": self.facts["blind"],
-            "questions": len(questions),
-            "answers": [
-                {
-                    "question": questions[i].text,
-                    "right": questions[i].answers[0],
-                    "said": answers[i],
-                }
+        return HeldOutRow(
+            step=step,
+            steps=steps,
+            accuracy=accuracy,
+            blind=self.blind_accuracy,
+            questions=len(questions),
+            answers=tuple(
+                LoggedAnswer(
+                    question=questions[i].text, right=questions[i].answers[0], said=answers[i]
+                )
                 for i in shown
-            ],
-        }
+            ),
+        )
 
     @torch.inference_mode()
     def _answers(self, model: Any, pairs: Sequence[QuestionImage]) -> list[str]:
@@ -166,7 +183,7 @@ class EvalCallback(TrainerCallback):
                     for _, (q, image) in batch
                 ]
                 answers = batch_generate(
-                    self.built, queries, max_new_tokens=MAX_NEW_TOKENS, losses=False
+                    self.built, queries, max_new_tokens=self.max_new_tokens, losses=False
                 )
                 found.update((key, one.text) for (key, _), one in zip(batch, answers, strict=True))
         return [found[q.text, image] for q, image in pairs]

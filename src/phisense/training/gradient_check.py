@@ -28,9 +28,8 @@ from __future__ import annotations
 import math
 import re
 import time
-from collections.abc import Callable, Iterator, Mapping, Sequence
+from collections.abc import Callable, Iterator, Mapping
 from contextlib import contextmanager
-from dataclasses import asdict, dataclass
 from typing import Any
 
 import torch
@@ -40,31 +39,31 @@ from transformers import TrainerCallback, TrainerControl, TrainerState, Training
 from ..distributed import ProcessGroup
 from ..errors import PhisenseError, TrainingError
 from ..model.float32_twin import computed_in_float32
+from ..pipeline.results import GradientCheckResult, GradientComparison
 from .data import Collator, Samples
+from .finite_differences import (
+    MAX_DEVIATION,
+    MAX_ERROR,
+    Differences,
+    Gradient,
+    NumericResult,
+    Weights,
+    agree,
+    dot,
+    fits,
+    norm_of,
+)
 
-Gradient = list[torch.Tensor]
-# ratio along the gradient, and estimated error relative to its norm
-NumericResult = tuple[float | None, float]
-Weights = list[nn.Parameter]
 # random directions per part; one if there are more than two parts, since a fault shows in several
 NUM_DIRECTIONS = 2
 # per part: two layers of Phi-3.5-mini, or its LoRA of rank 128 in all but three layers
 MAX_WEIGHTS = 250_000_000
 MAX_ROWS = 1024  # rows to draw, of which the shortest are taken
-# change of the loss by a difference, relative to max(loss, 1): above float32's rounding, and small
-# enough for curvature not to matter
-LOSS_CHANGE = 1e-4
-STEP_FACTORS = (1.0, 0.2, 5.0)  # times LOSS_CHANGE; the others are tried if the first does not fit
-# relative difference up to which two steps' errors agree, so that the gradient itself is wrong
-AGREE_WITHIN = 0.25
 
 #: Minimum cosine and maximum deviation of the norm, trained against twin, by compute dtype. In
 #: bfloat16 the gradient of a nearly certain token is one minus its probability, which rounding
 #: changes by tenths; a real fault that was found had a cosine of 0.07 and a norm ratio of 0.07.
 TOLERANCES = {torch.float32: (0.98, 0.05), torch.bfloat16: (0.95, 0.20)}
-MAX_DEVIATION = 0.02  # maximum deviation along the gradient itself, twin against numeric
-MAX_ERROR = 0.05  # maximum error of the twin's gradient, relative to its norm
-MAX_UNEXPLAINED = 1e-5  # of the loss: maximum change by weights that have no gradient
 
 _LANGUAGE = re.compile(r"language_model\.layers\.(\d+)\.")
 _TOWER = re.compile(r"vision_tower\..*?layers?\.(\d+)\.")
@@ -80,30 +79,11 @@ _WRONG_GRAPH = (
 )
 
 
-@dataclass(frozen=True, slots=True)
-class GradientResult:
-    """Results for one part.
-
-    `cosine` and `norm_ratio` compare trained with twin, None if neither has a gradient;
-    `numeric_ratio` is numeric over twin along the gradient; `error` is the estimated error norm of
-    the twin's gradient, relative to its norm. The last two are None if the loss is too flat, or too
-    sharply curved, for finite differences.
-    """
-
-    part: str
-    weights: int
-    norm: float
-    cosine: float | None
-    norm_ratio: float | None
-    numeric_ratio: float | None
-    error: float | None
-
-
 class GradientCheck(TrainerCallback):
     """Checks before a stage's first step, after a resume, and after the stage's first evaluation.
 
     `loss_of(batch)` is training's own loss of one batch; `evaluated()` whether held-out questions
-    were evaluated already. `results` holds the results for train.json. Raises TrainingError if a
+    were evaluated already. `results` are those of train.json. Raises TrainingError if a
     gradient is wrong, in every process if in one.
     """
 
@@ -123,7 +103,7 @@ class GradientCheck(TrainerCallback):
         self.dtype = dtype
         self.evaluated = evaluated
         self.processes, self.seed = processes, seed
-        self.results: list[dict[str, Any]] = []
+        self.results: list[GradientCheckResult] = []
         self._checked_after_eval = False
 
     def on_train_begin(
@@ -152,7 +132,8 @@ class GradientCheck(TrainerCallback):
         before = self.collate.tokens
         batch = self.collate([self.samples[row] for row in rows])
         self.collate.tokens = before  # these were not trained on
-        checked, failure = [], None
+        checked: list[GradientComparison] = []
+        failure = None
         try:
             checked = check_gradient(model, lambda: self.loss_of(batch), self.dtype, seed=self.seed)
         except PhisenseError as error:  # of any kind: the other processes wait for this result
@@ -162,13 +143,13 @@ class GradientCheck(TrainerCallback):
                 "another process found its gradient wrong", do="See its message"
             )
         self.results.append(
-            {
-                "when": when,
-                "step": step,
-                "rows": len(rows),
-                "seconds": time.monotonic() - started,
-                "parts": [asdict(one) for one in checked],
-            }
+            GradientCheckResult(
+                when=when,
+                step=step,
+                rows=len(rows),
+                seconds=time.monotonic() - started,
+                parts=tuple(checked),
+            )
         )
 
 
@@ -217,7 +198,7 @@ def group_parameters(model: Any) -> dict[str, Weights]:
 
 def check_gradient(
     model: Any, loss_of: Callable[[], torch.Tensor], dtype: torch.dtype, *, seed: int = 0
-) -> list[GradientResult]:
+) -> list[GradientComparison]:
     """Compare the three gradients, part by part. `dtype` is the compute dtype of training.
 
     Raises TrainingError for the first part whose gradient is wrong, with the figures and the
@@ -236,21 +217,21 @@ def check_gradient(
                 twin = _gradients(model, parts, loss)
         with computed_in_float32(model):
             as_drawn = _gradients(model, parts, loss) if _dropouts(model) else twin
-            differences = _Differences(loss, NUM_DIRECTIONS if len(parts) <= 2 else 1)
+            differences = Differences(loss, NUM_DIRECTIONS if len(parts) <= 2 else 1)
             for number, (name, weights) in enumerate(parts.items()):
                 cosine, ratio = _compare_to_twin(name, trained[name], twin[name], dtype)
                 along, error = _compare_to_differences(
                     name, differences.measure(weights, as_drawn[name], seed + number)
                 )
                 checked.append(
-                    GradientResult(
-                        name,
-                        sum(w.numel() for w in weights),
-                        _norm(twin[name]),
-                        cosine,
-                        ratio,
-                        along,
-                        error,
+                    GradientComparison(
+                        part=name,
+                        weights=sum(w.numel() for w in weights),
+                        norm=norm_of(twin[name]),
+                        cosine=cosine,
+                        norm_ratio=ratio,
+                        numeric_ratio=along,
+                        error=error,
                     )
                 )
     return checked
@@ -264,10 +245,10 @@ def _compare_to_twin(
     Raises TrainingError if they differ by more than `TOLERANCES`.
     """
     least, most = TOLERANCES[dtype]
-    ours, theirs = _norm(trained), _norm(twin)
+    ours, theirs = norm_of(trained), norm_of(twin)
     if ours == 0 and theirs == 0:
         return None, None
-    cosine = _dot(trained, twin) / (ours * theirs) if ours > 0 and theirs > 0 else 0.0
+    cosine = dot(trained, twin) / (ours * theirs) if ours > 0 and theirs > 0 else 0.0
     ratio = ours / theirs if theirs > 0 else math.inf
     if not (cosine >= least and abs(ratio - 1) <= most):
         raise TrainingError(
@@ -282,16 +263,16 @@ def _compare_to_twin(
 def _compare_to_differences(
     name: str, measured: list[NumericResult]
 ) -> tuple[float | None, float | None]:
-    """The result of `_Differences.measure` that fits, None if none does. Raises TrainingError if
+    """The result of `Differences.measure` that fits, None if none does. Raises TrainingError if
     none does and two agree.
 
     A wrong gradient has the same error at every step length; the error by curvature grows with the
     square of the step, that by rounding with its inverse.
     """
-    if _fits(measured[-1]):
+    if fits(measured[-1]):
         return measured[-1]
     first, *others = measured
-    if not any(_agree(first, other) for other in others):
+    if not any(agree(first, other) for other in others):
         return None, None
     along, error = first
     got = f"an error of {error:.1%} of its norm" + (
@@ -303,90 +284,6 @@ def _compare_to_differences(
         wanted=f"an error of at most {MAX_ERROR:.0%}, and within {MAX_DEVIATION:.0%} along it",
         do=_WRONG_GRAPH,
     )
-
-
-def _fits(found: NumericResult) -> bool:
-    along, error = found
-    return error <= MAX_ERROR and (along is None or abs(along - 1) <= MAX_DEVIATION)
-
-
-def _agree(one: NumericResult, other: NumericResult) -> bool:
-    """Whether two step lengths found the same error, along the gradient or overall."""
-    if one[0] is None or other[0] is None:
-        return one[1] == other[1] == math.inf
-    off, other_off = one[0] - 1, other[0] - 1
-    along = min(abs(off), abs(other_off)) > MAX_DEVIATION and abs(
-        off - other_off
-    ) <= AGREE_WITHIN * max(abs(off), abs(other_off))
-    missing = min(one[1], other[1]) > MAX_ERROR and abs(one[1] - other[1]) <= AGREE_WITHIN * max(
-        one[1], other[1]
-    )
-    return along or missing
-
-
-class _Differences:
-    """Compares a float32 gradient with finite differences of the loss.
-
-    Measures the ratio along the gradient, None if it is zero, and the error relative to its norm,
-    estimated with `directions` random directions.
-    """
-
-    def __init__(self, loss: Callable[[], torch.Tensor], directions: int) -> None:
-        self.loss, self.directions = loss, directions
-        with torch.no_grad():
-            # at least 1: the rounding of float32 logits does not shrink with the loss
-            self.scale = max(abs(float(loss())), 1.0)
-
-    def measure(self, weights: Weights, gradient: Gradient, seed: int) -> list[NumericResult]:
-        """Measure with one step length and, until one fits, with others."""
-        found: list[NumericResult] = []
-        for factor in STEP_FACTORS:
-            found.append(
-                self._measure_at(weights, gradient, seed, factor * LOSS_CHANGE * self.scale)
-            )
-            if _fits(found[-1]):
-                break
-        return found
-
-    def _measure_at(
-        self, weights: Weights, gradient: Gradient, seed: int, change: float
-    ) -> NumericResult:
-        """Measure with steps that change the loss by about `change`."""
-        count, norm = sum(w.numel() for w in weights), _norm(gradient)
-        generator = torch.Generator(weights[0].device).manual_seed(seed)
-        randoms = [_random_like(weights, generator) for _ in range(self.directions)]
-        if norm == 0:  # then the loss must not depend on these weights
-            length = 0.01 * max(_norm(weights), count**0.5 * 1e-3)
-            moved = max(2 * length * abs(_numeric(weights, u, length, self.loss)) for u in randoms)
-            return None, 0.0 if moved <= MAX_UNEXPLAINED * self.scale else math.inf
-        unit = [g / norm for g in gradient]
-        along = _numeric(weights, unit, change / (2 * norm), self.loss) / norm
-        wrong = [
-            _numeric(weights, u, change * count**0.5 / (2 * norm), self.loss) - _dot(gradient, u)
-            for u in randoms
-        ]
-        return along, math.sqrt(count * sum(one**2 for one in wrong) / len(wrong)) / norm
-
-
-@torch.no_grad()
-def _numeric(
-    weights: Weights,
-    direction: Sequence[torch.Tensor],
-    length: float,
-    loss: Callable[[], torch.Tensor],
-) -> float:
-    """Central difference of the loss along a unit direction; the weights are restored exactly."""
-    before = [w.detach().clone() for w in weights]
-    sides = []
-    try:
-        for sign in (1.0, -1.0):
-            for w, old, d in zip(weights, before, direction, strict=True):
-                w.copy_(old + sign * length * d)
-            sides.append(float(loss()))
-    finally:
-        for w, old in zip(weights, before, strict=True):
-            w.copy_(old)
-    return (sides[0] - sides[1]) / (2 * length)
 
 
 def _gradients(
@@ -446,18 +343,3 @@ def _without_dropout(model: Any) -> Iterator[None]:
     finally:
         for module, p in before:
             module.p = p
-
-
-def _random_like(weights: Weights, generator: torch.Generator) -> Gradient:
-    """A direction of length 1, uniformly distributed."""
-    drawn = [torch.randn(w.shape, generator=generator, device=w.device) for w in weights]
-    length = _norm(drawn)
-    return [one / length for one in drawn]
-
-
-def _norm(tensors: Sequence[torch.Tensor]) -> float:
-    return math.sqrt(sum(float(t.detach().double().square().sum()) for t in tensors))
-
-
-def _dot(some: Sequence[torch.Tensor], others: Sequence[torch.Tensor]) -> float:
-    return sum(float((a.double() * b.double()).sum()) for a, b in zip(some, others, strict=True))

@@ -21,12 +21,13 @@ from transformers.integrations import integration_utils
 from ..conversations import ImageFinder, Question, read_questions
 from ..errors import ArtifactError, ImageError, MergeError, TrainingError
 from ..model import Phi3WithProjector, count_image_tokens, trainable
-from ..model.lora import check_targets
-from ..model.projectors import check_projector
+from ..model.lora import check_targets, target_pattern
+from ..model.projectors.weights import check_projector
 from ..parts import resolve_part
 from ..recipe import Recipe, Stage
 from ..vision.store import FeatureStore
 from .data import Samples, scale_rows
+from .objectives import OBJECTIVES
 
 #: Rows and conversations of every stage, by its name, for data that was rendered already; the key
 #: is all that the rendering depends on.
@@ -180,7 +181,7 @@ def _check_trained(outline: Phi3WithProjector, recipe: Recipe) -> None:
     if recipe.start is not None:
         check_projector(outline.projector, resolve_part(recipe.start), outline.model.config)
     if recipe.train.lora is not None:
-        check_targets(outline.model, recipe.train.lora.target_modules)
+        check_targets(outline.model, target_pattern(outline.model, recipe.train.lora))
     with torch.random.fork_rng(devices=[]), torch.device("meta"):
         trainable.freeze_all_but_projector(outline)
         trainable.count_trainable(trainable.unfreeze_language(outline, recipe), recipe)
@@ -197,6 +198,7 @@ def _plan_stage(
             for side in recipe.projector.nested or (1,)
         },
         stage.max_length,
+        objective=OBJECTIVES[stage.objective],
         share=recipe.train.share_pictures,
         seed=recipe.seed,
     )
@@ -255,7 +257,11 @@ def _cache_key(recipe: Recipe) -> str:
         mode="json", include={"seed", "root", "start", "language", "vision", "projector", "data"}
     )
     stages = {
-        name: (stage.max_length, [(str(one.path), one.weight) for one in recipe.data_of(name)])
+        name: (
+            stage.objective,
+            stage.max_length,
+            [(str(one.path), one.weight) for one in recipe.data_of(name)],
+        )
         for name, stage in recipe.train.stages.items()
     }
     return repr((told, stages, recipe.train.share_pictures))

@@ -7,7 +7,7 @@ from __future__ import annotations
 
 from collections.abc import Iterator
 from contextlib import contextmanager
-from dataclasses import asdict, dataclass
+from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
@@ -16,15 +16,15 @@ import yaml
 
 from .. import artifacts, safe_replace
 from ..errors import ArtifactError, TrainingError, UsageError
+from ..pipeline.records import Record
+from ..pipeline.results import RUN_KIND
 from ..recipe import Recipe
-
-RUN_KIND = "run"
 
 
 @dataclass(frozen=True, slots=True)
-class RunStatus:
-    """`state` is finished, running, or stopped. `step` of `steps` is the last logged one of
-    `stage`.
+class RunStatus(Record):
+    """A run, as `runs --json` prints it. `state` is finished, running, or stopped. `step` of
+    `steps` is the last logged one of `stage`.
 
     `resumable` means that a stopped run has a complete stage or checkpoint.
     """
@@ -36,10 +36,6 @@ class RunStatus:
     steps: int | None
     loss: float | None
     resumable: bool
-
-    def as_dict(self) -> dict[str, Any]:
-        """The JSON object of a run in `runs --json`."""
-        return asdict(self)
 
 
 @contextmanager

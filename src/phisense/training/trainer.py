@@ -9,18 +9,18 @@ from pathlib import Path
 from typing import Any
 
 import torch
-from torch import nn
 from transformers import Trainer, TrainerCallback, TrainerControl, TrainerState, TrainingArguments
 
 from .. import artifacts
 from ..distributed import ProcessGroup
 from ..model.batch_generate import logits_at
 from ..model.trainable import load_trainable, save_trainable
-from ..prompt import IGNORE_INDEX
 from ..recipe import Stage
 from . import checkpoints
 from .data import Samples
 from .loss_guard import LossGuard
+from .objectives import Objective
+from .objectives.base import count_supervised, supervised_positions
 from .optimizer import stage_optimizer
 from .sampler import LengthGroupedSampler
 
@@ -78,8 +78,8 @@ def arguments(
 
 
 class StageTrainer(Trainer):
-    """Trainer of one stage. `about` describes what the run is made of; checkpoints made of anything
-    else are rejected.
+    """Trainer of one stage by its `objective`. `about` describes what the run is made of;
+    checkpoints made of anything else are rejected.
     """
 
     optimizer: torch.optim.Optimizer | None
@@ -88,17 +88,22 @@ class StageTrainer(Trainer):
         self,
         *args: Any,
         stage: Stage,
+        objective: Objective,
         about: dict[str, Any],
         guard: LossGuard,
         processes: ProcessGroup,
+        keep_checkpoints: int,
         **kwargs: Any,
     ) -> None:
-        super().__init__(*args, compute_loss_func=supervised_loss, **kwargs)
+        super().__init__(*args, compute_loss_func=self._objective_loss, **kwargs)
+        self.objective = objective
+        self._batch: dict[str, Any] = {}  # whose loss is being computed
         self.guard = guard
         self.add_callback(guard)
         self.stage = stage
         self.about = about
         self.processes = processes
+        self.keep_checkpoints = keep_checkpoints
 
     def create_optimizer(self, model: Any = None) -> torch.optim.Optimizer:
         """The stage's optimizer, created once."""
@@ -122,22 +127,31 @@ class StageTrainer(Trainer):
         )
 
     def compute_loss(self, model: Any, inputs: dict[str, Any], *args: Any, **kwargs: Any) -> Any:
-        """Compute the loss from the logits of supervised positions only."""
-        inputs = {key: value for key, value in inputs.items() if key != "ids"}
-        with logits_at(
-            self.model, nn.functional.pad(inputs["labels"][:, 1:] != IGNORE_INDEX, (0, 1))
-        ):
-            return super().compute_loss(model, inputs, *args, **kwargs)
+        """Compute the objective's loss from the logits of supervised positions only."""
+        # Trainer takes `labels` out before the model
+        given = {k: v for k, v in inputs.items() if k not in ("ids", *self.objective.targets)}
+        self._batch = inputs
+        try:
+            with logits_at(self.model, supervised_positions(inputs["labels"])):
+                return super().compute_loss(model, given, *args, **kwargs)
+        finally:
+            self._batch = {}
+
+    def _objective_loss(
+        self, outputs: Any, labels: torch.Tensor, num_items_in_batch: torch.Tensor | int
+    ) -> torch.Tensor:
+        return self.objective.loss(outputs, self._batch, num_items_in_batch)
 
     def loss_of(self, batch: dict[str, Any]) -> torch.Tensor:
         """The loss of one batch as a training step computes it, per supervised token (times the
         number of processes), without a backward pass.
         """
-        supervised = int((batch["labels"][:, 1:] != IGNORE_INDEX).sum())
         model = self.accelerator.unwrap_model(self.model)
         with self.compute_loss_context_manager():
             loss: torch.Tensor = self.compute_loss(
-                model, self._prepare_inputs(batch), num_items_in_batch=supervised
+                model,
+                self._prepare_inputs(batch),
+                num_items_in_batch=count_supervised(batch["labels"]),
             )
         return loss
 
@@ -160,27 +174,11 @@ class StageTrainer(Trainer):
         self.processes.barrier()  # every process saves its own RNG state
         if self.processes.is_main:
             artifacts.write_json(folder / GUARD_FILE, self.guard.state_dict())
-            checkpoints.finish_checkpoint(folder, about=self.about)
+            checkpoints.finish_checkpoint(folder, about=self.about, keep=self.keep_checkpoints)
 
     def _load_from_checkpoint(self, resume_from_checkpoint: str, model: Any = None) -> None:
         load_trainable(model or self.model, Path(resume_from_checkpoint))
         self.guard.load_state_dict(artifacts.read_json(Path(resume_from_checkpoint) / GUARD_FILE))
-
-
-def supervised_loss(
-    outputs: Any, labels: torch.Tensor, num_items_in_batch: torch.Tensor | int
-) -> torch.Tensor:
-    """Cross-entropy of the logits `(N, V)` at the N supervised positions, summed and divided by
-    their number in the whole step.
-
-    The sum is in float64, or its last digits would depend on how a step is split into
-    micro-batches.
-    """
-    shifted = labels[:, 1:]
-    losses = nn.functional.cross_entropy(
-        outputs.logits.float(), shifted[shifted != IGNORE_INDEX], reduction="none"
-    )
-    return losses.double().sum() / num_items_in_batch
 
 
 class Reporter(TrainerCallback):

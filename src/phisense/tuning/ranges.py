@@ -22,6 +22,7 @@ from ..errors import (
     TrainingError,
     UsageError,
 )
+from ..model.projectors.base import PROJECTORS
 from ..recipe import Recipe, load_recipe
 from ..training.preflight import RowCounts, check_variant
 
@@ -132,7 +133,8 @@ def default_ranges(recipe: Recipe) -> list[Range]:
                 f"train.lora.{key}", choices=tuple(sorted({max(1, value // 2), value, 2 * value}))
             )
         )
-    if recipe.projector.kind == "mlp" and not recipe.projector.nested:
+    kind, nested = PROJECTORS[recipe.projector.kind], recipe.projector.nested
+    if all(kind.refusal(pool, nested) is None for pool in (1, 2)):
         ranges.append(Range("projector.pool", choices=tuple(sorted({1, 2, recipe.projector.pool}))))
     return ranges
 

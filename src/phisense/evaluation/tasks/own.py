@@ -77,7 +77,7 @@ def caveats(marked: Sequence[ScoredAnswer]) -> Iterator[Caveat]:
     yield from of_long_texts([one for one in marked if one.question.kind in CAPTION_KINDS])
 
 
-OWN = Task(
+TASK = Task(
     "own",
     "Your own questions",
     load,

@@ -1,8 +1,5 @@
 """TextVQA (Singh et al., 2019): questions about text in images. TextVQA_0.5.1_val.json, or
-lmms-lab/textvqa.
-
-`textvqa-ocr` adds OCR tokens to the prompt, as LLaVA does, and also needs
-TextVQA_Rosetta_OCR_v0.2_val.json. The two are different tasks: their metrics must not be compared.
+lmms-lab/textvqa. With OCR tokens in the prompt it is another task: textvqa_ocr.py.
 """
 
 from __future__ import annotations
@@ -15,16 +12,8 @@ from pathlib import Path
 from ...conversations import Question
 from ...errors import DataError
 from ..answer_metrics import textvqa_accuracy
-from ..benchmark_io import (
-    HubDefaults,
-    check_questions,
-    picture_name,
-    read_source,
-    rows_of,
-    text_of,
-    texts_of,
-    unpack_images,
-)
+from ..benchmark_images import picture_name, unpack_images
+from ..benchmark_io import HubDefaults, check_questions, read_source, rows_of, text_of, texts_of
 from ..caveats import Caveat, of_people, of_scripts
 from ..task import ScoredAnswer, Task, accuracy_metrics, aggregate_scores
 from .prompts import short_answer_prompt
@@ -76,20 +65,10 @@ def caveats(marked: Sequence[ScoredAnswer]) -> Iterator[Caveat]:
     yield from of_scripts(marked)
 
 
-TEXTVQA = Task(
+TASK = Task(
     "textvqa",
     "TextVQA",
     partial(load, hints=False),
-    score,
-    aggregate_scores,
-    accuracy_metrics,
-    prompt=short_answer_prompt,
-    caveats=caveats,
-)
-TEXTVQA_OCR = Task(
-    "textvqa-ocr",
-    "TextVQA with OCR tokens",
-    partial(load, hints=True),
     score,
     aggregate_scores,
     accuracy_metrics,

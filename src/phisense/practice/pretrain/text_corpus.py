@@ -17,7 +17,8 @@ from tokenizers import AddedToken, Tokenizer, decoders, models, pre_tokenizers, 
 from transformers import PreTrainedTokenizerFast
 
 from ...conversations import IMAGE, Message
-from ...prompt import END_OF_TEXT, SPECIAL_TOKENS, Prompt, prepare_tokenizer
+from ...families import FAMILIES
+from ...prompt import Prompt, prepare_tokenizer
 from ..dataset import held_out_questions
 from ..dialogue import (
     DESCRIBE_REQUESTS,
@@ -66,18 +67,19 @@ def build_language_tokenizer() -> PreTrainedTokenizerFast:
         show_progress=False,
     )
     inner.train_from_iterator(lines, trainer)
+    chat = FAMILIES["phi3"].chat
     inner.add_special_tokens(
         [
-            AddedToken(tag, special=True, normalized=False, rstrip=tag != END_OF_TEXT)
-            for tag in SPECIAL_TOKENS
+            AddedToken(tag, special=True, normalized=False, rstrip=tag != chat.end_of_text)
+            for tag in chat.special_tokens
         ]
     )
     return PreTrainedTokenizerFast(
         tokenizer_object=inner,
         unk_token="<unk>",
         bos_token="<s>",
-        eos_token=END_OF_TEXT,
-        pad_token=END_OF_TEXT,
+        eos_token=chat.end_of_text,
+        pad_token=chat.end_of_text,
         model_max_length=1024,
     )
 

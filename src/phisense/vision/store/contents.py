@@ -18,7 +18,7 @@ from pydantic import BaseModel, ConfigDict, TypeAdapter, ValidationError
 
 from ... import artifacts
 from ...errors import ArtifactError
-from ..encoders import check_same_encoder
+from ..encoders.encode import check_same_encoder
 from .formats import Format
 from .shards import (
     ENCODE_AGAIN_HINT,

@@ -18,7 +18,7 @@ import torch
 
 from ...conversations import ImageFinder
 from ...errors import ArtifactError
-from ..encoders import Encoder, check_same_encoder, facts_fingerprint
+from ..encoders.encode import Encoder, check_same_encoder, facts_fingerprint
 from .contents import check_locations, open_shards, read_index, read_store_manifest
 from .digests import image_digest
 from .formats import Format, unpack_rows

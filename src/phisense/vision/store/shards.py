@@ -22,7 +22,7 @@ from safetensors import SafetensorError, safe_open
 from safetensors.torch import save
 
 from ...errors import ArtifactError
-from ..encoders import facts_fingerprint
+from ..encoders.encode import facts_fingerprint
 from .formats import TENSORS
 
 ENCODE_AGAIN_HINT = "Remove it and run phisense features again"

@@ -27,13 +27,15 @@ from ...conversations import ImageFinder
 from ...distributed import ProcessGroup
 from ...errors import ImageError
 from ...pipeline.progress import OnEvent, Progress
-from ..encoders import Encoder, facts_fingerprint
+from ...pipeline.results import FeaturesResult
+from ..encoders.encode import Encoder, facts_fingerprint
 from ..image_io import open_image_with_notes
 from .contents import (
     INDEX_FILES,
     STORE_FORMAT,
     STORE_KIND,
     ExistingStore,
+    StoreMetadata,
     inspect_store,
     names_digest,
 )
@@ -59,7 +61,7 @@ def encode_images(
     computed_in: str = "float32",
     overwrite: bool = False,
     log: Log = lambda words: None,
-) -> dict[str, Any]:
+) -> FeaturesResult:
     """Add `names` (found in `images`) to the store, which keeps its rows; returns what was added.
 
     Identical images are encoded once. The images of a shard depend only on the names and their
@@ -120,7 +122,26 @@ def encode_images(
         if processes.is_main:
             _finish(at, existing, new, digests, sums, about)
     processes.barrier()
-    return {**about, "pictures": len(digests), "distinct": len(firsts), "stored": about["pictures"]}
+    return _added(folder, about, pictures=len(digests), distinct=len(firsts))
+
+
+def _added(folder: Path, about: StoreMetadata, *, pictures: int, distinct: int) -> FeaturesResult:
+    """The store, and how many of its images this recipe uses."""
+    return FeaturesResult(
+        folder=folder,
+        store_format=about.store_format,
+        encoder=about.encoder,
+        encoder_facts=about.facts,
+        part=about.part,
+        dtype=about.dtype,
+        tokens=about.tokens,
+        width=about.width,
+        computed_in=about.computed_in,
+        images=pictures,
+        distinct=distinct,
+        names_digest=about.names,
+        stored=about.pictures,
+    )
 
 
 def _verify(existing: ExistingStore, on_event: OnEvent) -> dict[int, str]:
@@ -182,26 +203,26 @@ def _about(
     encoder: Encoder,
     dtype: Format,
     computed_in: str,
-) -> dict[str, Any]:
+) -> StoreMetadata:
     places = _places(existing, new)
     names = _names(existing, digests, places)
     formats = {
         existing.shards[number].computed_in if number in existing.shards else computed_in
         for number, _ in places.values()
     }
-    return {
-        "store_format": STORE_FORMAT,
-        "encoder": facts_fingerprint(encoder.facts),
-        "facts": encoder.facts,
-        "part": encoder.part,
-        "dtype": dtype,
-        "tokens": encoder.patches,
-        "width": encoder.width,
-        "computed_in": ", ".join(sorted(formats or {computed_in})),
-        "pictures": len(names),
-        "distinct": len(places),
-        "names": names_digest(names),
-    }
+    return StoreMetadata(
+        store_format=STORE_FORMAT,
+        encoder=facts_fingerprint(encoder.facts),
+        facts=encoder.facts,
+        part=encoder.part,
+        dtype=dtype,
+        tokens=encoder.patches,
+        width=encoder.width,
+        computed_in=", ".join(sorted(formats or {computed_in})),
+        pictures=len(names),
+        distinct=len(places),
+        names=names_digest(names),
+    )
 
 
 def _names(
@@ -221,7 +242,7 @@ def _finish(
     new: dict[int, list[str]],
     digests: dict[str, str],
     sums: dict[int, str],
-    about: dict[str, Any],
+    about: StoreMetadata,
 ) -> None:
     """Write the index beside the previous one, replace the manifest, and remove the previous index.
 
@@ -256,7 +277,7 @@ def _finish(
     manifest = {
         "kind": STORE_KIND,
         "format": 1,
-        "about": about,
+        "about": about.model_dump(),
         "files": dict(sorted(files.items())),
     }
     path = folder / artifacts.MANIFEST

@@ -1,0 +1,128 @@
+"""`Encoder`: images -> features `(P, D)`, and the facts that determine them."""
+
+from __future__ import annotations
+
+import hashlib
+from collections.abc import Sequence
+from pathlib import Path
+from typing import Any
+
+import orjson
+import PIL
+import torch
+import transformers
+from PIL import Image
+
+from ...errors import ArtifactError
+from ...parts import fingerprint, resolve_part, split_revision
+from .base import ENCODERS
+from .loading import build_image_processor, load_vision_tower, num_patches, vision_config
+
+
+def encoder_facts(part: str, encoder: str, layer: int) -> dict[str, Any]:
+    """All that affects an encoder's features: weights, layer, preprocessing, library versions."""
+    folder = resolve_part(part)
+    processor = orjson.dumps(
+        build_image_processor(folder, encoder).to_dict(), option=orjson.OPT_SORT_KEYS
+    )
+    return {
+        "weights": fingerprint(folder)[:16],
+        "layer": layer,
+        "processor": hashlib.sha256(processor).hexdigest()[:16],
+        # Pillow resizes and transformers computes the forward pass: a major version may change
+        # either.
+        "libraries": (
+            f"pillow {PIL.__version__.split('.')[0]}, transformers"
+            f" {transformers.__version__.split('.')[0]}"
+        ),
+    }
+
+
+def facts_fingerprint(facts: dict[str, Any]) -> str:
+    """SHA-256 of an encoder's facts, in hexadecimal."""
+    return hashlib.sha256(orjson.dumps(facts, option=orjson.OPT_SORT_KEYS)).hexdigest()
+
+
+def check_same_encoder(
+    store: Path, *, got: dict[str, Any], wanted: dict[str, Any], do: str
+) -> None:
+    """Raise ArtifactError with both fingerprints and the differences unless the facts are equal."""
+    if got == wanted:
+        return
+    differing = [key for key in wanted if got.get(key) != wanted[key]]
+
+    def told(facts: dict[str, Any]) -> str:
+        return (
+            f"encoder {facts_fingerprint(facts)[:12]}"
+            f" ({', '.join(f'{key} {facts.get(key)}' for key in differing)})"
+        )
+
+    raise ArtifactError(
+        f"the feature store {store} was made by another encoder",
+        got=told(got),
+        wanted=told(wanted),
+        do=do,
+    )
+
+
+class Encoder:
+    """A frozen vision encoder.
+
+    `part` is a hub id with its commit; the attribute is None for a folder.
+    """
+
+    def __init__(
+        self,
+        part: str,
+        encoder: str = "clip",
+        layer: int = -2,
+        *,
+        device: str = "cpu",
+        dtype: torch.dtype = torch.float32,
+    ) -> None:
+        folder = resolve_part(part)
+        self.part = part if split_revision(part)[1] else None
+        self.kind = ENCODERS[encoder]
+        config = vision_config(folder, encoder)
+        self.layer = layer
+        self.patches, self.width = num_patches(config), int(config.hidden_size)
+        self.processor = build_image_processor(folder, encoder)
+        self.model: Any = load_vision_tower(folder, encoder, dtype).to(device).eval()
+        self.device = device
+        self.facts = encoder_facts(part, encoder, layer)
+        self.fingerprint = facts_fingerprint(self.facts)
+
+    @torch.inference_mode()
+    def encode(self, pictures: Sequence[Image.Image]) -> torch.Tensor:
+        """Features `(B, P, D)`: the patches of hidden layer `layer`, without the class token."""
+        return self._read(self.processor(list(pictures), return_tensors="pt")["pixel_values"])
+
+    def prepare(self, pictures: Sequence[Image.Image]) -> torch.Tensor:
+        """Preprocess without normalizing: padded and resized, `(B, 3, S, S)` uint8.
+
+        The result is the input of `encode_prepared`.
+        """
+        prepared: torch.Tensor = self.processor(
+            list(pictures), do_rescale=False, do_normalize=False, return_tensors="pt"
+        )["pixel_values"]
+        return prepared.to(torch.uint8)
+
+    @torch.inference_mode()
+    def encode_prepared(self, pixels: torch.Tensor) -> torch.Tensor:
+        """As `encode`, for images from `prepare`."""
+        return self._read(self.normalize(pixels))
+
+    def normalize(self, pixels: torch.Tensor) -> torch.Tensor:
+        """Normalize images from `prepare` to the model's input."""
+        mean, std = (
+            torch.tensor(values).view(3, 1, 1)
+            for values in (self.processor.image_mean, self.processor.image_std)
+        )
+        return (pixels.float() / 255 - mean) / std
+
+    def _read(self, pixels: torch.Tensor) -> torch.Tensor:
+        pixels = pixels.to(self.device, self.model.dtype)
+        hidden: torch.Tensor = self.model(pixels, output_hidden_states=True).hidden_states[
+            self.layer
+        ]
+        return hidden[:, self.kind.extra_rows :]

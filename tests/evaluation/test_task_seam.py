@@ -1,0 +1,85 @@
+"""A task is one file and one line in `seams.TASKS`: a toy one is scored as the shipped ones are."""
+
+from __future__ import annotations
+
+from pathlib import Path
+from typing import Any
+
+import pytest
+
+from phisense import evaluate, seams
+from phisense.errors import UsageError
+from phisense.evaluation.tasks import TASKS
+
+from ..tiny import make_root
+from . import samples
+
+TOY = '''
+"""Answers count by their length: a question is answered correctly by as many letters as it says."""
+
+import json
+from pathlib import Path
+
+from phisense.conversations import Question
+from phisense.evaluation.task import Task, aggregate_scores, mean
+
+
+def load(sources, pictures):
+    rows = [json.loads(line) for one in sources for line in Path(one).read_text().splitlines()]
+    return [Question(row["id"], None, "Say letters.", (row["count"],), "other") for row in rows]
+
+
+TASK = Task(
+    "letters",
+    "As many letters",
+    load,
+    lambda question, answer: float(len(answer) == int(question.answers[0])),
+    aggregate_scores,
+    lambda sums: {"share": mean(sums[..., 0], sums[..., 1])},
+)
+'''
+
+
+@pytest.fixture
+def toy(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    (tmp_path / "letters_task.py").write_text(TOY)
+    monkeypatch.syspath_prepend(str(tmp_path))
+    monkeypatch.setitem(seams.TASKS, "letters", "letters_task")
+
+
+@pytest.fixture
+def questions(tmp_path: Path) -> str:
+    rows = [{"id": str(i), "count": str(i)} for i in range(1, 5)]
+    return samples.lines(tmp_path / "letters.jsonl", rows)
+
+
+@pytest.mark.usefixtures("toy")
+def test_a_toy_task_scores_answers(verb: Any, questions: str, tmp_path: Path) -> None:
+    rows = [{"question_id": str(i), "answer": "x" * max(2, i)} for i in range(1, 5)]
+    answers = samples.lines(tmp_path / "answers.jsonl", rows)
+    found = verb("score", "letters", "--questions", questions, "--answers", answers)
+    assert found["headline"] == "share"
+    assert found["figures"]["share"]["value"] == 0.75
+
+
+@pytest.mark.slow
+@pytest.mark.usefixtures("toy")
+def test_a_toy_task_is_evaluated(verb: Any, questions: str, tmp_path: Path) -> None:
+    make_root(tmp_path)
+    for step in ("features", "train", "merge"):
+        verb(step, tmp_path / "tiny.yaml")
+    report = evaluate(
+        tmp_path / "models" / "tiny", "letters", data=[questions], out=tmp_path / "report"
+    )
+    assert report.scores.task == "letters"
+    assert list(report.real.metrics) == ["share"]
+    assert "As many letters" in (tmp_path / "report" / "report.html").read_text()
+
+
+def test_control_it_is_unknown_without_its_line(verb: Any, questions: str) -> None:
+    with pytest.raises(UsageError, match="unknown task; got letters; wanted vqav2"):
+        verb("score", "letters", "--questions", questions, "--answers", questions)
+
+
+def test_names_are_those_of_the_tasks() -> None:
+    assert {name: task.name for name, task in TASKS.items()} == {name: name for name in TASKS}

@@ -1,0 +1,1 @@
+"""A toy implementation of each seam: one object in one file."""
