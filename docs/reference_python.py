@@ -171,7 +171,8 @@ def _written(parameter: inspect.Parameter) -> str:
     if default is parameter.empty:
         given = ""
     else:
-        given = f" = {default.__name__ if inspect.isfunction(default) else repr(default)}"
+        written = default.__name__ if inspect.isfunction(default) else repr(default)
+        given = f" = {written.replace(chr(39), chr(34))}"  # the quotes of a formatter
     return f"{stars}{parameter.name}: {parameter.annotation}{given}"
 
 
