@@ -171,9 +171,9 @@ def _written(parameter: inspect.Parameter) -> str:
     if default is parameter.empty:
         given = ""
     else:
-        written = default.__name__ if inspect.isfunction(default) else repr(default)
-        given = f" = {written.replace(chr(39), chr(34))}"  # the quotes of a formatter
-    return f"{stars}{parameter.name}: {parameter.annotation}{given}"
+        given = f" = {default.__name__ if inspect.isfunction(default) else repr(default)}"
+    line = f"{stars}{parameter.name}: {parameter.annotation}{given}"
+    return line.replace("'", '"')  # as a formatter leaves it
 
 
 def _alias(it: Any) -> str:
