@@ -3,7 +3,7 @@ and exports.
 
 files.py              which files are read; links and special files; the manifest, if there is one
 documents.py          JSON files, with limits on size, depth and values
-configs.py            config.json
+configs.py            config.json; rope_checks.py its RoPE scaling
 tokenizer_checks.py   tokenizer and image processor configurations
 headers.py            the headers of the safetensors files
 shape_checks.py       the configuration against those headers, on the meta device, so that a
