@@ -3,12 +3,12 @@ and exports.
 
 files.py              which files are read; links and special files; the manifest, if there is one
 documents.py          JSON files, with limits on size, depth and values
-configs.py            config.json
+configs.py            config.json; rope_checks.py its RoPE scaling
 tokenizer_checks.py   tokenizer and image processor configurations
 headers.py            the headers of the safetensors files
 shape_checks.py       the configuration against those headers, on the meta device, so that a
                       declared but absent model allocates nothing
-gguf.py               the header of a GGUF file
+gguf.py               a GGUF file, by its header; gguf_header.py reads that
 whisper.py            consistency of a Whisper folder; the header of CTranslate2's model.bin
 sandbox.py            what runs only in a subprocess with resource limits: third-party chat
                       templates, the loaders of llama.cpp and CTranslate2
