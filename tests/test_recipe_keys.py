@@ -17,17 +17,19 @@ from pydantic import BaseModel
 import phisense
 from phisense.distributed import current_process_group
 from phisense.errors import PhisenseError
-from phisense.merging import MergeScores, _probes, check_merge
+from phisense.merging import _probes, check_merge
 from phisense.model import Phi3WithProjector, trainable
+from phisense.model.agreement import Agreement
 from phisense.model.arithmetic import choose_arithmetic
 from phisense.pipeline.features import encode_features
 from phisense.recipe import Recipe, load_recipe
-from phisense.training import Training
 from phisense.training.eval_callback import EvalCallback, eval_questions
 from phisense.training.loss_guard import LossGuard
 from phisense.training.optimizer import stage_optimizer
 from phisense.training.preflight import preflight
-from phisense.vision.encoders import Encoder
+from phisense.training.run_context import RunContext
+from phisense.training.stage_plan import _arguments
+from phisense.vision.encoders.encode import Encoder
 
 from .readers import Readers, keys
 from .tiny import make_root
@@ -124,12 +126,13 @@ def root(tmp_path_factory: pytest.TempPathFactory) -> Path:
 
 def schedule(recipe: Recipe) -> Any:
     """The samples of each stage, and what its Trainer is told."""
-    training = Training(recipe, device="cpu")
-    training.arithmetic = choose_arithmetic("train", "cpu", compute_dtype=recipe.compute_dtype)
+    arithmetic = choose_arithmetic("train", "cpu", compute_dtype=recipe.compute_dtype)
+    store: Any = None
+    run = RunContext(recipe, {}, arithmetic, store, current_process_group(), print, None)
     found = {}
     for name, ahead in preflight(recipe).items():
         stage = recipe.train.stages[name]
-        told = training._arguments(stage, ahead, recipe.run).to_dict()
+        told = _arguments(run, stage, ahead, recipe.run).to_dict()
         held = ahead.samples.digest, ahead.samples.lengths, ahead.rows, ahead.passes, ahead.steps
         found[name] = told, held
     return found
@@ -182,7 +185,7 @@ def evaluation(recipe: Recipe) -> Any:
 
 
 def gate(recipe: Recipe) -> None:
-    check_merge(MergeScores(1.0, 0.95, 0.1), 0.0, recipe)
+    check_merge(Agreement(same_answers=0.95, delta_loss=0.1), 0.0, recipe)
 
 
 def probes(recipe: Recipe) -> Any:
