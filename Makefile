@@ -53,7 +53,8 @@ bench: $(VENV)/.dev            ## measure what docs/benchmarks.md says of data a
 	$(BIN)/python bench/check.py
 	$(BIN)/python bench/memory.py
 
-soak: $(VENV)/.dev             ## damaged inputs and checkpoints, 1,000 killed trainings, strangers, a store of full scale (three hours, 12 GB of disk)
+soak: $(VENV)/.dev             ## every case of the tests' matrices, damaged inputs and checkpoints, 1,000 killed trainings, strangers, a store of full scale (four hours, 12 GB of disk)
+	PHISENSE_LONG=1 $(BIN)/pytest --numprocesses auto
 	$(BIN)/python bench/strangers.py --sessions 10000
 	$(BIN)/python bench/fuzz_check.py
 	$(BIN)/python bench/kill_verbs.py

@@ -94,7 +94,7 @@ def main() -> None:
                 "cosine": cosine,
             }
         )
-    found = {"machine": describe_machine(torch.device("cpu")), "rows": rows}
+    found = {"machine": describe_machine(torch.device("cpu")).to_dict(), "rows": rows}
     if asked.json:
         print(json.dumps(found, indent=2))
         return

@@ -123,7 +123,7 @@ def try_file(path: Path) -> str:
     came = "clean"
     try:
         found = check(path, [path.parent], check_image=partial(check_image, decode=False))
-        json_bytes(found.as_dict()).decode()
+        json_bytes(found.to_result().to_dict()).decode()
         "".join(map(str, found.findings)).encode()
         came = "found" if found.findings else "clean"
     except PhisenseError as error:

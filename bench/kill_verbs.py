@@ -120,7 +120,7 @@ def main() -> None:
     import phisense.cli.train
     import phisense.evaluation.run
     import phisense.merging
-    import phisense.publish.space  # noqa: F401
+    import phisense.publish.deployment  # noqa: F401
 
     rng = random.Random(0)
     failed = 0

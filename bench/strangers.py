@@ -463,11 +463,11 @@ def _raw(prompt: Any, text: str) -> int:
 @contextmanager
 def _raw_page() -> Iterator[None]:
     """The page without its policy, and Gradio without its sanitising."""
-    from phisense.app import middleware
+    from phisense.app import guarded_response
 
     chatbot = page_module.gr.Chatbot
     with (
-        instead(middleware, "SECURITY_HEADERS", ()),
+        instead(guarded_response, "SECURITY_HEADERS", ()),
         instead(page_module.gr, "Chatbot", lambda **o: chatbot(**{**o, "sanitize_html": False})),
     ):
         yield

@@ -94,7 +94,7 @@ def _entry(name: str, it: Any) -> Iterator[str]:
     if inspect.isclass(it):
         yield from _class(name, it)
     elif inspect.isfunction(it):
-        yield _code(_signature(f"{MODULE}.{name}", it))
+        yield _code(_signature(name, it))
         yield from markdown(it.__doc__)
     else:
         yield _code(f"{name} = {_alias(it)}")
@@ -102,14 +102,14 @@ def _entry(name: str, it: Any) -> Iterator[str]:
 
 def _class(name: str, it: type[Any]) -> Iterator[str]:
     if it.__bases__ != (object,) and issubclass(it, Exception):
-        yield _code(_signature(f"class {name}", it.__init__))
+        yield _code(_signature(name, it.__init__))
     elif dataclasses.is_dataclass(it):
         fields = [field for field in dataclasses.fields(it) if not field.name.startswith("_")]
         yield _code("\n".join([f"class {name}:", *(f"    {f.name}: {f.type}" for f in fields)]))
     elif hasattr(it, "model_fields"):
         yield "Its keys are in [Recipe keys](reference-recipe.md)."
     else:
-        yield _code(_signature(f"class {name}", it.__init__))
+        yield _code(_signature(name, it.__init__))
     yield from markdown(it.__doc__)
     for member, value in _members(it):
         if isinstance(value, property):
@@ -119,7 +119,7 @@ def _class(name: str, it: type[Any]) -> Iterator[str]:
             function = value.__func__ if isinstance(value, (classmethod, staticmethod)) else value
             kind = " (class method)" if isinstance(value, classmethod) else ""
             yield f"**`{member}`**{kind}"
-            yield _code(_signature(f"{name}.{member}", function))
+            yield _code(_signature(member, function))
             yield from markdown(function.__doc__)
 
 
@@ -145,7 +145,7 @@ def _members(it: type[Any]) -> Iterator[tuple[str, Any]]:
 
 
 def _signature(called: str, function: Any) -> str:
-    """`called(a: int, *, b: str = "x") -> int`, an argument a line where it is long."""
+    """`def called(a: int, *, b: str = "x") -> int: ...`, an argument a line where it is long."""
     signature = inspect.signature(function)
     kept = [one for one in signature.parameters.values() if one.name not in ("self", "cls")]
     words, star = [], False
@@ -158,10 +158,10 @@ def _signature(called: str, function: Any) -> str:
         words.append(_written(one))
     gives = signature.return_annotation
     tail = "" if gives in (None, "None", inspect.Signature.empty) else f" -> {gives}"
-    line = f"{called}({', '.join(words)}){tail}"
+    line = f"def {called}({', '.join(words)}){tail}: ..."
     if len(line) <= 88:
         return line
-    return "\n".join([f"{called}(", *(f"    {word}," for word in words), f"){tail}"])
+    return "\n".join([f"def {called}(", *(f"    {word}," for word in words), f"){tail}: ..."])
 
 
 def _written(parameter: inspect.Parameter) -> str:
@@ -172,7 +172,8 @@ def _written(parameter: inspect.Parameter) -> str:
         given = ""
     else:
         given = f" = {default.__name__ if inspect.isfunction(default) else repr(default)}"
-    return f"{stars}{parameter.name}: {parameter.annotation}{given}"
+    line = f"{stars}{parameter.name}: {parameter.annotation}{given}"
+    return line.replace("'", '"')  # as a formatter leaves it
 
 
 def _alias(it: Any) -> str:

@@ -4,6 +4,7 @@ was really trained and merged.
 
 from __future__ import annotations
 
+import gc
 import json
 import os
 import re
@@ -30,6 +31,9 @@ os.environ.setdefault("HF_HUB_DISABLE_PROGRESS_BARS", "1")
 os.environ.setdefault("GRADIO_ANALYTICS_ENABLED", "False")
 
 ROOT = Path(__file__).parent.parent
+#: Every case of the matrices of cases, of which a run takes otherwise one for each mechanism
+#: (`make soak`).
+LONG = bool(os.environ.get("PHISENSE_LONG"))
 FIXTURES = Path(os.environ.get("PHISENSE_FIXTURES", ROOT.parent / "shared" / "fixtures"))
 
 
@@ -42,6 +46,24 @@ def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
         if on_the_road(item) and item.get_closest_marker("slow") is None:
             item.add_marker(pytest.mark.slow)
     items.sort(key=lambda item: not on_the_road(item))
+
+
+def pytest_collection_finish() -> None:
+    """What makes a tiny training cheap: the trainer collects garbage in each stage, so the
+    libraries' objects, which stay, are taken out of it; and curves are drawn on the road alone.
+    """
+    gc.collect()
+    gc.freeze()
+    if stages := sys.modules.get("phisense.training.stages"):
+        stages.plot_losses = write_plain_plot  # type: ignore[attr-defined]
+
+
+def write_plain_plot(metrics: Path, out: Path) -> None:
+    """In the place of `plot_losses`, which takes a quarter of a tiny training and has tests."""
+    from phisense import artifacts
+
+    assert metrics.is_file()
+    artifacts.write_bytes(out, b"\x89PNG")
 
 
 def on_the_road(item: pytest.Item) -> bool:
@@ -59,9 +81,11 @@ def refuse_training(*_: Any, **__: Any) -> None:
     pytest.fail("a test that trains must carry the marker slow")
 
 
-def pytest_terminal_summary(terminalreporter: Any) -> None:
-    """On which class of machine this ran, and what could not be covered on it."""
-    for line in machine_class():
+def pytest_terminal_summary(terminalreporter: Any, config: pytest.Config) -> None:
+    """On which class of machine this ran, and what could not be covered on it: no question where
+    slow tests are left out.
+    """
+    for line in [] if "not slow" in config.getoption("markexpr") else machine_class():
         terminalreporter.write_line(line)
 
 
@@ -73,7 +97,7 @@ def machine_class() -> list[str]:
 
     cpu = torch.device("cpu")
     here, auto = describe_machine(cpu), choose_arithmetic("train", cpu)
-    has = set(here["instructions"])
+    has = set(here.instructions)
     missing = {
         "products in bfloat16 by instructions: they were emulated, or the instructions are"
         " hidden": auto.format == "bfloat16",
@@ -90,8 +114,8 @@ def machine_class() -> list[str]:
     }
     return [
         (
-            f"machine: {here['processor']};"
-            f" {', '.join(here['instructions']) or 'no instructions that matter'}; auto computes in"
+            f"machine: {here.processor};"
+            f" {', '.join(here.instructions) or 'no instructions that matter'}; auto computes in"
             f" {auto.format}"
         ),
         *(f"not covered on it: {what}" for what, covered in missing.items() if not covered),
@@ -108,8 +132,11 @@ def shown_log() -> None:
 
 @pytest.fixture(autouse=True, scope="session")
 def own_cache(tmp_path_factory: pytest.TempPathFactory) -> None:
-    """Tests leave the user's cache alone."""
+    """Tests leave the user's cache alone, and each worker has its own folder of uploads: a page
+    that is closed deletes what was uploaded to it, and Gradio names an upload by its content.
+    """
     os.environ["PHISENSE_CACHE"] = str(tmp_path_factory.mktemp("cache"))
+    os.environ["GRADIO_TEMP_DIR"] = str(tmp_path_factory.mktemp("uploads"))
 
 
 @pytest.fixture(scope="session")
@@ -225,7 +252,11 @@ def road(tmp_path_factory: pytest.TempPathFactory, verb: Any) -> tuple[Path, dic
     ) / "road"
     with FileLock(root.with_suffix(".lock")):
         if not (root / "summary.json").is_file():
-            verb("demo", "--out", root, "--no-app", "--scenes", 1300, "--seed", 5)
+            from phisense.training import plot, stages
+
+            with pytest.MonkeyPatch.context() as patch:
+                patch.setattr(stages, "plot_losses", plot.plot_losses)
+                verb("demo", "--out", root, "--no-app", "--scenes", 1300, "--seed", 5)
     return root, json.loads((root / "summary.json").read_text())
 
 

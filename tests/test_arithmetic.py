@@ -74,6 +74,7 @@ def test_what_a_step_computes_in(step: Any, has: bool, monkeypatch: pytest.Monke
     assert (found["auto"].layout == "inference") == (step == "chat" and has)
 
 
+@pytest.mark.slow
 def test_hidden_instructions_are_not_used() -> None:
     told = (
         "from phisense.model.arithmetic import choose_arithmetic;"
@@ -108,7 +109,7 @@ def test_the_road_in_every_format(root: Path, compute: str, kind: str, verb: Any
         "--out",
         root / "reports" / model.name,
     )
-    here = describe_machine(torch.device("cpu"))
+    here = describe_machine(torch.device("cpu")).to_dict()
     for made, step, name in (
         (facts, "train", compute),
         (report, "merge", "float32"),
@@ -299,6 +300,7 @@ def test_a_folder_in_4_bits_answers_alike_in_either_layout(
     quantized.check_not_repacked(still.model, "a test")
 
 
+@pytest.mark.slow
 def test_training_never_computes_in_float16(root: Path) -> None:
     recipe = load_recipe(
         root / "tiny.yaml",

@@ -4,10 +4,9 @@ that bars count what they say.
 
 from __future__ import annotations
 
-import inspect
 from importlib.metadata import version
 from pathlib import Path
-from typing import Any
+from typing import Any, get_type_hints
 
 import click
 import pytest
@@ -96,7 +95,7 @@ def test_an_image_is_a_file_everywhere() -> None:
         for one in verb.params:
             if one.name == "image":
                 seen += 1
-                assert "Path" in str(inspect.signature(verb.callback).parameters["image"])
+                assert "Path" in str(get_type_hints(verb.callback)["image"])
     assert seen >= 2
 
 

@@ -4,8 +4,10 @@ changelog's.
 
 from __future__ import annotations
 
+import ast
 import re
 import tomllib
+from pathlib import Path
 
 from .conftest import ROOT
 
@@ -56,10 +58,16 @@ def test_every_dependency_has_its_row() -> None:
         assert name in text or name in ("phisense", "types-pyyaml"), name
 
 
-def test_the_template_is_written_in_one_file() -> None:
-    """`<|user|>` appears in one source file: nothing else knows the template."""
-    found = [p for p in (ROOT / "src").rglob("*.py") if "<|user|>" in p.read_text()]
-    assert [p.name for p in found] == ["prompt.py"]
+def test_a_template_is_written_in_its_family_alone() -> None:
+    """`<|user|>` appears in the files of the language families, and where `prompt.py` draws what it
+    renders: nothing else knows a template.
+    """
+    src = ROOT / "src" / "phisense"
+    found = {p.relative_to(src) for p in src.rglob("*.py") if "<|user|>" in p.read_text()}
+    assert found == {Path("prompt.py"), Path("families/phi3.py"), Path("families/phi4_mini.py")}
+    code = ast.parse((src / "prompt.py").read_text())
+    code.body = code.body[1:]  # without the module's docstring
+    assert "<|user|>" not in ast.unparse(code)
 
 
 def test_the_parts_are_small_safe_and_shipped() -> None:

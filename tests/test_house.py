@@ -307,6 +307,7 @@ def test_training_without_the_marker_is_refused() -> None:
 #: Modules outside the command line that still print for themselves; each must lose its line here.
 PRINTING = {
     "chat/terminal.py",  # the chat of the command line, on a terminal that it is given
+    "evaluation/benchmark_images.py",
     "evaluation/benchmark_io.py",
 }
 #: What console.py has for texts and JSON, and prints nothing.

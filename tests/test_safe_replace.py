@@ -259,6 +259,7 @@ def test_a_folder_that_may_not_be_written_is_said_before_anything_is_computed(
     assert content(root) == before
 
 
+@pytest.mark.slow
 def test_the_control_without_the_judge_things_are_lost(
     root: Path, verb: Any, monkeypatch: pytest.MonkeyPatch
 ) -> None:
@@ -350,6 +351,7 @@ def test_a_run_that_is_replaced_waits_until_the_new_one_is_whole(
     artifacts.read_manifest(root / "runs" / "tiny", kind="run")
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("where", ["runs/mine", "demo"])
 def test_a_file_of_that_name_makes_no_run_and_no_demo(where: str, root: Path, verb: Any) -> None:
     """Somebody's own recipe in a folder of runs, somebody's own demo.json."""
@@ -372,6 +374,7 @@ def test_a_file_of_that_name_makes_no_run_and_no_demo(where: str, root: Path, ve
     assert content(root) == before
 
 
+@pytest.mark.slow
 def test_answers_of_another_report_are_kept(root: Path, verb: Any) -> None:
     """Its name begins alike."""
     other = root / "reports" / f".tiny.held-out.{'0' * 12}.asked.jsonl"
@@ -383,6 +386,7 @@ def test_answers_of_another_report_are_kept(root: Path, verb: Any) -> None:
     assert not own.exists()
 
 
+@pytest.mark.slow
 def test_a_space_that_was_tried_is_still_replaced(root: Path, verb: Any) -> None:
     """Running its page leaves Python's compiled files in it."""
     cache = root / "space" / "space" / "phisense" / "__pycache__"
@@ -392,6 +396,7 @@ def test_a_space_that_was_tried_is_still_replaced(root: Path, verb: Any) -> None
     assert not cache.exists()
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("name", ["..", ".", "x" * 240])
 def test_a_place_that_cannot_be_exchanged_is_said_first(
     name: str, root: Path, verb: Any, monkeypatch: pytest.MonkeyPatch

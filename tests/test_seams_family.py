@@ -39,7 +39,7 @@ TALK = (
 @pytest.fixture
 def toy(monkeypatch: pytest.MonkeyPatch) -> families.Family:
     """One line."""
-    monkeypatch.setitem(seams.LANGUAGE_FAMILIES, "toy", "tests.toys.family_toy")
+    monkeypatch.setitem(seams.FAMILY_MODULES, "toy", "tests.toys.family_toy")
     return family_toy.FAMILY
 
 
@@ -81,7 +81,7 @@ def assemble(folder: Path) -> Phi3WithProjector:
 def logits(built: Phi3WithProjector) -> torch.Tensor:
     with torch.inference_mode():
         batch = built.inputs([TALK], [[Image.new("RGB", (40, 30), "red")]])
-        found: torch.Tensor = built.model(**batch).logits
+        found: torch.Tensor = built.model(**batch.to_kwargs()).logits
     return found
 
 
@@ -135,8 +135,10 @@ def test_lora_goes_to_its_matrices(toy: families.Family, tmp_path: Path) -> None
     freeze_all_but_projector(built)
     adapted = unfreeze_language(built, recipe)
     counted = count_trainable(adapted, recipe)  # raises unless it is what the shapes say
-    assert counted["trainable"] == counted["trainable_expected"] > 0
-    adapted(**built.inputs([TALK], [[Image.new("RGB", (40, 30), "red")]])).loss.backward()
+    assert counted.trainable == counted.trainable_expected > 0
+    adapted(
+        **built.inputs([TALK], [[Image.new("RGB", (40, 30), "red")]]).to_kwargs()
+    ).loss.backward()
     assert any(
         p.grad.abs().max() > 0 for n, p in adapted.named_parameters() if "q_proj.lora_B" in n
     )
@@ -170,7 +172,7 @@ def test_two_families_that_cannot_be_told_apart(
     toy: families.Family, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     """A second one of the same model type needs marks; with them it is told."""
-    monkeypatch.setitem(seams.LANGUAGE_FAMILIES, "twin", "tests.toys.family_twin")
+    monkeypatch.setitem(seams.FAMILY_MODULES, "twin", "tests.toys.family_twin")
     twin = replace(toy, title="Twin")
     module = type("module", (), {"FAMILY": twin})
     monkeypatch.setitem(sys.modules, "tests.toys.family_twin", module)

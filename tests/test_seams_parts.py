@@ -39,17 +39,17 @@ PATCHES = 16  # of a picture: 32 pixels a side, 8 a patch
 
 @pytest.fixture
 def toy_encoder(monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setitem(seams.ENCODERS, "toy", "tests.toys.encoder_toy")
+    monkeypatch.setitem(seams.ENCODER_MODULES, "toy", "tests.toys.encoder_toy")
 
 
 @pytest.fixture
 def toy_projector_kind(monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setitem(seams.PROJECTORS, "toy", "tests.toys.projector_toy")
+    monkeypatch.setitem(seams.PROJECTOR_MODULES, "toy", "tests.toys.projector_toy")
 
 
 @pytest.fixture
 def toy_engine(monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setitem(seams.ENGINES, "toy", "tests.toys.engine_toy")
+    monkeypatch.setitem(seams.ENGINE_MODULES, "toy", "tests.toys.engine_toy")
 
 
 @pytest.fixture
@@ -92,7 +92,7 @@ def loss(built: Phi3WithProjector, picture: Image.Image) -> float:
     """Loss of one conversation about a picture."""
     messages = [Message("user", f"{IMAGE}\nWhat is it?"), Message("assistant", "A circle.")]
     with torch.inference_mode():
-        return float(built.model(**built.inputs([messages], [[picture]])).loss)
+        return float(built.model(**built.inputs([messages], [[picture]]).to_kwargs()).loss)
 
 
 @pytest.mark.usefixtures("toy_encoder")
@@ -177,14 +177,14 @@ def heavy_after(*modules: str) -> set[str]:
 
 def test_the_modules_in_the_tables_are_light() -> None:
     """Recipes and the checks of folders ask them before anything heavy is wanted."""
-    tables = (seams.ENCODERS, seams.PROJECTORS, seams.ENGINES)
+    tables = (seams.ENCODER_MODULES, seams.PROJECTOR_MODULES, seams.ENGINE_MODULES)
     assert heavy_after(*(module for table in tables for module in table.values())) == set()
     assert "torch" in heavy_after("phisense.chat.torch_engine")  # the control
 
 
 def test_an_encoders_prefix_is_taken_off(monkeypatch: pytest.MonkeyPatch) -> None:
     assert normalize_weight_name("vit.layernorm.weight") == "vit.layernorm.weight"
-    monkeypatch.setitem(seams.ENCODERS, "toy", "tests.toys.encoder_toy")
+    monkeypatch.setitem(seams.ENCODER_MODULES, "toy", "tests.toys.encoder_toy")
     assert normalize_weight_name("vit.layernorm.weight") == "layernorm.weight"
     assert normalize_weight_name("vision_model.layernorm.weight") == "layernorm.weight"
     assert normalize_weight_name("vision_tower.vit.a") == "vision_tower.vit.a"  # not published so

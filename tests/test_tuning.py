@@ -301,6 +301,7 @@ def test_no_value_is_a_value(tmp_path: Path, verb: Any) -> None:
     assert load_recipe(found["recipe"]).train.instruct.projector_learning_rate is None
 
 
+@pytest.mark.slow
 def test_the_usual_ranges_render_data_once_for_each_pool(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:

@@ -13,6 +13,8 @@ import pytest
 
 pytest.importorskip("xdist", reason="pytest-xdist is not installed")
 
+pytestmark = pytest.mark.slow
+
 ROOT = Path(__file__).parent.parent
 DYING = """
 import multiprocessing, os, signal, subprocess, time

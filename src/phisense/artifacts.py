@@ -10,8 +10,9 @@ from __future__ import annotations
 import hashlib
 import os
 import re
-from collections.abc import Iterable, Iterator
+from collections.abc import Iterable, Iterator, Mapping
 from contextlib import contextmanager
+from dataclasses import dataclass
 from pathlib import Path, PurePosixPath
 from typing import Any
 
@@ -19,11 +20,15 @@ from . import safe_parsing, safe_replace
 from .console import json_bytes
 from .errors import ArtifactError, PhisenseError
 from .file_types import HEAD_BYTES, FileType, sniff
+from .pipeline.json_fields import JsonObject
+from .pipeline.records import Record, rest
 from .safe_replace import MANIFEST, PARTIAL_MARKER
 from .staging import fsync_folder, try_lock
 
 __all__ = [
     "MANIFEST",
+    "FileEntry",
+    "Manifest",
     "check_is_model",
     "detect_file_type",
     "file_sha256",
@@ -73,6 +78,32 @@ def read_json(path: Path) -> Any:
     if not path.is_file():
         raise ArtifactError(f"there is no file {path}")
     return safe_parsing.read_bounded_json(path, ArtifactError, MAX_ARTIFACT_JSON_BYTES)
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class FileEntry(Record):
+    """Size in bytes and SHA-256 of a file that a manifest names."""
+
+    bytes: int
+    sha256: str
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Manifest(Record):
+    """The content of `manifest.json`: the kind of artifact, what its writer recorded about it, and
+    its files by relative path.
+    """
+
+    kind: str
+    format: int = 1
+    about: JsonObject
+    files: Mapping[str, FileEntry]
+    extra: JsonObject = rest()
+
+    def text(self, name: str) -> str | None:
+        """A text of `about`; None if it is missing or of another type."""
+        found = self.about.get(name)
+        return found if isinstance(found, str) else None
 
 
 @contextmanager

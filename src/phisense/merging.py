@@ -17,7 +17,7 @@ recipe's dtype, and with the control.
 from __future__ import annotations
 
 from collections.abc import Callable, Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 
 import torch
@@ -77,7 +77,7 @@ def merge(
     folder = out or recipe.model
     safe_replace.check_can_write(folder, kind=MODEL_KIND, overwrite=overwrite)
     parts = check_parts_unchanged(run, recipe)
-    probes = _probes(recipe, device)
+    probes = _probes(recipe)
     results: dict[str, Outputs] = {}
     order = [
         *(["on_original"] if recipe.train.lora is not None else []),
@@ -114,7 +114,6 @@ def merge(
         for name, p in merged.projector.named_parameters()
     )
     check_merge(compare_outputs(results["adapter"], results["merged"]), projector_change, recipe)
-    arithmetic = choose_arithmetic("merge", device).as_dict()
     with artifacts.staged_artifact(
         folder, kind=MODEL_KIND, about=_manifest_facts(recipe, parts), overwrite=overwrite
     ) as aside:
@@ -122,39 +121,39 @@ def merge(
         save_model(merged, aside)
         if recipe.train.quantize:
             measure("back_to_nf4", _requantized(merged, aside))
-        measured = _measurements(results)
-        report = MergeResult(
-            folder=folder,
-            reference=_describe_reference(recipe),
-            reference_loss=results["adapter"].loss,
-            probes=len(probes),
-            dtype=recipe.merge.dtype,
-            arithmetic=arithmetic,
-            projector_change=projector_change,
-            gate=MergeGate(
-                max_delta_loss=recipe.merge.max_delta_loss,
-                min_same_answers=recipe.merge.min_same_answers,
-            ),
-            merged=measured["merged"],
-            on_original=measured.get("on_original"),
-            back_to_nf4=measured.get("back_to_nf4"),
-            shuffled=measured["shuffled"],
-        )
+        report = replace(_report(recipe, results, projector_change, device), folder=folder)
         artifacts.write_json(aside / MergeResult.FILE, report.to_dict())
-        artifacts.write_json(aside / RECORD_FILE, training_record(run, recipe))
+        artifacts.write_json(aside / RECORD_FILE, training_record(run, recipe).to_dict())
     return report
 
 
-def _measurements(results: Mapping[str, Outputs]) -> dict[str, MergeMeasurement]:
-    """How each model differs from the unmerged adapter, by name."""
+def _report(
+    recipe: Recipe, results: Mapping[str, Outputs], projector_change: float, device: str
+) -> MergeResult:
+    """How each model differs from the unmerged adapter, and the limits of the merged one."""
+    reference = results["adapter"]
     measured = {}
     for name, outputs in results.items():
-        if name != "adapter":
-            found = compare_outputs(results["adapter"], outputs)
-            measured[name] = MergeMeasurement(
-                loss=outputs.loss, same_answers=found.same_answers, delta_loss=found.delta_loss
-            )
-    return measured
+        found = compare_outputs(reference, outputs)
+        measured[name] = MergeMeasurement(
+            loss=outputs.loss, same_answers=found.same_answers, delta_loss=found.delta_loss
+        )
+    return MergeResult(
+        reference=_describe_reference(recipe),
+        reference_loss=reference.loss,
+        probes=len(reference.answers),
+        dtype=recipe.merge.dtype,
+        arithmetic=choose_arithmetic("merge", device).to_dict(),
+        projector_change=projector_change,
+        merged=measured["merged"],
+        on_original=measured.get("on_original"),
+        back_to_nf4=measured.get("back_to_nf4"),
+        shuffled=measured["shuffled"],
+        gate=MergeGate(
+            max_delta_loss=recipe.merge.max_delta_loss,
+            min_same_answers=recipe.merge.min_same_answers,
+        ),
+    )
 
 
 def _manifest_facts(recipe: Recipe, parts: PartDigests) -> dict[str, object]:
@@ -168,7 +167,7 @@ def _manifest_facts(recipe: Recipe, parts: PartDigests) -> dict[str, object]:
         "made_from": [
             split_revision(part)[0] for part in named if not Path(part).expanduser().is_dir()
         ],
-        "parts": parts,
+        "parts": {name: one.to_dict() for name, one in parts.items()},
         "compute_dtype": recipe.compute_dtype,
     }
 
@@ -208,7 +207,7 @@ def check_merge(measured: Agreement, projector_change: float, recipe: Recipe) ->
         )
 
 
-def _probes(recipe: Recipe, device: str) -> list[Probe]:
+def _probes(recipe: Recipe) -> list[Probe]:
     """Held-out questions about some images, evenly spaced over the files.
 
     All questions about a chosen image are taken, since it is encoded only once.

@@ -15,35 +15,35 @@ The registry of each room (`registry.py`) turns a name into its object.
 
 from __future__ import annotations
 
-LANGUAGE_FAMILIES = {
+FAMILY_MODULES = {
     "phi3": "phisense.families.phi3",
     "phi4_mini": "phisense.families.phi4_mini",
 }
 
-ENCODERS = {
+ENCODER_MODULES = {
     "clip": "phisense.vision.encoders.clip",
     "siglip": "phisense.vision.encoders.siglip",
     "dinov2": "phisense.vision.encoders.dinov2",
 }
 
-PROJECTORS = {
+PROJECTOR_MODULES = {
     "linear": "phisense.model.projectors.linear",
     "mlp": "phisense.model.projectors.mlp",
     "pixel_shuffle": "phisense.model.projectors.pixel_shuffle",
 }
 
-ENGINES = {
+ENGINE_MODULES = {
     "torch": "phisense.chat.engines.torch",
     "llama": "phisense.chat.engines.llama",
     "remote": "phisense.chat.engines.remote",
 }
 
-OBJECTIVES = {
+OBJECTIVE_MODULES = {
     "supervised": "phisense.training.objectives.supervised",
 }
 
 #: In order of precedence: the first format that recognizes a row has it.
-DATA_FORMATS = {
+FORMAT_MODULES = {
     "llava": "phisense.conversations.formats.llava",
     "messages": "phisense.conversations.formats.messages",
     "texts": "phisense.conversations.formats.texts",
@@ -51,7 +51,7 @@ DATA_FORMATS = {
     "question_answer": "phisense.conversations.formats.question_answer",
 }
 
-TASKS = {
+TASK_MODULES = {
     "vqav2": "phisense.evaluation.tasks.vqav2",
     "gqa": "phisense.evaluation.tasks.gqa",
     "textvqa": "phisense.evaluation.tasks.textvqa",

@@ -8,7 +8,6 @@ from collections.abc import Callable
 from dataclasses import dataclass
 from itertools import islice
 from pathlib import Path
-from typing import Any
 
 from rich.text import Text
 
@@ -33,7 +32,7 @@ class RenderedRow:
     tokens: list[str]
     supervised: list[bool]
 
-    def as_dict(self) -> dict[str, Any]:
+    def to_dict(self) -> dict[str, object]:
         """The JSON object of a rendered row: its token ids and labels."""
         counts = {"tokens": len(self.rendered.ids), "supervised": self.rendered.supervised}
         return {

@@ -102,6 +102,13 @@ def page() -> Iterator[tuple[str, Any]]:
     made.close()
 
 
+def test_another_worker_uploads_elsewhere(tmp_path_factory: pytest.TempPathFactory) -> None:
+    """A page that is closed deletes its uploads, whose paths follow from their contents: in a
+    folder for all it would delete those of the page in another worker.
+    """
+    assert Path(get_upload_folder()).is_relative_to(tmp_path_factory.getbasetemp())
+
+
 def a_picture(colour: str = "red") -> bytes:
     held = io.BytesIO()
     Image.new("RGB", (SIDE, SIDE), colour).save(held, "PNG")
@@ -393,8 +400,8 @@ def visit(
     out: dict[str, Any] = {"text": "", "shown": None}
     for name, data in (
         ("ask", ["What is it?", named, 0, 64, None]),
-        ("where", [None]),
-        ("listen", [named, ""]),
+        ("show_attention", [None]),
+        ("transcribe", [named, ""]),
     ):
         number = calls[name]
         body = {"data": data, "fn_index": number, "session_hash": session}
@@ -411,7 +418,8 @@ def visit(
         out["text"] += json.dumps(told)
         last = next(message for message in told if message["msg"] == "process_completed")
         value = last["output"].get("data", [None])[0]
-        if name == "where" and isinstance(value, dict) and isinstance(value.get("value"), dict):
+        given = value.get("value") if isinstance(value, dict) else None
+        if name == "show_attention" and isinstance(given, dict):
             given = http.get(f"{url}/gradio_api/file={quote(value['value']['path'])}")
             out["shown"] = (
                 Image.open(io.BytesIO(given.content)).size[0] if given.status_code == 200 else None

@@ -114,6 +114,7 @@ def test_a_question_can_be_had_back_from_what_is_shown() -> None:
         assert unescape_markdown(escape_markdown(text)) == text
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize(
     "text",
     ["[", "![", "[a](", "[]: ", "``a`", "1.\n", "[\n", "<b and c>d ", "//", "~", "```\n", "&a"],

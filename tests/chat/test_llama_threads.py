@@ -23,7 +23,7 @@ folder = Path(sys.argv[1])
 with capture_errors():
     llama_probe_worker.write_probe_model(folder / "whole.gguf")
     kind = llama_probe_worker.FILE_TYPES["Q8_0"]
-    assert llama_probe_worker.quantize(folder / "whole.gguf", folder / "small.gguf", kind)
+    assert llama_probe_worker.quantize_probe(folder / "whole.gguf", folder / "small.gguf", kind)
 llama_context.validate_gguf = lambda path: None  # the trial's model is no Phi-3
 context = LlamaContext(folder / "small.gguf", window=128, sequences=1, threads=2)
 ids = [7 * i % 256 for i in range(33)]

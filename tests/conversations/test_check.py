@@ -317,7 +317,7 @@ def test_a_seeded_defect_is_found_in_its_row_and_nothing_else_is(
     assert [(finding.row, finding.code) for finding in found.findings] == [(HERE + 1, code)]
     assert found.rejected == ({HERE + 1} if DEFECT_KINDS[code].rejects else set())
     assert found.good == OUT_OF - len(found.rejected)
-    told = found.findings[0].as_dict()
+    told = found.findings[0].to_finding().to_dict()
     assert told["do"] == DEFECT_KINDS[code].do
     if code not in ("more-captions", "duplicate-id", "id-conflict", *AGGREGATED):
         assert told["id"] == "r4"

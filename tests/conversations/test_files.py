@@ -551,4 +551,4 @@ def test_the_control_one_row_is_enough(tmp_path: Path) -> None:
     (tmp_path / "a.csv").write_text("question,answer\nWhat?,A star\n")
     found = check(tmp_path / "a.csv")
     assert found.good == 1
-    assert convert(tmp_path / "a.csv", tmp_path / "out", found)["written"] == 1
+    assert convert(tmp_path / "a.csv", tmp_path / "out", found).written == 1

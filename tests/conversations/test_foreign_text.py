@@ -17,7 +17,7 @@ from PIL import Image
 from phisense import artifacts, console, errors, safe_parsing
 from phisense.console import json_bytes
 from phisense.conversations import check, defects, read_conversations, read_questions
-from phisense.conversations.convert import write_rejects
+from phisense.conversations.convert import _write_rejects
 from phisense.conversations.defects import Defect
 from phisense.conversations.sources import open_data_source
 from phisense.errors import PhisenseError
@@ -135,7 +135,7 @@ def hold(path: Path, verb: Any, capfdbinary: pytest.CaptureFixture[bytes]) -> No
     assert all(is_plain(str(finding)) for finding in found.findings)
     assert all(len(str(finding)) < 1500 for finding in found.findings)
     listed = path.parent / "rejects.jsonl"
-    write_rejects(listed, found)
+    _write_rejects(listed, found)
     assert [
         json.loads(line)["code"] for line in listed.read_text(encoding="utf-8").split("\n")[:-1]
     ] == [one.code for one in found.rejects]
@@ -189,6 +189,7 @@ def test_every_text_in_every_field(
     hold(place / "data.json", verb, capfdbinary)
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("ending", ["json", "jsonl", "csv", "tsv"])
 def test_bytes_that_are_no_text_in_every_format(
     place: Path, ending: str, verb: Any, capfdbinary: pytest.CaptureFixture[bytes]

@@ -1,5 +1,5 @@
-"""A data format is one file and one line in `seams.DATA_FORMATS`: rows of a toy one are checked and
-read as those of the shipped ones are.
+"""A data format is one file and one line in `seams.FORMAT_MODULES`: rows of a toy one are checked
+and read as those of the shipped ones are.
 """
 
 from __future__ import annotations
@@ -43,7 +43,7 @@ FORMAT = Dialogue()
 ROWS = [
     {"id": "one", "shown": "a.jpg", "dialogue": "Q: What is it? A: A cat."},
     {"id": "two", "dialogue": "Q: Which colour is the sky? A: Blue.", "mood": "calm"},
-    {"id": "three", "shown": "../b.jpg", "dialogue": "Q: And this? A: A dog."},
+    {"id": "three", "shown": 7, "dialogue": "Q: And this? A: A dog."},
 ]
 
 
@@ -63,11 +63,11 @@ def rows(folder: Path, some: list[dict[str, Any]]) -> Path:
 def test_rows_of_a_toy_format_are_checked_and_read(
     module: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, verb: Any
 ) -> None:
-    monkeypatch.setitem(seams.DATA_FORMATS, "dialogue", module)
+    monkeypatch.setitem(seams.FORMAT_MODULES, "dialogue", module)
     found = check(rows(tmp_path, ROWS))
     assert found.shapes == {"dialogue": 3}
     assert (found.rows, found.good, found.without_picture) == (3, 2, 1)
-    assert [one.code for one in found.rejects] == ["path-escape"]
+    assert [one.code for one in found.rejects] == ["bad-picture-name"]
     assert any("'mood', which is not read" in str(one) for one in found.findings)
     good = rows(tmp_path, ROWS[:2])
     assert verb("check", good)["shapes"] == {"dialogue": 2}
@@ -87,9 +87,9 @@ def test_control_the_rows_are_unknown_without_its_line(tmp_path: Path) -> None:
 
 def test_the_first_format_has_the_row(module: str, monkeypatch: pytest.MonkeyPatch) -> None:
     row = {**ROWS[0], "question": "Which animal?", "answer": "A dog.", "image": "b.jpg"}
-    monkeypatch.setitem(seams.DATA_FORMATS, "dialogue", module)
+    monkeypatch.setitem(seams.FORMAT_MODULES, "dialogue", module)
     assert parse_row(row).shape == "pairs"
-    monkeypatch.setattr(FORMATS, "modules", {"dialogue": module, **seams.DATA_FORMATS})
+    monkeypatch.setattr(FORMATS, "modules", {"dialogue": module, **seams.FORMAT_MODULES})
     assert parse_row(row).shape == "dialogue"
 
 

@@ -185,7 +185,7 @@ def test_every_format_is_read_said_and_converted_to_the_same(
     found = check(data, [folder], check_image=LOOK)
     assert (found.kind, dict(found.shapes), found.good, found.rejects) == (kind, {shape: 1}, 1, [])
     counts = convert(data, tmp_path / "out", found, [folder])
-    assert counts == {"rows": 1, "written": 1, "rejected": 0}
+    assert counts.to_dict() == {"rows": 1, "written": 1, "rejected": 0}
     [conversation] = read_conversations(tmp_path / "out")
     assert [(m.role, m.text) for m in conversation.messages] == [
         ("user", f"{IMAGE}\n{QUESTION}"),
@@ -262,7 +262,7 @@ def test_convert_leaves_rejected_rows_out_and_lists_them(folder: Path, tmp_path:
     ]
     data = lines(folder / "x.jsonl", *rows)
     counts = convert(data, tmp_path / "out", check(data, [folder], check_image=LOOK), [folder])
-    assert counts == {"rows": 3, "written": 2, "rejected": 1}
+    assert counts.to_dict() == {"rows": 3, "written": 2, "rejected": 1}
     assert [c.id for c in read_conversations(tmp_path / "out")] == ["0", "2"]
     [told] = [
         json.loads(line) for line in (tmp_path / "out" / "rejects.jsonl").read_text().splitlines()

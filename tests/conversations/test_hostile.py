@@ -73,7 +73,7 @@ ODD = (
     '"\\u001b[2J"',
 )
 READERS: dict[str, Any] = {
-    "check": lambda path: json_bytes(check(path, [path.parent]).as_dict()),
+    "check": lambda path: json_bytes(check(path, [path.parent]).to_result().to_dict()),
     "conversations": read_conversations,
     "questions": read_questions,
     "answers": lambda path: read_answers(path, TASKS["own"], []),
@@ -108,6 +108,7 @@ def row_with(at: tuple[str | int, ...], text: str) -> str:
     return json.dumps(row if at else "@").replace('"@"', text)
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("name", READERS)
 def test_every_value_in_every_place(tmp_path: Path, name: str) -> None:
     refused = 0

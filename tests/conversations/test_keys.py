@@ -682,7 +682,7 @@ def test_unread_keys_are_counted_over_the_set_and_not_kept_row_by_row(tmp_path: 
         "100 rows have 'hint', which is not read",
         "50 rows have 'mood', which is not read",
     ]
-    _, hint, _ = found.as_dict()["notes"]
+    _, hint, _ = found.to_result().to_dict()["notes"]
     assert (hint["code"], hint["rows"], hint["row"], hint["what"]) == (
         "unread-key",
         100,

@@ -352,7 +352,7 @@ def test_what_was_found_is_converted_under_a_safe_name_and_opened_again(tmp_path
     assert lost == []
     out = tmp_path / "out"
     counts = convert(tmp_path / "data.json", out, found, [tmp_path / "img"])
-    assert counts["written"] == found.good
+    assert counts.written == found.good
     written = [name for conversation in read_conversations(out) for name in conversation.images]
     assert all(
         (out / name).resolve().is_relative_to((out / "images").resolve()) for name in written

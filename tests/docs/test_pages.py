@@ -50,7 +50,7 @@ def test_every_public_name_and_what_it_raises_is_in_the_python_reference() -> No
         assert name == "__version__" or f"### {name}\n" in text
     for step in ("check", "encode_features", "train", "merge", "evaluate", "export"):
         entry = text.split(f"### {step}\n")[1].split("\n### ")[0]
-        assert f"```python\nphisense.{step}(" in entry
+        assert f"```python\ndef {step}(" in entry
         assert "Raises " in entry
 
 

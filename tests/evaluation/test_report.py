@@ -566,7 +566,7 @@ def test_what_travels_with_a_model_names_no_place(tmp_path: Path) -> None:
     ]
     rows.append({"stage": "align", "step": 1000, "held_out": 0.5, "blind": 0.25, "seconds": 501})
     (run / "metrics.jsonl").write_text("".join(json.dumps(row) + "\n" for row in rows))
-    found = training_record(run, recipe)
+    found = training_record(run, recipe).to_dict()
     assert str(tmp_path) not in json.dumps(found)
     assert "/src/" not in json.dumps(found)
     assert found["recipe"]["language"]["part"] == "practice/parts/language"

@@ -9,20 +9,20 @@ from dataclasses import replace
 import numpy as np
 import pytest
 
+from phisense.bootstrap import (
+    MIN_UNITS,
+    paired_bootstrap,
+    paired_difference,
+    percentile_interval,
+    wilson_interval,
+)
 from phisense.conversations import Question
 from phisense.errors import UsageError
 from phisense.evaluation.results import EvaluationReport
 from phisense.evaluation.scores import score_predictions
 from phisense.evaluation.task import limit_questions
 from phisense.evaluation.tasks import TASKS
-from phisense.intervals import (
-    MIN_UNITS,
-    Interval,
-    paired_bootstrap,
-    paired_difference,
-    percentile_interval,
-    wilson_interval,
-)
+from phisense.intervals import Interval
 
 OWN = TASKS["own"]
 

@@ -1,4 +1,6 @@
-"""A task is one file and one line in `seams.TASKS`: a toy one is scored as the shipped ones are."""
+"""A task is one file and one line in `seams.TASK_MODULES`: a toy one is scored as the shipped ones
+are.
+"""
 
 from __future__ import annotations
 
@@ -44,7 +46,7 @@ TASK = Task(
 def toy(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     (tmp_path / "letters_task.py").write_text(TOY)
     monkeypatch.syspath_prepend(str(tmp_path))
-    monkeypatch.setitem(seams.TASKS, "letters", "letters_task")
+    monkeypatch.setitem(seams.TASK_MODULES, "letters", "letters_task")
 
 
 @pytest.fixture
@@ -66,8 +68,9 @@ def test_a_toy_task_scores_answers(verb: Any, questions: str, tmp_path: Path) ->
 @pytest.mark.usefixtures("toy")
 def test_a_toy_task_is_evaluated(verb: Any, questions: str, tmp_path: Path) -> None:
     make_root(tmp_path)
-    for step in ("features", "train", "merge"):
+    for step in ("features", "train"):
         verb(step, tmp_path / "tiny.yaml")
+    verb("merge", tmp_path / "runs" / "tiny")
     report = evaluate(
         tmp_path / "models" / "tiny", "letters", data=[questions], out=tmp_path / "report"
     )

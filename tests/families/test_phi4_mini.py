@@ -250,6 +250,18 @@ def test_training_and_merging_keep_the_tie(parts: Path, tmp_path: Path, verb: An
 
 
 @pytest.mark.slow
+def test_it_is_imported_and_stays_tied(saved: Path, tmp_path: Path, verb: Any) -> None:
+    """As another's folder: without a manifest."""
+    shutil.copytree(saved, tmp_path / "source", ignore=shutil.ignore_patterns("manifest.json"))
+    report = verb("import", tmp_path / "source", "--out", tmp_path / "out")
+    assert report["prompt"]["same_ids"] is True
+    again = load_model(tmp_path / "out", "cpu", torch.float32)
+    assert is_tied(again)
+    assert again.prompt.family is FAMILY
+    assert again.window == 1024
+
+
+@pytest.mark.slow
 def test_llama_cpp_says_the_same(saved: Path, tmp_path: Path) -> None:
     llama_cpp = pytest.importorskip("llama_cpp", reason="llama-cpp-python is not installed")
 

@@ -13,6 +13,7 @@ import torch
 
 from phisense.errors import PartError
 from phisense.importing import importer as importing
+from phisense.importing.probes import Probes
 
 from . import made
 
@@ -32,7 +33,7 @@ def adapter(tmp_path_factory: pytest.TempPathFactory) -> Path:
 def disturb(monkeypatch: pytest.MonkeyPatch, *wrong: int) -> list[int]:
     """The answers of these numbers, in the order of asking, are off by a little."""
     asked: list[int] = []
-    plain = importing._logits
+    plain = Probes.logits
 
     def logits(*args: Any) -> Any:
         asked.append(len(asked))
@@ -43,7 +44,7 @@ def disturb(monkeypatch: pytest.MonkeyPatch, *wrong: int) -> list[int]:
             else found
         )
 
-    monkeypatch.setattr(importing, "_logits", logits)
+    monkeypatch.setattr(Probes, "logits", logits)
     return asked
 
 
@@ -53,7 +54,7 @@ def test_what_fits_is_asked_once(
     asked = disturb(monkeypatch)
     report = importing.import_folder(str(adapter), tmp_path / "out", device="cpu")
     assert len(asked) == 2
-    assert "asked_again" not in report
+    assert report.asked_again is None
 
 
 @pytest.mark.parametrize(("wrong", "moved"), [(0, "source_moved"), (1, "written_moved")])

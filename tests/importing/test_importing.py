@@ -17,6 +17,7 @@ from phisense.artifacts import read_manifest
 from phisense.errors import PartError
 from phisense.importing import importer as importing
 from phisense.importing import llama as rewriting
+from phisense.importing import rebuild
 from phisense.model import load_model
 
 from ..tiny import make_language
@@ -153,14 +154,14 @@ def test_gate_and_up_exchanged_are_refused(
 def test_the_gate_knows_pictures_prepared_otherwise(
     as_llama: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    own = importing.load_image_processor
+    own = rebuild.load_image_processor
 
     def padded(folder: Path) -> Any:
         found = own(folder)
         found.do_pad = True
         return found
 
-    monkeypatch.setattr(importing, "load_image_processor", padded)
+    monkeypatch.setattr(rebuild, "load_image_processor", padded)
     with pytest.raises(PartError, match="got pictures prepared otherwise"):
         importing.import_folder(str(as_llama), tmp_path / "out", device="cpu")
 

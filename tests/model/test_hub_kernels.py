@@ -58,9 +58,9 @@ def run(folder: Path, code: str) -> str:
     [
         f"import phisense; {ALL}",
         f"import transformers, phisense; {ALL}",
-        "import phisense.model.assembly, phisense.merging, phisense.training",
         (
-            "from phisense.model.quantized import four_bit_backend; import torch;"
+            "import phisense.model.assembly, phisense.merging, phisense.training, torch;"
+            " from phisense.model.quantized import four_bit_backend;"
             " print(four_bit_backend(torch.device('cpu')))"
         ),
     ],

@@ -51,6 +51,7 @@ def report(root: Path, tmp_path_factory: pytest.TempPathFactory) -> EvaluationRe
     )
 
 
+@pytest.mark.slow
 def test_the_result_is_what_lies_on_disk(report: EvaluationReport) -> None:
     assert report.folder is not None
     assert EvaluationReport.load(report.folder) == report
@@ -60,6 +61,7 @@ def test_the_result_is_what_lies_on_disk(report: EvaluationReport) -> None:
     assert (report.questions, report.verdict) == (12, "too few")
 
 
+@pytest.mark.slow
 def test_the_verb_prints_the_same(
     root: Path, verb: Any, report: EvaluationReport, tmp_path: Path
 ) -> None:
@@ -72,6 +74,7 @@ def test_the_verb_prints_the_same(
     assert found == wanted
 
 
+@pytest.mark.slow
 def test_what_the_recipe_says_holds_unless_an_option_says_otherwise(
     root: Path, report: EvaluationReport, asked: dict[str, Any], tmp_path: Path
 ) -> None:
@@ -90,6 +93,7 @@ def test_what_the_recipe_says_holds_unless_an_option_says_otherwise(
     assert changed.about.batch_size == 7
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("recorded", [None, {}, {"recipe": {}}])
 def test_a_model_of_no_recipe_has_the_defaults(
     recorded: Any, root: Path, asked: dict[str, Any], tmp_path: Path
@@ -106,6 +110,7 @@ def test_a_model_of_no_recipe_has_the_defaults(
     assert (found.about.batch_size, found.about.max_new_tokens) == (step.DEFAULT_BATCH_SIZE, 64)
 
 
+@pytest.mark.slow
 def test_a_damaged_record_is_a_sentence(root: Path, asked: dict[str, Any], tmp_path: Path) -> None:
     model = tmp_path / "model"
     shutil.copytree(root / "models" / "tiny", model)
@@ -117,6 +122,7 @@ def test_a_damaged_record_is_a_sentence(root: Path, asked: dict[str, Any], tmp_p
     assert not (tmp_path / "out").exists()
 
 
+@pytest.mark.slow
 def test_a_benchmark_has_its_own_length_of_answers(root: Path, tmp_path: Path) -> None:
     questions = Path(pope(tmp_path))
     rows = [json.loads(line) for line in questions.read_text().splitlines()]
@@ -130,6 +136,7 @@ def test_a_benchmark_has_its_own_length_of_answers(root: Path, tmp_path: Path) -
     assert (found.task, found.about.max_new_tokens, found.about.batch_size) == ("pope", 16, 5)
 
 
+@pytest.mark.slow
 def test_progress_counts_questions(root: Path, asked: dict[str, Any], tmp_path: Path) -> None:
     events: list[Event] = []
     evaluate(
@@ -151,6 +158,7 @@ class Stop(Exception):  # noqa: N818
     pass
 
 
+@pytest.mark.slow
 def test_an_interrupted_evaluation_resumes_and_ends_the_same(
     root: Path, report: EvaluationReport, asked: dict[str, Any], tmp_path: Path
 ) -> None:
@@ -176,6 +184,7 @@ def test_an_interrupted_evaluation_resumes_and_ends_the_same(
         assert (found.folder / name).read_bytes() == (report.folder / name).read_bytes()
 
 
+@pytest.mark.slow
 def test_a_keyboard_interrupt_says_what_is_kept(
     root: Path, asked: dict[str, Any], tmp_path: Path
 ) -> None:
@@ -192,6 +201,7 @@ def test_a_keyboard_interrupt_says_what_is_kept(
     assert told == ["interrupted: 10 answers are kept, and the same command goes on behind them"]
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize(
     ("more", "sentence"),
     [
@@ -216,6 +226,7 @@ def test_what_does_not_go_together_is_a_sentence(
     assert list(tmp_path.iterdir()) == []
 
 
+@pytest.mark.slow
 def test_nothing_is_replaced_unasked(
     root: Path, asked: dict[str, Any], report: EvaluationReport
 ) -> None:
@@ -231,6 +242,7 @@ def test_answers_are_scored(tmp_path: Path) -> None:
     assert (found.metrics["accuracy"].value, found.questions, found.missing) == (0.5, 4, 0)
 
 
+@pytest.mark.slow
 def test_reports_are_compared(
     root: Path, asked: dict[str, Any], report: EvaluationReport, tmp_path: Path
 ) -> None:

@@ -11,7 +11,8 @@ import pytest
 
 from phisense.errors import ArtifactError
 from phisense.intervals import Interval
-from phisense.pipeline.records import JsonObject, Record, key, local, omitted, rest
+from phisense.pipeline.json_fields import JsonObject
+from phisense.pipeline.records import Record, key, local, omitted, rest
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)

@@ -12,10 +12,10 @@ import pytest
 
 from phisense.errors import ArtifactError
 from phisense.pipeline.progress import Event
+from phisense.pipeline.records import Record
 from phisense.pipeline.results import (
     ExportResult,
     MergeResult,
-    Record,
     SavedResult,
     StageResult,
     TrainResult,

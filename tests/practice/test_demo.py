@@ -101,9 +101,9 @@ def test_what_is_missed_is_said_before_the_page_is_opened(
         "_evaluate_speech": DemoSpeech(wer=0.0, recordings=1, asked=1, answer_accuracy=1.0),
     }.items():
         monkeypatch.setattr(demo, name, lambda *_, value=value, **__: value)
-    monkeypatch.setattr(demo.comparing, "ensure_trained", lambda *_: trained)
-    monkeypatch.setattr(demo.comparing, "ensure_merged", lambda *_: merged)
-    monkeypatch.setattr(demo.comparing, "ensure_evaluated", report)
+    monkeypatch.setattr(demo.reuse, "ensure_trained", lambda *_: trained)
+    monkeypatch.setattr(demo.reuse, "ensure_merged", lambda *_: merged)
+    monkeypatch.setattr(demo.reuse, "ensure_evaluated", report)
     monkeypatch.setattr(chat, "app_", lambda model, **_: opened.append(model))
     words = ("demo", "--out", tmp_path, "--port", 0)
     if digits >= 0.83:

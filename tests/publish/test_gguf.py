@@ -162,7 +162,7 @@ def test_a_quantisation_that_this_machine_cannot_compute_is_refused_first(
     ):
         export(tiny, tmp_path / "out", "q4_k_m", *asked, ignore)
     assert not list(tmp_path.iterdir())
-    assert export(tiny, tmp_path / "out", "f16", *asked, ignore)["quant"] == "f16"
+    assert export(tiny, tmp_path / "out", "f16", *asked, ignore).quant == "f16"
 
 
 def test_an_export_that_says_something_else_is_refused(
@@ -182,14 +182,14 @@ def test_an_export_that_says_something_else_is_refused(
         export(tiny, tmp_path / "out", "f16", *asked, ignore)
     assert not list(tmp_path.iterdir())
     monkeypatch.undo()
-    assert export(tiny, tmp_path / "out", "f16", *asked, ignore)["f16"]["kl"] <= 1e-4
+    assert export(tiny, tmp_path / "out", "f16", *asked, ignore).f16.kl <= 1e-4
 
 
 def test_long_rope_is_written_with_its_attention_factor(
     asked: Any, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     long = make_model(tmp_path / "long", long_rope=True)
-    assert export(long, tmp_path / "out", "f16", *asked, ignore)["f16"]["kl"] <= 1e-4
+    assert export(long, tmp_path / "out", "f16", *asked, ignore).f16.kl <= 1e-4
     for name, without in (("_rope_factors", lambda *_: []), ("_attention_factor", lambda *_: 1.0)):
         with monkeypatch.context() as patch:
             patch.setattr(gguf, name, without)
@@ -244,7 +244,7 @@ def test_llama_cpp_reads_phi_3s_tokenizer_as_we_do(
         tmp_path / "real", tokenizer=fixtures / "phi3-tokenizer", rows=32064, long_rope=True
     )
     report = export(real, tmp_path / "out", "f16", *asked, ignore)
-    assert report["f16"]["kl"] <= 1e-4
+    assert report.f16.kl <= 1e-4
     _same_ids(tmp_path / "out", real)
     assert json.loads((tmp_path / "out" / "manifest.json").read_text())["about"]["name"] == "model"
 
@@ -362,7 +362,7 @@ def test_llama_cpp_sees_what_torch_sees(
     )
     with artifacts.staged_artifact(tmp_path / "model", kind="model folder") as aside:
         save_model(built, aside)
-    assert export(tmp_path / "model", tmp_path / "out", "f16", *asked, ignore)["mmproj"]
+    assert export(tmp_path / "model", tmp_path / "out", "f16", *asked, ignore).mmproj
     picture = Image.fromarray(np.random.default_rng(0).integers(0, 255, (32, 32, 3), np.uint8))
     with torch.inference_mode():
         right = built.project([picture])[0].numpy()
@@ -389,8 +389,8 @@ def test_ollama_gets_a_modelfile(exported: Path) -> None:
 def test_a_pooled_model_has_no_mmproj_and_our_engine_reads_it(asked: Any, tmp_path: Path) -> None:
     pooled = make_model(tmp_path / "pooled", projector=Projector(pool=2))
     report = export(pooled, tmp_path / "out", "f16", *asked, ignore)
-    assert report["mmproj"] is False
-    assert "joins 2 x 2 patches" in report["mmproj_why_not"]
+    assert report.mmproj is False
+    assert "joins 2 x 2 patches" in report.mmproj_why_not
     assert not (tmp_path / "out" / "mmproj-f16.gguf").exists()
     assert "mmproj" not in (tmp_path / "out" / "Modelfile").read_text()
     engine = LlamaEngine.open(tmp_path / "out")
@@ -476,7 +476,7 @@ def test_a_model_stored_in_bfloat16_is_compared_in_float32(
     with artifacts.staged_artifact(half, kind="model folder") as aside:
         save_model(built, aside)
     report = export(half, tmp_path / "out", "f16", *asked, ignore)
-    assert report["f16"]["kl"] <= 1e-4
+    assert report.f16.kl <= 1e-4
     reference, narrow = gguf_agreement.TorchReference(half), load_model(half, "cpu", torch.bfloat16)
     assert (
         reference.built.model.model.language_model.layers[0].mlp.down_proj.weight.dtype
@@ -489,7 +489,7 @@ def test_a_model_stored_in_bfloat16_is_compared_in_float32(
     reference.built = narrow
     assert (
         gguf_agreement.measure_agreement(wide, [reference.logits(one) for one in read], read).kl
-        > 10 * report["f16"]["kl"]
+        > 10 * report.f16.kl
     )
 
 

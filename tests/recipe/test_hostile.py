@@ -91,6 +91,7 @@ EXPLODE = (
 )
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("name", BOMBS)
 def test_what_is_made_to_burst_is_refused(tmp_path: Path, name: str) -> None:
     (tmp_path / "bomb.yaml").write_text(BOMBS[name])
@@ -260,7 +261,7 @@ def holds(annotation: Any, kind: type) -> bool:
 ALL = list(keys(Recipe))
 FLOATS = [at for at, annotation, _ in ALL if holds(annotation, float)]
 INTEGERS = [at for at, annotation, _ in ALL if annotation is int]
-PATTERNS = [at for at, _, told in ALL if set(get_args(Pattern)[1:]) & set(told)]
+PATTERNS = [at for at, _, told in ALL if any(one in told for one in get_args(Pattern)[1:])]
 
 
 def with_value(at: Path_, value: Any) -> dict[str, Any]:

@@ -105,6 +105,7 @@ def test_what_is_asked_for_is_done(german: Transcriber, prompts: list[str]) -> N
         german.transcribe(SOUND, language="german")
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("kind", ["turbo", "distilled"])
 def test_parts_that_were_not_taught_to_translate_say_which_to_use(
     tmp_path: Path, kind: str
@@ -142,6 +143,7 @@ def test_parts_that_were_are_not_refused(german: Transcriber) -> None:
     assert german.transcribe(SOUND, task="translate").translated
 
 
+@pytest.mark.slow
 def test_a_name_tells_too(german: Transcriber, tmp_path: Path) -> None:
     """Some were cut to as many layers on both sides. A word within another one does not count."""
     for name, taught in (
@@ -173,6 +175,7 @@ def test_an_english_part_hears_english_only() -> None:
         ears.transcribe(SOUND, language="de")
 
 
+@pytest.mark.slow
 def test_the_languages_are_found_in_the_tokenizer_where_nothing_else_names_them(
     tmp_path: Path,
 ) -> None:

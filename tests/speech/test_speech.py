@@ -26,6 +26,7 @@ def ears() -> Transcriber:
     return Transcriber(PART, device="cpu")
 
 
+@pytest.mark.slow
 def test_voices_it_never_heard(ears: Transcriber) -> None:
     recordings = [r for r in spoken_questions() if r.heldout][:12]
     assert word_error_rate((r.text, ears.transcribe(r.path).text) for r in recordings) <= 0.15
@@ -105,6 +106,7 @@ def test_a_question_in_noise_and_silence_is_heard(ears: Transcriber, tmp_path: P
     assert said.seconds == pytest.approx(len(sound) / SAMPLE_RATE, abs=0.01)
 
 
+@pytest.mark.slow
 def test_long_speech_is_cut_where_the_speaker_pauses(ears: Transcriber) -> None:
     """A minute of speech is more than one window (8 s in the practice part, 30 in Whisper's own):
     no cut goes through a word.
@@ -128,6 +130,7 @@ def test_long_speech_is_cut_where_the_speaker_pauses(ears: Transcriber) -> None:
     assert energy[0] == pytest.approx(energy[1], rel=0.02), "nothing that was said is lost"
 
 
+@pytest.mark.slow
 def test_several_callers_at_once_hear_what_one_does(ears: Transcriber) -> None:
     recordings = [r for r in spoken_questions() if r.heldout][:6] * 2
     alone = [ears.transcribe(r.path) for r in recordings[:6]] * 2
@@ -164,6 +167,7 @@ def test_a_part_of_another_kind_is_refused(parts: tuple[str, str]) -> None:
         Transcriber("./nope")
 
 
+@pytest.mark.slow
 def test_a_multilingual_whisper_with_the_real_tokenizer_loads(
     fixtures: Path, tmp_path: Path
 ) -> None:

@@ -10,11 +10,11 @@ import torch
 import yaml
 
 import phisense
-from phisense.comparing import _is_same_recipe
 from phisense.model import trainable
+from phisense.pipeline.reuse import is_same_recipe
 from phisense.recipe import CHECKPOINT_KEYS, Recipe, Train, load_recipe
 from phisense.training import checkpoints
-from phisense.training.stages import _NOT_COMPARED
+from phisense.training.stage_plan import _NOT_COMPARED
 from phisense.training.trainer import StageTrainer
 
 from ..tiny import make_root
@@ -88,9 +88,9 @@ def test_compare_takes_a_run_that_recorded_fewer_keys_for_the_same(tmp_path: Pat
     for key in CHECKPOINT_KEYS:
         del recorded["train"][key]
     (recipe.run / "recipe.yaml").write_text(yaml.safe_dump(recorded))
-    assert _is_same_recipe(recipe)
+    assert is_same_recipe(recipe)
     other = load_recipe("practice", ("train.checkpoint_every=7",), root=tmp_path)
-    assert _is_same_recipe(other)
-    assert not _is_same_recipe(load_recipe("practice", ("seed=7",), root=tmp_path))
+    assert is_same_recipe(other)
+    assert not is_same_recipe(load_recipe("practice", ("seed=7",), root=tmp_path))
     (recipe.run / "recipe.yaml").write_text("[]")
-    assert not _is_same_recipe(recipe)
+    assert not is_same_recipe(recipe)

@@ -78,6 +78,7 @@ def weights(root: Path, name: str) -> dict[str, torch.Tensor]:
     return load_file(root / "runs" / name / "adapter" / "adapter_model.safetensors")
 
 
+@pytest.mark.slow
 def test_it_asks_and_changes_nothing(root: Path) -> None:
     asked, _ = run(root, "watched", is_correct=lambda said, right: True)
     silent, unasked = run(root, "alone")
@@ -110,6 +111,25 @@ def test_it_asks_and_changes_nothing(root: Path) -> None:
     assert all(row["memory"] > 1e8 for row in written)
 
 
+@pytest.mark.slow
+@pytest.mark.parametrize(("recipe", "cut"), [(4, 4), (64, eval_callback.MAX_NEW_TOKENS)])
+def test_answers_are_cut_where_the_evaluation_cuts_them(
+    root: Path, monkeypatch: pytest.MonkeyPatch, recipe: int, cut: int
+) -> None:
+    """Or at its own bound, if the recipe's is longer."""
+    generate, seen = eval_callback.batch_generate, set()
+
+    def noted(*args: Any, max_new_tokens: int, **more: Any) -> Any:
+        seen.add(max_new_tokens)
+        return generate(*args, max_new_tokens=max_new_tokens, **more)
+
+    monkeypatch.setattr(eval_callback, "batch_generate", noted)
+    changes = ("train.eval.questions=2", f"evaluate.max_new_tokens={recipe}")
+    run(root, "cut", *SHORT, *changes, is_correct=lambda said, right: True)
+    assert seen == {cut}
+
+
+@pytest.mark.slow
 def test_the_judge_decides(root: Path) -> None:
     changes = (
         "train.align=null",
@@ -187,6 +207,7 @@ def test_what_is_not_asked_is_said(root: Path, verb: Any, capfd: Any) -> None:
     assert "6 of 12 held-out questions are not asked" in " ".join(capfd.readouterr().err.split())
 
 
+@pytest.mark.slow
 def test_features_says_which_pictures_are_not_there(root: Path, verb: Any, capfd: Any) -> None:
     rows = json.loads((root / "rows.json").read_text())
     (root / "held-out.json").write_text(
@@ -209,6 +230,7 @@ def test_features_says_which_pictures_are_not_there(root: Path, verb: Any, capfd
     assert "none of the folders" not in capfd.readouterr().err
 
 
+@pytest.mark.slow
 def test_what_cannot_be_asked_is_not(root: Path) -> None:
     rows = json.loads((root / "rows.json").read_text())
     for row in rows:
@@ -255,6 +277,7 @@ class Pictures:
         return same[0] if same else one.reference.text
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize(
     ("model", "verdict", "real", "blind", "shuffled"),
     [
@@ -314,6 +337,7 @@ def test_the_verdict(
     assert row.accuracy == pytest.approx((24 * real + sky) / 30)
 
 
+@pytest.mark.slow
 def test_the_same_is_asked_once(root: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     """The twelve questions are three texts about each of four pictures: blind they are three, with
     another's picture none is new.
@@ -333,6 +357,7 @@ def test_the_same_is_asked_once(root: Path, monkeypatch: pytest.MonkeyPatch) -> 
     assert len([one for one in asked if one.image_embeds]) == 12
 
 
+@pytest.mark.slow
 def test_a_finished_stage_keeps_its_verdict(root: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(eval_callback, "batch_generate", says(Pictures()))
     _, facts = run(root, "kept", *SHORT, is_correct=lambda said, right: said in right)
@@ -348,6 +373,7 @@ def test_a_finished_stage_keeps_its_verdict(root: Path, monkeypatch: pytest.Monk
     assert again["stages"]["instruct"]["held_out"] == facts["stages"]["instruct"]["held_out"]
 
 
+@pytest.mark.slow
 def test_a_stage_killed_behind_its_last_checkpoint_asks_again(
     root: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:

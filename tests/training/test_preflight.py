@@ -28,6 +28,7 @@ from phisense.recipe import load_recipe
 from phisense.training import Training, preflight, trainer
 from phisense.training import stages as training_run
 
+from ..conftest import LONG
 from ..tiny import make_root
 
 STAGES = ("align", "instruct", "deeper", "last")
@@ -174,8 +175,16 @@ def read(root: Path) -> dict[str, Any]:
     return found
 
 
-@pytest.mark.parametrize("stage", STAGES)
-@pytest.mark.parametrize("fault", FAULTS)
+#: The stages are looked at alike, so each fault is put into one of them, in turn.
+CASES = [
+    (fault, stage)
+    for number, fault in enumerate(FAULTS)
+    for at, stage in enumerate(STAGES)
+    if LONG or at == number % len(STAGES)
+]
+
+
+@pytest.mark.parametrize(("fault", "stage"), CASES)
 def test_the_data_of_every_stage(
     root: Path, verb: Any, steps: list[str], stage: str, fault: str
 ) -> None:
@@ -188,6 +197,7 @@ def test_the_data_of_every_stage(
     assert not (root / "runs").exists(), "a resume finds nothing that it could mistake for a run"
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("fault", ["too long", "too short"])
 def test_data_that_is_read_late_is_told_late(
     root: Path, steps: list[str], monkeypatch: pytest.MonkeyPatch, fault: str
@@ -372,6 +382,7 @@ def test_a_finished_run_is_resumed_without_its_held_out_pictures(
     assert steps == []
 
 
+@pytest.mark.slow
 def test_a_rate_of_0_is_otherwise_told_at_the_end(
     root: Path, verb: Any, steps: list[str], monkeypatch: pytest.MonkeyPatch
 ) -> None:
@@ -413,6 +424,7 @@ def test_processes_that_cannot_share_a_batch(root: Path, stage: str) -> None:
         preflight.preflight(wrong, processes=2)
 
 
+@pytest.mark.slow
 def test_what_is_built_ahead_is_what_is_trained_on(
     root: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:

@@ -86,7 +86,7 @@ def test_sigterm_saves_and_a_resumed_run_ends_the_same(root: Path, verb: Any) ->
     assert (run.state, run.stage, run.resumable) == ("stopped", "instruct", True)
     assert run.step is not None
     assert 8 <= run.step < 60
-    assert verb("runs", root) == [run.as_dict(), before.as_dict()]
+    assert verb("runs", root) == [run.to_dict(), before.to_dict()]
 
     with (root / "runs" / "tiny" / "metrics.jsonl").open("ab") as log:
         log.write(b'{"stage":"instruct","st')  # as a machine that lost its power may leave it

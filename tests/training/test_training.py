@@ -16,6 +16,8 @@ from safetensors.torch import load_file
 
 from phisense.errors import ArtifactError, RecipeError, TrainingError
 
+from ..tiny import make_root
+
 QUICK = (
     "--set",
     "train.align.max_steps=6",
@@ -108,7 +110,7 @@ def test_frozen_weights_do_not_change_by_a_bit(parts: tuple[str, str]) -> None:
 def test_other_pictures_give_another_loss(trained: dict[str, Any], world: Path) -> None:
     """The loss depends on which picture is seen: the control that training looked at all."""
     from phisense.conversations import IMAGE, Message, read_questions
-    from phisense.evaluation.run import (
+    from phisense.evaluation.asked import (
         pictures_for_condition,  # the same pairing as the evaluation's
     )
     from phisense.model.unmerged import load_with_adapter
@@ -141,14 +143,17 @@ def test_other_pictures_give_another_loss(trained: dict[str, Any], world: Path) 
 @pytest.mark.slow
 @pytest.mark.usefixtures("compute")
 def test_resuming_ends_where_an_uninterrupted_run_ends(
-    root: Path, verb: Any, monkeypatch: pytest.MonkeyPatch
+    tmp_path: Path, verb: Any, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     from phisense.training import trainer
 
-    recipe = settings(root)
-    verb("train", "practice", *recipe)
-    straight = load_file(root / "runs" / "practice" / "adapter" / "adapter_model.safetensors")
-    shutil.rmtree(root / "runs")
+    make_root(tmp_path)
+    file, run = tmp_path / "tiny.yaml", tmp_path / "runs" / "tiny"
+    recipe = settings(tmp_path, "train.lora.dropout=0.1")
+    verb("features", file)
+    verb("train", file, *recipe)
+    straight = load_file(run / "adapter" / "adapter_model.safetensors")
+    shutil.rmtree(tmp_path / "runs")
 
     original = trainer.arguments
     monkeypatch.setattr(
@@ -170,12 +175,12 @@ def test_resuming_ends_where_an_uninterrupted_run_ends(
         from phisense.training import Training
 
         changes = tuple(word for word in recipe if word != "--set")
-        Training(load_recipe("practice", changes), lambda row: None)()
+        Training(load_recipe(file, changes), lambda row: None)()
     monkeypatch.setattr(trainer.StageTrainer, "training_step", step)
     with pytest.raises(ArtifactError, match="is not a finished run"):
-        verb("merge", root / "runs" / "practice")
-    verb("train", "practice", *recipe, "--resume")
-    resumed = load_file(root / "runs" / "practice" / "adapter" / "adapter_model.safetensors")
+        verb("merge", run)
+    verb("train", file, *recipe, "--resume")
+    resumed = load_file(run / "adapter" / "adapter_model.safetensors")
     assert straight.keys() == resumed.keys()
     assert all(torch.equal(straight[name], resumed[name]) for name in straight)
 

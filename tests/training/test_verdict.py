@@ -6,7 +6,7 @@ import json
 
 import pytest
 
-from phisense.intervals import MIN_UNITS
+from phisense.bootstrap import MIN_UNITS
 from phisense.pipeline.results import TrainingVerdict
 from phisense.training.verdict import describe_verdict, judge_looking
 

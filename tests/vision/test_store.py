@@ -309,15 +309,15 @@ def test_the_plan_counts_bytes_as_the_store_writes_them(
     tmp_path: Path, images: Path, encoder: Encoder
 ) -> None:
     planned = plan_store(encoder, NAMES, ImageFinder([images]), tmp_path, batch=4)
-    assert planned["recommended"] == "float16"
-    for one in planned["formats"]:
-        encode(tmp_path / one["format"], encoder, images, dtype=one["format"])
+    assert planned.recommended == "float16"
+    for one in planned.formats:
+        encode(tmp_path / one.format, encoder, images, dtype=one.format)
         stored = sum(
             len(data)
-            for name, data in shards(tmp_path / one["format"]).items()
+            for name, data in shards(tmp_path / one.format).items()
             if name.endswith(".safetensors")
         )
-        assert one["bytes"] <= stored < one["bytes"] + 3 * 1500, "and a header for each shard"
+        assert one.bytes <= stored < one.bytes + 3 * 1500, "and a header for each shard"
 
 
 @pytest.mark.slow

@@ -11,10 +11,10 @@ from typing import Any
 import gradio as gr
 
 from ..errors import PhisenseError
-from .middleware import VISITOR_KEY
 from .sanitize import public_error_message, unescape_markdown
 from .state import AppState, ChatLine, UserSession
 from .uploads import Uploads
+from .visitor import VISITOR_KEY
 
 Messages = list[dict[str, Any]]
 SessionState = UserSession | None

@@ -42,4 +42,4 @@ class Limits:
     retention_seconds: int = 3600  # seconds until uploads and idle sessions expire
 
 
-PICTURES = tuple(name for name in IMAGE_FORMATS if name not in ("BMP", "TIFF"))
+PICTURE_FORMATS = tuple(name for name in IMAGE_FORMATS if name not in ("BMP", "TIFF"))

@@ -7,9 +7,7 @@ from __future__ import annotations
 import io
 import logging
 import re
-import secrets
 from collections import Counter, OrderedDict
-from typing import Any
 from urllib.parse import parse_qs
 
 import orjson
@@ -17,9 +15,7 @@ import orjson
 from ..errors import UsageError
 from .allowed_hosts import AllowedHosts
 from .asgi import (
-    SECURITY_HEADERS,
     ASGIApp,
-    ASGIMessage,
     ClientDisconnectError,
     Receive,
     RejectedError,
@@ -28,6 +24,7 @@ from .asgi import (
     send_error,
 )
 from .fair_share import CLIENT_KEY, client_address, client_of, has_share
+from .guarded_response import GuardedResponse
 from .limits import Limits
 from .request_body import (
     UploadQuota,
@@ -46,13 +43,10 @@ from .request_validation import (
 )
 from .state_holder import FairStateHolder
 from .uploads import Uploads
+from .visitor import KNOWN_KEY, VISITOR_KEY, Owner, make_cookie, owner_of, read_visitor
 
 _logger = logging.getLogger(__name__)
 
-# ASGI scope key of the visitor's secret, for handlers
-VISITOR_KEY = "phisense.visitor"
-KNOWN_KEY = "phisense.known"  # ASGI scope key: True if the request carried the cookie
-_COOKIE = re.compile(r"(?:^|;\s*)phisense=([A-Za-z0-9_-]{32,64})(?:;|$)")
 _UPLOAD = "/gradio_api/upload"
 _FILE = "/gradio_api/file="
 _MIN_FILE_BYTES = 2**16  # charged to the quota per file at least, as each also takes a folder
@@ -61,7 +55,6 @@ _NO_COOKIE = (
     "Your browser sends no cookies here, so no upload is known to be yours. Open the page in a"
     " window of its own."
 )
-Owner = tuple[str, str]  # client and visitor secret; the secret is "" without a cookie
 
 #: Every route that the page and its API clients request. Gradio has more, which this page does not
 #: use.
@@ -107,7 +100,7 @@ class RequestGuard:
         self._sessions: OrderedDict[str, str] = OrderedDict()  # visitor secret by session hash
         self._open: Counter[str] = Counter()  # open requests by client
         # Admitted requests that Gradio may not have queued yet.
-        self._unqueued: dict[_GuardedResponse, Owner] = {}
+        self._unqueued: dict[GuardedResponse, Owner] = {}
 
     async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
         """Validate an ASGI request, then pass it on to the app.
@@ -120,8 +113,8 @@ class RequestGuard:
         if scope["type"] != "http":
             await send({"type": "websocket.close", "code": 1008})
             return
-        answer = _GuardedResponse(send)
-        visitor, known = _read_visitor(scope["headers"])
+        answer = GuardedResponse(send)
+        visitor, known = read_visitor(scope["headers"])
         mine = client_of(
             client_address(scope.get("client"), scope["headers"], self.trust_forwarded),
             visitor,
@@ -150,7 +143,7 @@ class RequestGuard:
             self._unqueued.pop(answer, None)
 
     async def _admit(
-        self, scope: Scope, receive: Receive, answer: _GuardedResponse
+        self, scope: Scope, receive: Receive, answer: GuardedResponse
     ) -> tuple[Scope, Receive]:
         """Return the scope and receive channel to pass to Gradio. Raises RejectedError and
         ClientDisconnectError.
@@ -167,7 +160,7 @@ class RequestGuard:
             raise RejectedError(404, "There is nothing here.")
         visitor, known = scope[VISITOR_KEY], scope[KNOWN_KEY]
         if not known and (scope["method"] == "POST" or path.rstrip("/") in ("", "/config")):
-            answer.cookie = _make_cookie(visitor, scope)
+            answer.cookie = make_cookie(visitor, scope)
         if scope["method"] != "POST":
             self._check_get(path, scope, visitor, known)
             return scope, receive
@@ -190,7 +183,7 @@ class RequestGuard:
             self._check_session_owner(session, visitor, known)
 
     async def _admit_upload(
-        self, scope: Scope, receive: Receive, answer: _GuardedResponse
+        self, scope: Scope, receive: Receive, answer: GuardedResponse
     ) -> tuple[Scope, Receive]:
         headers = dict(scope["headers"])
         length = headers.get(b"content-length", b"")
@@ -218,7 +211,7 @@ class RequestGuard:
         return {**scope, "headers": plain}, replay_body(held, receive)
 
     async def _admit_call(
-        self, scope: Scope, receive: Receive, answer: _GuardedResponse, path: str
+        self, scope: Scope, receive: Receive, answer: GuardedResponse, path: str
     ) -> tuple[Scope, Receive]:
         visitor, known = scope[VISITOR_KEY], scope[KNOWN_KEY]
         request = parse_json_body(await read_body(receive, self.limits))
@@ -237,13 +230,13 @@ class RequestGuard:
             raise RejectedError(403, _NO_COOKIE) from None
         if isinstance(request, dict) and (session := request.get("session_hash")) is not None:
             self._check_session_owner(session, visitor, known)
-            self.state_holder.register(session, *_owner_of(scope))
+            self.state_holder.register(session, *owner_of(scope))
         if way is not None and way["way"] in ("queue/join", "call"):
             answer.busy_message = (
                 f"Busy: {self.limits.queue_size} questions are waiting"
                 " already. Try again in a minute."
             )
-            self._reserve_place(_owner_of(scope), answer)
+            self._reserve_place(owner_of(scope), answer)
         body = orjson.dumps(request)
         about = (b"content-length", b"content-type", b"transfer-encoding")
         headers = [(name, value) for name, value in scope["headers"] if name not in about]
@@ -253,11 +246,11 @@ class RequestGuard:
         ]
         return {**scope, "headers": headers}, replay_body(io.BytesIO(body), receive)
 
-    def _reserve_place(self, whose: Owner, answer: _GuardedResponse) -> None:
+    def _reserve_place(self, whose: Owner, answer: GuardedResponse) -> None:
         """Reserve a place in the queue until the request has been answered. Raises RejectedError
         (429) if the visitor or client holds its share already.
         """
-        held = [*map(_owner_of, self.call_validator.pending_requests()), *self._unqueued.values()]
+        held = [*map(owner_of, self.call_validator.pending_requests()), *self._unqueued.values()]
         if whose[1] and held.count(whose) >= self.limits.max_queued_each:
             raise RejectedError(
                 429,
@@ -292,56 +285,6 @@ class RequestGuard:
                 self._sessions.popitem(last=False)
 
 
-class _GuardedResponse:
-    """Wraps `send`: adds headers and cookie, replaces error bodies, records uploaded paths."""
-
-    def __init__(self, send: Send) -> None:
-        self._send = send
-        self.started = False
-        self.cookie: bytes | None = None
-        self.busy_message: str | None = None  # replaces Gradio's body when its queue is full
-        self.on_uploaded: Any = None  # callback with the paths of a successful upload
-        self._replaced = False
-        self._body = bytearray()
-
-    async def __call__(self, message: ASGIMessage) -> None:
-        if message["type"] == "http.response.start":
-            self.started = True
-            await self._start(message)
-        elif not self._replaced:
-            if self.on_uploaded is not None:
-                self._body += message.get("body", b"")
-                if not message.get("more_body"):
-                    self.on_uploaded(
-                        [path for path in orjson.loads(self._body) if isinstance(path, str)]
-                    )
-            await self._send(message)
-
-    async def _start(self, message: ASGIMessage) -> None:
-        status = message["status"]
-        if status != 200:
-            self.on_uploaded = None
-        sentence = (
-            self.busy_message
-            if status == 503
-            else "Something broke here, and was written down."
-            if status == 500
-            else None
-        )
-        if sentence is not None:
-            self._replaced = True
-            await send_error(self._send, status, sentence)
-            return
-        cookie = [] if self.cookie is None else [(b"set-cookie", self.cookie)]
-        await self._send(
-            {**message, "headers": [*message.get("headers", []), *SECURITY_HEADERS, *cookie]}
-        )
-
-
-def _owner_of(scope: Scope) -> Owner:
-    return scope[CLIENT_KEY], scope[VISITOR_KEY] if scope[KNOWN_KEY] else ""
-
-
 async def _send_too_many(send: Send, own_requests: int) -> None:
     if own_requests:
         await send_error(
@@ -354,28 +297,3 @@ async def _send_too_many(send: Send, own_requests: int) -> None:
         await send_error(
             send, 503, "Busy: too many requests are open at once. Try again in a minute."
         )
-
-
-def _read_visitor(headers: list[tuple[bytes, bytes]]) -> tuple[str, bool]:
-    """Return the visitor's secret from the cookie, or a new one, and whether the cookie was
-    present.
-    """
-    for name, value in headers:
-        if name == b"cookie" and (found := _COOKIE.search(value.decode("latin-1"))) is not None:
-            return found[1], True
-    return secrets.token_urlsafe(32), False
-
-
-def _make_cookie(visitor: str, scope: Scope) -> bytes:
-    """Build the Set-Cookie value.
-
-    In an iframe of another site, as Spaces are embedded, browsers keep only partitioned cookies
-    sent over TLS.
-    """
-    told = dict(scope["headers"]).get(b"x-forwarded-proto", scope.get("scheme", "http").encode())
-    site = (
-        "SameSite=None; Secure; Partitioned"
-        if told.split(b",")[0].strip() == b"https"
-        else "SameSite=Lax"
-    )
-    return f"phisense={visitor}; Path=/; HttpOnly; {site}".encode()

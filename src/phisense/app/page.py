@@ -1,4 +1,4 @@
-"""The Gradio page: its layout, and the event handler of each component."""
+"""The Gradio page: layout.py has its components, events.py what each of them does."""
 
 from __future__ import annotations
 
@@ -15,12 +15,13 @@ from gradio.utils import get_upload_folder
 
 from ..chat import Engine
 from ..speech import Transcriber
-from ..speech.languages import LANGUAGES
 from .allowed_hosts import AllowedHosts
+from .events import wire_events
 from .examples import Example
 from .fair_share import open_request_capacity
 from .handlers import EventHandlers
 from .idle_connections import close_idle_connections
+from .layout import lay_out
 from .limits import Limits
 from .middleware import RequestGuard
 from .request_validation import CallValidator
@@ -36,19 +37,6 @@ _CSS = """
 #examples .grid-container { grid-template-columns: repeat(3, minmax(0, 1fr)) !important }
 footer { display: none !important }
 """
-_DARK = "() => { document.body.classList.toggle('dark') }"
-_DOWNLOAD = """(messages) => {
-  const parts = (content) => content.map((part) => part.text ?? '').join('');
-  const said = (m) => typeof m.content === 'string' ? m.content : parts(m.content);
-  const line = (m) => `**${m.role === 'user' ? 'You' : 'Model'}:** ${said(m)}`;
-  const text = messages.map(line).join('\\n\\n') + '\\n';
-  const link = document.createElement('a');
-  link.href = URL.createObjectURL(new Blob([text], {type: 'text/markdown'}));
-  link.download = 'conversation.md';
-  link.click();
-  URL.revokeObjectURL(link.href);
-  return [];
-}"""
 
 
 def build(
@@ -67,13 +55,7 @@ def build(
     uploads = Uploads(
         Path(get_upload_folder()), room.limits.max_upload_bytes, room.limits.retention_seconds
     )
-    shown = [
-        Example(Path(save_file_to_cache(example.image, get_upload_folder())), example.questions)
-        for example in examples
-    ]
-    for example in shown:
-        uploads.share(str(example.image))
-    steps = EventHandlers(room, uploads)
+    shown = _served_examples(examples, uploads)
     # Gradio deletes old uploads periodically, so a deleted file may be older by one period.
     often = room.limits.retention_seconds // 6
     with gr.Blocks(
@@ -82,195 +64,21 @@ def build(
         analytics_enabled=False,
     ) as page:
         page.room, page.uploads = room, uploads
-        visitor = gr.State(
-            None,
-            time_to_live=room.limits.retention_seconds,
-            delete_callback=lambda me: me and me.stop.set(),
-        )
-        gr.Markdown("# phisense\nShow a picture and ask about it, by keyboard or by voice.")
-        with gr.Row():
-            with gr.Column(scale=2, min_width=280):
-                picture = gr.Image(
-                    type="filepath",
-                    image_mode=None,
-                    sources=["upload", "clipboard", "webcam"],
-                    label="Picture",
-                    height=320,
-                    elem_id="picture",
-                )
-                chosen = _example_gallery(shown)
-                gr.Markdown(
-                    f"{engine.name}: {engine.picture_tokens} tokens a picture, a window of"
-                    f" {engine.window}",
-                    elem_id="about",
-                )
-                timing = gr.Markdown("", elem_id="timing")
-                where = gr.Button(
-                    "Where it looked",
-                    size="sm",
-                    elem_id="where",
-                    visible=engine.attention_map is not None,
-                )
-                looked = gr.Image(
-                    label="Where the last answer looked",
-                    interactive=False,
-                    visible=False,
-                    elem_id="looked",
-                    format="png",
-                    buttons=["fullscreen", "download"],
-                )
-            with gr.Column(scale=3, min_width=280):
-                conversation = gr.Chatbot(
-                    label="Conversation",
-                    elem_id="conversation",
-                    height=420,
-                    buttons=["copy", "copy_all"],
-                    sanitize_html=True,
-                    allow_tags=False,
-                    editable="user",
-                    feedback_options=None,
-                    latex_delimiters=[],
-                    placeholder="Upload, paste, drop or photograph a picture, then ask.",
-                )
-                ready = gr.Dataset(
-                    components=[gr.Textbox(visible=False)],
-                    samples=[],
-                    label="Ready questions",
-                    visible=False,
-                    elem_id="ready",
-                )
-                with gr.Tab("Text", id="text"), gr.Row():
-                    question = gr.Textbox(
-                        placeholder="Ask something; Enter sends",
-                        show_label=False,
-                        scale=5,
-                        max_length=room.limits.max_question_length,
-                        elem_id="question",
-                        autofocus=True,
-                    )
-                    send = gr.Button(
-                        "Send", variant="primary", scale=1, min_width=80, elem_id="send"
-                    )
-                with gr.Tab("Voice", id="voice"):
-                    sound = gr.Audio(
-                        type="filepath",
-                        sources=["microphone", "upload"],
-                        label="Say your question",
-                        elem_id="sound",
-                    )
-                    spoken_in = gr.Dropdown(
-                        [("Found out", ""), *((name, code) for code, name in LANGUAGES.items())],
-                        value="",
-                        label="Spoken language",
-                        elem_id="spoken-in",
-                        visible=transcriber is not None and transcriber.multilingual,
-                    )
-                    heard = gr.Textbox(
-                        label="Heard",
-                        elem_id="heard",
-                        placeholder="What was understood appears here; change it, or send it",
-                    )
-                    with gr.Row():
-                        at_once = gr.Checkbox(True, label="Send at once", elem_id="at-once")
-                        send_heard = gr.Button("Send", elem_id="send-heard", min_width=80)
-                    language = gr.Markdown(
-                        (
-                            ""
-                            if transcriber
-                            else "This page has no ears: start it with `--speech` and a Whisper."
-                        ),
-                        elem_id="language",
-                    )
-                with gr.Row():
-                    stop = gr.Button("Stop", min_width=80, elem_id="stop")
-                    clear = gr.Button("Clear conversation", min_width=120, elem_id="clear")
-                    download = gr.Button("Download", min_width=100, elem_id="download")
-                    dark = gr.Button("Dark or light", min_width=100, elem_id="dark")
-                with gr.Accordion("Settings", open=False, elem_id="settings"):
-                    warmth = gr.Slider(
-                        0,
-                        1.5,
-                        0,
-                        step=0.1,
-                        label="Temperature; 0 always gives the likeliest answer",
-                        elem_id="warmth",
-                    )
-                    tokens = gr.Slider(
-                        16,
-                        room.limits.max_answer_tokens,
-                        room.limits.default_answer_tokens,
-                        step=16,
-                        label="Longest answer, tokens",
-                        elem_id="tokens",
-                    )
-
-        model: dict[str, Any] = {"concurrency_limit": 1, "concurrency_id": "model"}
-        told = [conversation, question, timing, visitor]
-        asking: dict[str, Any] = {
-            "fn": steps.ask,
-            "inputs": [question, picture, warmth, tokens, visitor],
-            "outputs": told,
-            **model,
-        }
-        question.submit(**asking, api_name="ask")
-        send.click(**asking, api_name=False)
-        ready.click(lambda sample: sample[0], ready, question, api_name=False, queue=False).then(
-            **asking, api_name=False
-        )
-        hearing = gr.on(
-            [sound.stop_recording, sound.upload],
-            steps.transcribe,
-            [sound, spoken_in],
-            [heard, language],
-            api_name="listen",
-            concurrency_limit=4,
-        )
-        spoken = {
-            "inputs": [heard, at_once, picture, warmth, tokens, visitor],
-            "outputs": [conversation, heard, timing, visitor],
-            **model,
-        }
-        hearing.then(steps.ask_transcript, **spoken, api_name="ask_heard")
-        heard_inputs = [heard, picture, warmth, tokens, visitor]
-        for event in (send_heard.click, heard.submit):
-            event(
-                steps.ask,
-                heard_inputs,
-                [conversation, heard, timing, visitor],
-                **model,
-                api_name=False,
-            )
-        changed = [picture, question, warmth, tokens, visitor]
-        conversation.retry(steps.retry, changed, told, **model, api_name=False)
-        conversation.edit(steps.edit, changed, told, **model, api_name=False)
-        conversation.undo(
-            steps.undo, visitor, [conversation, question, visitor], **model, api_name=False
-        )
-        picture.change(
-            steps.set_image,
-            [picture, visitor],
-            [conversation, visitor],
-            **model,
-            api_name="look",
-            show_progress="hidden",
-        )
-        picture.change(lambda: gr.update(visible=False), None, looked, queue=False, api_name=False)
-        where.click(steps.show_attention, visitor, looked, **model, api_name=False)
-        # Outside the queue: these must work while an answer is being generated.
-        conversation.clear(
-            steps.clear, visitor, [conversation, timing, visitor], queue=False, api_name=False
-        )
-        stop.click(steps.stop, visitor, None, queue=False, api_name="stop")
-        clear.click(
-            steps.clear, visitor, [conversation, timing, visitor], queue=False, api_name="clear"
-        )
-        download.click(None, conversation, None, js=_DOWNLOAD)
-        dark.click(None, None, None, js=_DARK)
-        page.unload(steps.close_session)
-        if chosen is not None:
-            _wire_examples(chosen, shown, picture, ready)
-    _pass_paths_only(picture, sound)
+        widgets = lay_out(room, shown)
+        wire_events(page, widgets, EventHandlers(room, uploads), shown)
+    _pass_paths_only(widgets.image.picture, widgets.voice.sound)
     return page
+
+
+def _served_examples(examples: Sequence[Example], uploads: Uploads) -> list[Example]:
+    """The examples, with their images copied to where Gradio serves files from."""
+    shown = [
+        Example(Path(save_file_to_cache(example.image, get_upload_folder())), example.questions)
+        for example in examples
+    ]
+    for example in shown:
+        uploads.share(str(example.image))
+    return shown
 
 
 def _pass_paths_only(*media: Any) -> None:
@@ -279,33 +87,6 @@ def _pass_paths_only(*media: Any) -> None:
     """
     for component in media:
         component.preprocess = lambda payload: None if payload is None else payload.path
-
-
-def _example_gallery(examples: Sequence[Example]) -> gr.Gallery | None:
-    if not examples:
-        return None
-    return gr.Gallery(
-        [str(example.image) for example in examples],
-        label="Examples",
-        columns=3,
-        rows=2,
-        height=220,
-        allow_preview=False,
-        interactive=False,
-        elem_id="examples",
-    )
-
-
-def _wire_examples(
-    gallery: gr.Gallery, examples: Sequence[Example], picture: gr.Image, ready: gr.Dataset
-) -> None:
-    def choose(event: gr.SelectData) -> tuple[str, gr.Dataset]:
-        example = examples[min(int(event.index), len(examples) - 1)]
-        return str(example.image), gr.Dataset(
-            samples=[[text] for text in example.questions], visible=True
-        )
-
-    gallery.select(choose, None, [picture, ready], api_name=False, queue=False)
 
 
 def launch(

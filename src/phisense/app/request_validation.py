@@ -7,7 +7,7 @@ from __future__ import annotations
 import json
 import re
 from collections.abc import Callable
-from typing import Any
+from typing import Any, NotRequired, TypedDict
 
 import gradio as gr
 
@@ -120,15 +120,23 @@ def validate_session_hash(value: object, limits: Limits) -> str | None:
     return value
 
 
+class ValidatedCall(TypedDict):
+    """A call as Gradio's routes take it; what the request did not have is left out."""
+
+    data: list[Any]
+    session_hash: NotRequired[str]
+    fn_index: NotRequired[int]
+    trigger_id: NotRequired[int]
+    event_data: NotRequired[Any]
+
+
 class CallValidator:
     """Validates calls against the functions and components of one page."""
 
     def __init__(self, page: gr.Blocks, limits: Limits) -> None:
         self.page, self.limits = page, limits
 
-    def validate(
-        self, request: Any, route: str, name: str | None, owns: OwnsFile
-    ) -> dict[str, Any]:
+    def validate(self, request: Any, route: str, name: str | None, owns: OwnsFile) -> ValidatedCall:
         """Rebuild the request from only the fields that the page's function takes.
 
         Raises RejectedError: 400 for a malformed call, 403 for a file of another visitor, 404 for
@@ -141,24 +149,23 @@ class CallValidator:
         if route == "queue/join" and session is None:
             raise RejectedError(400, 'A request to the queue needs its "session_hash".')
         function = self._function(None if route == "call" else request.get("fn_index"), name)
-        made: dict[str, Any] = {
-            "data": self._data(function, request["data"]),
-            "session_hash": session,
-        }
+        made = ValidatedCall(data=self._data(function, request["data"]))
+        if session is not None:
+            made["session_hash"] = session
         if route != "call":
             trigger = request.get("trigger_id")
             if trigger is not None and (
                 not _is_integer(trigger) or trigger not in self.page.blocks
             ):
                 raise RejectedError(400, "There is nothing of that number on the page.")
-            made |= {
-                "fn_index": function._id,
-                "trigger_id": trigger,
-                "event_data": self._event(function, request.get("event_data")),
-            }
+            made["fn_index"] = function._id
+            if trigger is not None:
+                made["trigger_id"] = trigger
+            if (event := self._event(function, request.get("event_data"))) is not None:
+                made["event_data"] = event
         elif any(event in _REQUIRED_EVENT_KEYS for _, event in function.targets):
             raise RejectedError(404, "That function is for the page's own buttons.")
-        return {key: value for key, value in made.items() if value is not None}
+        return made
 
     def pending_requests(self) -> list[Scope]:
         """ASGI scopes of the requests that are queued or being processed."""

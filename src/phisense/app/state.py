@@ -21,7 +21,7 @@ from ..speech import Transcriber, Transcript
 from ..units import format_seconds
 from ..vision.image_io import open_image, open_image_with_notes
 from ..vision.overlay import overlay
-from .limits import PICTURES, Limits
+from .limits import PICTURE_FORMATS, Limits
 from .sanitize import escape_markdown, sanitize_markdown, unescape_markdown
 from .streaming import BackgroundStream
 
@@ -128,7 +128,7 @@ class UserSession:
         opened = (
             None
             if image_path is None
-            else open_image_with_notes(image_path, name="The upload", formats=PICTURES)
+            else open_image_with_notes(image_path, name="The upload", formats=PICTURE_FORMATS)
         )
         self.session.set_image(opened.image if opened else None)
         self.rejected_image, self.image_path, self.image_warnings = (
@@ -267,7 +267,7 @@ class UserSession:
         self._wait_for_answer()
         grid = self.session.attention_map()
         assert self.image_path is not None
-        picture = open_image(self.image_path, name="The picture", formats=PICTURES)
+        picture = open_image(self.image_path, name="The picture", formats=PICTURE_FORMATS)
         picture.thumbnail((_MAX_OVERLAY_SIDE, _MAX_OVERLAY_SIDE))
         return overlay(picture, grid)
 

@@ -10,7 +10,7 @@ from ..errors import UsageError
 from ..opening import validate_folder
 from ..opening.files import load_manifest
 from .engine import Engine
-from .engines.base import ENGINES, EngineOptions, Source
+from .engines.base import ENGINES, EngineOptions, ModelSource
 
 _logger = logging.getLogger(__name__)
 
@@ -30,9 +30,9 @@ def open_engine(
     """Open the engine for a model folder, an exported GGUF folder, or the `server` at a URL; log
     which one.
 
-    `engine` is "auto" or a name of `seams.ENGINES`. With a server, the folder is only used to count
-    tokens exactly; `served_model` selects one of several models there. Raises UsageError for
-    incompatible options.
+    `engine` is "auto" or a name of `seams.ENGINE_MODULES`. With a server, the folder is only used
+    to count tokens exactly; `served_model` selects one of several models there. Raises UsageError
+    for incompatible options.
     """
     name = choose_engine(folder, engine, server)
     kind = ENGINES[name]
@@ -49,8 +49,8 @@ def open_engine(
 
 
 def choose_engine(folder: Path | None, engine: str = "auto", server: str | None = None) -> str:
-    """Select the engine without opening it; its name in `seams.ENGINES`. Raises UsageError, or
-    ArtifactError for a folder that is neither a model nor an export.
+    """Select the engine without opening it; its name in `seams.ENGINE_MODULES`. Raises UsageError,
+    or ArtifactError for a folder that is neither a model nor an export.
     """
     if engine != "auto" and engine not in ENGINES:
         *others, last = ("auto", *ENGINES)
@@ -70,7 +70,7 @@ def choose_engine(folder: Path | None, engine: str = "auto", server: str | None 
         return _first_for("server") if asked is None else engine
     if folder is None:
         raise UsageError("there is no model to talk to", wanted="a model folder, or --server URL")
-    found: Source = "export" if is_exported(folder) else "model folder"
+    found: ModelSource = "export" if is_exported(folder) else "model folder"
     if found == "model folder":
         artifacts.check_is_model(folder)
     validate_folder(folder)  # before torch or llama.cpp is imported
@@ -81,12 +81,12 @@ def choose_engine(folder: Path | None, engine: str = "auto", server: str | None 
     return engine
 
 
-def _first_for(source: Source) -> str:
+def _first_for(source: ModelSource) -> str:
     """The engine that is chosen for a source if none is asked for."""
     return next(name for name, kind in ENGINES.items() if kind.opens == source)
 
 
-def _cannot_open(title: str, folder: Path, found: Source) -> UsageError:
+def _cannot_open(title: str, folder: Path, found: ModelSource) -> UsageError:
     if found == "model folder":
         return UsageError(
             f"{title} cannot read {folder}",
@@ -103,6 +103,4 @@ def _cannot_open(title: str, folder: Path, found: Source) -> UsageError:
 
 def is_exported(folder: Path) -> bool:
     """Whether the folder was written by `phisense export`."""
-    return (folder / artifacts.MANIFEST).is_file() and bool(
-        load_manifest(folder)["kind"] == GGUF_KIND
-    )
+    return (folder / artifacts.MANIFEST).is_file() and bool(load_manifest(folder).kind == GGUF_KIND)

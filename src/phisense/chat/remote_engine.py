@@ -31,7 +31,7 @@ from .sse_client import HTTPStatusError, ServerAddress, StreamingRequest
 API_KEY_VARIABLE = "PHISENSE_SERVER_KEY"
 READ_TIMEOUT = 120.0  # seconds without any data
 DEFAULT_IMAGE_TOKENS = 576  # CLIP-L/14-336 without pooling, if unknown
-CHARACTERS_PER_TOKEN = 3.5  # estimate for English text
+ENGLISH_CHARACTERS_PER_TOKEN = 3.5  # estimate for English text
 MAX_PNG_PIXELS = 512 * 512  # pixels; larger images are sent as JPEG
 MAX_IMAGE_SIDE = 2048  # pixels
 MAX_MODEL_LIST_LINES = 64  # response lines of /v1/models, each of at most 1 MiB
@@ -139,7 +139,7 @@ class RemoteEngine:
                 self.prompt.render_for_completion(messages, [self.picture_tokens] * len(seen))
             )
         return sum(
-            round(len(m.text) / CHARACTERS_PER_TOKEN) + 4 for m in messages
+            round(len(m.text) / ENGLISH_CHARACTERS_PER_TOKEN) + 4 for m in messages
         ) + self.picture_tokens * len(seen)
 
     def escape_special_tokens(self, text: str) -> str:

@@ -2,8 +2,9 @@
 
 from __future__ import annotations
 
+from dataclasses import dataclass
 from pathlib import Path
-from typing import Annotated, Any
+from typing import TYPE_CHECKING, Annotated
 
 import typer
 
@@ -15,30 +16,63 @@ from .common import (
     Json,
     PictureTokens,
     Quantize,
+    SelectedEngine,
     ServedName,
     ServerUrl,
+    VerbResult,
     app,
-    select_engine,
 )
+
+if TYPE_CHECKING:
+    from ..speech import Transcript
+
+
+QuestionText = Annotated[str | None, typer.Option("--question", "-q", help="The question.")]
+AskImage = Annotated[Path | None, typer.Option(help="A picture.")]
+Sound = Annotated[Path | None, typer.Option(help="A recorded question instead of a typed one.")]
+AskSpeech = Annotated[
+    str | None,
+    typer.Option(help="The speech part for --sound; otherwise the one of the recipe."),
+]
+SpokenLanguage = Annotated[
+    str | None,
+    typer.Option(help="What is spoken in --sound (en, de, ...); found out if not given."),
+]
+AnswerLength = Annotated[int, typer.Option(min=1)]
+ChatImage = Annotated[Path | None, typer.Option(help="The picture to talk about.")]
+Temperature = Annotated[float, typer.Option(min=0.0, help="0 always gives the likeliest answer.")]
+PageSpeech = Annotated[
+    str | None,
+    typer.Option(
+        help="A Whisper for the voice tab: folder or hub id; otherwise the one of the recipe."
+    ),
+]
+ExampleQuestions = Annotated[
+    Path | None, typer.Option(help="Questions (JSONL) whose first pictures become examples.")
+]
+ExampleImages = Annotated[Path | None, typer.Option(help="The folder of the examples' pictures.")]
+Host = Annotated[str, typer.Option(help="0.0.0.0 lets others in.")]
+PagePort = Annotated[int, typer.Option(min=0, max=65535, help="0 takes a free one.")]
+ProxyNames = Annotated[
+    list[str] | None,
+    typer.Option(
+        help=(
+            "A further name under which browsers reach the page, a proxy's for example; may be"
+            " repeated."
+        )
+    ),
+]
 
 
 @app.command()
 def ask(
     model: ChatModel = None,
-    question: Annotated[str | None, typer.Option("--question", "-q", help="The question.")] = None,
-    image: Annotated[Path | None, typer.Option(help="A picture.")] = None,
-    sound: Annotated[
-        Path | None, typer.Option(help="A recorded question instead of a typed one.")
-    ] = None,
-    speech: Annotated[
-        str | None,
-        typer.Option(help="The speech part for --sound; otherwise the one of the recipe."),
-    ] = None,
-    language: Annotated[
-        str | None,
-        typer.Option(help="What is spoken in --sound (en, de, ...); found out if not given."),
-    ] = None,
-    max_new_tokens: Annotated[int, typer.Option(min=1)] = 256,
+    question: QuestionText = None,
+    image: AskImage = None,
+    sound: Sound = None,
+    speech: AskSpeech = None,
+    language: SpokenLanguage = None,
+    max_new_tokens: AnswerLength = 256,
     picture_tokens: PictureTokens = None,
     device: EngineDevice = "auto",
     engine: EngineChoice = "auto",
@@ -46,13 +80,67 @@ def ask(
     server: ServerUrl = None,
     served: ServedName = None,
     json: Json = False,
-) -> dict[str, Any]:
+) -> VerbResult:
     """One question, one answer, for scripts. A question in --sound may be asked in any language: it
     is put into English.
     """
-    from .. import console
     from ..vision.image_io import open_image_with_notes
+    from .rendering import print_as_json
 
+    _check_question(question, sound)
+    picture = None if image is None else open_image_with_notes(image)
+    opened = SelectedEngine(model, engine, device, picture_tokens, quantize, server, served)
+    from ..chat import ChatSession, Sampling
+
+    heard = None if sound is None else _transcribe(sound, speech or _speech_part(model), language)
+    asked = str(question) if heard is None else heard.text
+    session = ChatSession(opened.open(), Sampling(max_new_tokens))
+    session.set_image(picture.image if picture else None)
+    answered = Answer(
+        question=asked,
+        answer="".join(session.ask(asked)).strip(),
+        image=None if image is None else str(image),
+        remarks=(*(picture.notes if picture else ()), *(heard.warnings if heard else ())),
+        transcript=heard,
+    )
+    if json:
+        print_as_json(answered)
+    else:
+        _print_answer(answered)
+    return answered
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Answer:
+    """An answer of `ask`, with remarks about its image and its recording."""
+
+    question: str
+    answer: str
+    image: str | None
+    remarks: tuple[str, ...]
+    transcript: Transcript | None
+
+    def to_dict(self) -> dict[str, object]:
+        """The JSON that `ask --json` prints."""
+        made: dict[str, object] = {
+            "question": self.question,
+            "answer": self.answer,
+            "image": self.image,
+            "remarks": list(self.remarks),
+        }
+        heard = self.transcript
+        if heard is None:
+            return {**made, "heard": None, "language": None}
+        return {
+            **made,
+            "heard": heard.text,
+            "language": heard.language,
+            "probability": heard.probability,
+            "cut": heard.truncated,
+        }
+
+
+def _check_question(question: str | None, sound: Path | None) -> None:
     if (question is None) == (sound is None):
         raise UsageError(
             "ask needs one question",
@@ -61,72 +149,35 @@ def ask(
         )
     if question is not None and not question.strip():
         raise ChatError("the question is empty", do="Type something after --question")
-    picture = None if image is None else open_image_with_notes(image)
-    kind = select_engine(model, engine, server)
-    from ..chat import ChatSession, Sampling
-    from ..chat.open_engine import open_engine
 
-    heard = None
-    if sound is not None:
-        from ..speech import Transcriber
 
-        part = speech or _speech_part(model)
-        if part is None:
-            raise UsageError(
-                "the model names no speech part",
-                do="Name one with --speech, for example --speech openai/whisper-small",
-            )
-        heard = Transcriber(part).transcribe(sound, language=language)
-        question = heard.text
-    session = ChatSession(
-        open_engine(
-            model,
-            engine=kind,
-            quantize=quantize,
-            device=device,
-            picture_tokens=picture_tokens,
-            server=server,
-            served_model=served,
-        ),
-        Sampling(max_new_tokens),
-    )
-    session.set_image(picture.image if picture else None)
-    answer = "".join(session.ask(str(question))).strip()
-    remarks = [*(picture.notes if picture else []), *(heard.warnings if heard else [])]
-    result: dict[str, Any] = {
-        "question": question,
-        "answer": answer,
-        "image": None if image is None else str(image),
-        "remarks": remarks,
-    }
-    if heard is None:
-        result |= {"heard": None, "language": None}
-    else:
-        result |= {
-            "heard": heard.text,
-            "language": heard.language,
-            "probability": heard.probability,
-            "cut": heard.truncated,
-        }
-    if json:
-        console.print_json(result)
-    else:
-        for remark in remarks:
-            console.err.print(remark, style="yellow")
-        if heard is not None:
-            console.err.print(f"heard, in {heard.language_description}: {heard.text}")
-        console.out.print(answer)
-    return result
+def _transcribe(sound: Path, part: str | None, language: str | None) -> Transcript:
+    from ..speech import Transcriber
+
+    if part is None:
+        raise UsageError(
+            "the model names no speech part",
+            do="Name one with --speech, for example --speech openai/whisper-small",
+        )
+    return Transcriber(part).transcribe(sound, language=language)
+
+
+def _print_answer(answered: Answer) -> None:
+    from .. import console
+
+    for remark in answered.remarks:
+        console.err.print(remark, style="yellow")
+    if (heard := answered.transcript) is not None:
+        console.err.print(f"heard, in {heard.language_description}: {heard.text}")
+    console.out.print(answered.answer)
 
 
 @app.command()
 def chat(
     model: ChatModel = None,
-    image: Annotated[Path | None, typer.Option(help="The picture to talk about.")] = None,
-    temperature: Annotated[
-        float, typer.Option(min=0.0, help="0 always gives the likeliest answer.")
-    ] = 0.0,
-    max_new_tokens: Annotated[int, typer.Option(min=1)] = 256,
+    image: ChatImage = None,
+    temperature: Temperature = 0.0,
+    max_new_tokens: AnswerLength = 256,
     picture_tokens: PictureTokens = None,
     device: EngineDevice = "auto",
     engine: EngineChoice = "auto",
@@ -139,23 +190,11 @@ def chat(
     from ..vision.image_io import open_image_with_notes
 
     picture = None if image is None else open_image_with_notes(image)
-    kind = select_engine(model, engine, server)
+    opened = SelectedEngine(model, engine, device, picture_tokens, quantize, server, served)
     from ..chat import ChatSession, Sampling
-    from ..chat.open_engine import open_engine
     from ..chat.terminal import run_terminal_chat
 
-    session = ChatSession(
-        open_engine(
-            model,
-            engine=kind,
-            quantize=quantize,
-            device=device,
-            picture_tokens=picture_tokens,
-            server=server,
-            served_model=served,
-        ),
-        Sampling(max_new_tokens, temperature),
-    )
+    session = ChatSession(opened.open(), Sampling(max_new_tokens, temperature))
     session.set_image(picture.image if picture else None)
     for remark in picture.notes if picture else []:
         console.err.print(remark, style="yellow")
@@ -165,29 +204,12 @@ def chat(
 @app.command("app")
 def app_(
     model: ChatModel = None,
-    speech: Annotated[
-        str | None,
-        typer.Option(
-            help="A Whisper for the voice tab: folder or hub id; otherwise the one of the recipe."
-        ),
-    ] = None,
-    examples: Annotated[
-        Path | None, typer.Option(help="Questions (JSONL) whose first pictures become examples.")
-    ] = None,
-    images: Annotated[
-        Path | None, typer.Option(help="The folder of the examples' pictures.")
-    ] = None,
-    host: Annotated[str, typer.Option(help="0.0.0.0 lets others in.")] = "127.0.0.1",
-    port: Annotated[int, typer.Option(min=0, max=65535, help="0 takes a free one.")] = 7860,
-    allow_host: Annotated[
-        list[str] | None,
-        typer.Option(
-            help=(
-                "A further name under which browsers reach the page, a proxy's for example; may be"
-                " repeated."
-            )
-        ),
-    ] = None,
+    speech: PageSpeech = None,
+    examples: ExampleQuestions = None,
+    images: ExampleImages = None,
+    host: Host = "127.0.0.1",
+    port: PagePort = 7860,
+    allow_host: ProxyNames = None,
     picture_tokens: PictureTokens = None,
     device: EngineDevice = "auto",
     engine: EngineChoice = "auto",
@@ -201,30 +223,17 @@ def app_(
             "examples need both their questions and their pictures",
             wanted="--examples FILE --images DIR",
         )
-    kind = select_engine(model, engine, server)
+    opened = SelectedEngine(model, engine, device, picture_tokens, quantize, server, served)
     from ..chat.servers import free_port
 
     if port:
         free_port(port, host)  # said before anything is loaded
     from ..app import build, find_examples, launch
-    from ..chat.open_engine import open_engine
     from ..speech import Transcriber
 
     found = find_examples(examples, images) if examples is not None and images is not None else []
     part = speech or _speech_part(model)
-    page = build(
-        open_engine(
-            model,
-            engine=kind,
-            quantize=quantize,
-            device=device,
-            picture_tokens=picture_tokens,
-            server=server,
-            served_model=served,
-        ),
-        Transcriber(part) if part else None,
-        found,
-    )
+    page = build(opened.open(), Transcriber(part) if part else None, found)
     launch(page, host=host, port=port, allowed_hosts=allow_host or [])
 
 
@@ -235,5 +244,4 @@ def _speech_part(model: Path | None) -> str | None:
 
     if model is None or not (model / MANIFEST).is_file():
         return None
-    speech = load_manifest(model)["about"].get("speech")
-    return speech if isinstance(speech, str) else None
+    return load_manifest(model).text("speech")

@@ -11,8 +11,10 @@ import typer
 
 from .. import seams
 from ..malloc import set_mmap_threshold
+from .verb_result import VerbResult as VerbResult  # re-exported for the verbs
 
 if TYPE_CHECKING:
+    from ..chat import Engine
     from ..evaluation.caveats import Caveat
 
 app = typer.Typer(
@@ -88,7 +90,7 @@ ChatModel = Annotated[
 
 # The options of whatever makes answers: ask, chat, app and evaluate have them all.
 _ENGINE = "Engine"
-ENGINE_NAMES = ("auto", *seams.ENGINES)
+ENGINE_NAMES = ("auto", *seams.ENGINE_MODULES)
 EngineChoice = Annotated[
     str,
     one_of(
@@ -131,7 +133,7 @@ ServedName = Annotated[
 ]
 
 
-TASK_NAMES = ("own", *(name for name in seams.TASKS if name != "own"))  # the default first
+TASK_NAMES = ("own", *(name for name in seams.TASK_MODULES if name != "own"))  # the default first
 CONDITION_NAMES = ("real", "blind", "shuffled", "all")
 
 
@@ -165,8 +167,10 @@ def options(
 
 
 def run_verb(*words: object) -> Any:
-    """Runs a verb as the command line does, and returns its result; errors are raised."""
-    return app([str(word) for word in words], standalone_mode=False)
+    """Run a verb as the command line does, and return the JSON of its result; errors are raised."""
+    from .rendering import to_json
+
+    return to_json(app([str(word) for word in words], standalone_mode=False))
 
 
 def print_caveats(caveats: Sequence[Caveat]) -> None:
@@ -177,8 +181,37 @@ def print_caveats(caveats: Sequence[Caveat]) -> None:
         console.err.print(str(one), style="yellow")
 
 
-def select_engine(model: Path | None, engine: str, server: str | None) -> str:
-    """Which engine it will be: what can be said before anything heavy is imported."""
-    from ..chat.open_engine import choose_engine
+class SelectedEngine:
+    """The engine options of a verb. Raises what is wrong with them before anything heavy is
+    imported; `open` loads the model.
+    """
 
-    return choose_engine(model, engine, server)
+    def __init__(
+        self,
+        model: Path | None,
+        engine: str,
+        device: str,
+        picture_tokens: int | None,
+        quantize: bool,
+        server: str | None,
+        served: str | None,
+    ) -> None:
+        from ..chat.open_engine import choose_engine
+
+        self.kind = choose_engine(model, engine, server)
+        self.model, self.server, self.served = model, server, served
+        self.device, self.picture_tokens, self.quantize = device, picture_tokens, quantize
+
+    def open(self) -> Engine:
+        """Load the model, or connect to its server."""
+        from ..chat.open_engine import open_engine
+
+        return open_engine(
+            self.model,
+            engine=self.kind,
+            quantize=self.quantize,
+            device=self.device,
+            picture_tokens=self.picture_tokens,
+            server=self.server,
+            served_model=self.served,
+        )

@@ -2,15 +2,15 @@
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from enum import StrEnum
 from pathlib import Path
-from typing import TYPE_CHECKING, Annotated, Any
+from typing import TYPE_CHECKING, Annotated
 
 import typer
 
-from ..errors import DataError
 from ..units import format_bytes, format_seconds
-from .common import DeviceName, Json, Overwrite, RecipeName, Set, app
+from .common import DeviceName, Json, Overwrite, RecipeName, Set, VerbResult, app
 
 if TYPE_CHECKING:
     from ..pipeline.results import FeaturesPlan
@@ -48,51 +48,84 @@ Depth = Annotated[
 ]
 
 
+CheckedData = Annotated[
+    Path,
+    typer.Argument(
+        help=(
+            "A data set: JSON, JSONL, CSV, Parquet or a folder of pictures with metadata"
+            " (docs/formats.md)."
+        )
+    ),
+]
+LengthRecipe = Annotated[
+    str | None,
+    typer.Option(
+        help="Also measure every conversation against this recipe's tokenizer and length."
+    ),
+]
+RejectsFile = Annotated[
+    Path | None,
+    typer.Option(
+        help=(
+            "Where rows that cannot be used are listed, a line for each reason; otherwise"
+            " rejects.jsonl, or -2, -3 ..."
+        )
+    ),
+]
+OverwriteRejects = Annotated[
+    bool, typer.Option("--overwrite", help="Replace an earlier list that --rejects names.")
+]
+MaxRejected = Annotated[
+    int, typer.Option(min=0, help="How many rows may be unusable before the check fails.")
+]
+AnyData = Annotated[Path, typer.Argument(help="A data set of any shape that check reads.")]
+ConvertedFolder = Annotated[
+    Path, typer.Option(help="The folder to write: metadata.jsonl, images/ and rejects.jsonl.")
+]
+MaxLeftOut = Annotated[
+    int | None,
+    typer.Option(min=0, help="How many rows may be left out; any number, if not given."),
+]
+Count = Annotated[int, typer.Option("-n", min=1, help="How many conversations.")]
+TokenizerRecipe = Annotated[str, typer.Option(help="Whose tokenizer and picture slots to use.")]
+OnlyPlan = Annotated[
+    bool,
+    typer.Option(
+        "--plan", help="Only say what each format would cost for this data, and which to take."
+    ),
+]
+OverwriteStore = Annotated[
+    bool,
+    typer.Option(
+        "--overwrite",
+        help=(
+            "Replace the store that is there, when the new one is whole, whatever encoder or"
+            " format made it."
+        ),
+    ),
+]
+
+
 @app.command()
 def check(
-    data: Annotated[
-        Path,
-        typer.Argument(
-            help=(
-                "A data set: JSON, JSONL, CSV, Parquet or a folder of pictures with metadata"
-                " (docs/formats.md)."
-            )
-        ),
-    ],
+    data: CheckedData,
     images: Images = None,
     held_out: HeldOut = None,
     pictures: Depth = PictureDepth.decode,
-    recipe: Annotated[
-        str | None,
-        typer.Option(
-            help="Also measure every conversation against this recipe's tokenizer and length."
-        ),
-    ] = None,
-    rejects: Annotated[
-        Path | None,
-        typer.Option(
-            help=(
-                "Where rows that cannot be used are listed, a line for each reason; otherwise"
-                " rejects.jsonl, or -2, -3 ..."
-            )
-        ),
-    ] = None,
-    overwrite: Annotated[
-        bool, typer.Option("--overwrite", help="Replace an earlier list that --rejects names.")
-    ] = False,
-    max_rejects: Annotated[
-        int, typer.Option(min=0, help="How many rows may be unusable before the check fails.")
-    ] = 0,
+    recipe: LengthRecipe = None,
+    rejects: RejectsFile = None,
+    overwrite: OverwriteRejects = False,
+    max_rejects: MaxRejected = 0,
     json: Json = False,
-) -> dict[str, Any]:
+) -> VerbResult:
     """Read a data set and name every defect: the row, its id, what is wrong and what to do. Exit
     code 1 if too many rows cannot be used.
     """
-    from .. import console, safe_replace
+    from .. import safe_replace
     from ..pipeline.check import check as run_check
     from ..pipeline.check import require_usable, write_rejects
     from .printing import print_check
-    from .rendering import events
+    from .rendering import events, print_as_json
 
     with events() as on_event:
         checked = run_check(
@@ -107,167 +140,118 @@ def check(
         )
     if rejects is None:
         checked = write_rejects(checked, safe_replace.unused_path(Path("rejects.jsonl")))
-    result = checked.to_dict()
     if json:
-        console.print_json(result)
+        print_as_json(checked)
     else:
         print_check(checked)
     require_usable(checked, data, max_rejects=max_rejects)
-    return result
+    return checked
 
 
 @app.command()
 def convert(
-    data: Annotated[Path, typer.Argument(help="A data set of any shape that check reads.")],
-    out: Annotated[
-        Path, typer.Option(help="The folder to write: metadata.jsonl, images/ and rejects.jsonl.")
-    ],
+    data: AnyData,
+    out: ConvertedFolder,
     overwrite: Overwrite = False,
     images: Images = None,
     held_out: HeldOut = None,
     pictures: Depth = PictureDepth.decode,
-    max_rejects: Annotated[
-        int | None,
-        typer.Option(min=0, help="How many rows may be left out; any number, if not given."),
-    ] = None,
+    max_rejects: MaxLeftOut = None,
     json: Json = False,
-) -> dict[str, Any]:
+) -> VerbResult:
     """Write a data set as the one shape that phisense, TRL and datasets.load_dataset read alike,
     with rows that cannot be used left out.
     """
-    from .. import console, safe_replace
-    from ..conversations.convert import DATASET_KIND
-    from ..conversations.convert import convert as write
-    from ..pipeline.check import read_through
-    from ..pipeline.results import CheckResult
-    from .printing import print_unread
-    from .rendering import events
+    from ..pipeline.check import convert as run_conversion
+    from .printing import print_conversion
+    from .rendering import events, print_as_json
 
-    safe_replace.check_can_write(out, kind=DATASET_KIND, overwrite=overwrite)
     with events() as on_event:
-        checked = read_through(
+        converted = run_conversion(
             data,
+            out,
             images=images or (),
             held_out=held_out or (),
             image_depth=pictures.value,
-            on_event=on_event,
-        )
-    if max_rejects is not None and len(checked.rejected) > max_rejects:
-        raise DataError(
-            f"{data} has {len(checked.rejected):,} rows of {checked.rows:,} that cannot be used, so"
-            " nothing was written",
-            wanted=f"at most {max_rejects}",
-            do="Look at them with phisense check, or raise --max-rejects",
-        )
-    with events() as on_event:
-        counts = write(
-            data,
-            out,
-            checked,
-            images or [],
+            max_rejects=max_rejects,
             overwrite=overwrite,
             on_event=on_event,
         )
-    found = CheckResult.from_dict(checked.as_dict(), str(data))
     if json:
-        told = found.to_dict()
-        console.print_json(
-            {"out": str(out), **counts, **{name: told[name] for name in ("counts", "notes")}}
-        )
+        print_as_json(converted)
     else:
-        print_unread(found)
-        written = found.rows - found.rejected
-        console.out.print(
-            f"{written:,} of {found.rows:,} rows -> {out}; {found.rejected:,}"
-            f" left out -> {out / 'rejects.jsonl'}"
-        )
-    return {"out": str(out), **counts}
+        print_conversion(converted)
+    return converted
 
 
 @app.command()
 def show(
-    data: Annotated[Path, typer.Argument(help="A data set of any shape that check reads.")],
-    n: Annotated[int, typer.Option("-n", min=1, help="How many conversations.")] = 3,
-    recipe: Annotated[
-        str, typer.Option(help="Whose tokenizer and picture slots to use.")
-    ] = "practice",
+    data: AnyData,
+    n: Count = 3,
+    recipe: TokenizerRecipe = "practice",
     json: Json = False,
-) -> list[dict[str, Any]]:
+) -> Sequence[VerbResult]:
     """Show conversations as the model reads them, supervised tokens in colour: what is not coloured
     teaches nothing.
     """
     from .. import console
     from ..recipe import load_recipe
     from ..showing import render_rows
+    from .rendering import print_as_json
 
     rows = render_rows(data, load_recipe(recipe), n)
     if json:
-        console.print_json([row.as_dict() for row in rows])
+        print_as_json(rows)
     else:
         for row in rows:
             console.out.print(row.as_text())
-    return [row.as_dict() for row in rows]
+    return rows
 
 
 @app.command()
 def features(
     recipe: RecipeName,
     set_: Set = None,
-    plan: Annotated[
-        bool,
-        typer.Option(
-            "--plan", help="Only say what each format would cost for this data, and which to take."
-        ),
-    ] = False,
-    overwrite: Annotated[
-        bool,
-        typer.Option(
-            "--overwrite",
-            help=(
-                "Replace the store that is there, when the new one is whole, whatever encoder or"
-                " format made it."
-            ),
-        ),
-    ] = False,
+    plan: OnlyPlan = False,
+    overwrite: OverwriteStore = False,
     device: DeviceName = "auto",
     json: Json = False,
-) -> dict[str, Any]:
+) -> VerbResult:
     """Encode every picture that a recipe trains on or asks about once, into a store on disk.
     Interrupted, it goes on where it stopped.
 
     A store that is there is added to: what it holds is kept, and none of it is encoded again. Under
     `accelerate launch` or `torchrun` the processes share the work, and the store is the same.
     """
-    from .. import console
     from ..distributed import current_process_group
     from ..pipeline.features import encode_features, plan_features
     from ..recipe import load_recipe
     from .printing import print_features
-    from .rendering import events
+    from .rendering import events, print_as_json
 
     r = load_recipe(recipe, tuple(set_ or ()))
     if plan:
         with events() as on_event:
             planned = plan_features(r, device=device, on_event=on_event)
-        return _print_plan(planned, json)
+        if json:
+            print_as_json(planned)
+        else:
+            _print_plan(planned)
+        return planned
     with events() as on_event:
         encoded = encode_features(r, overwrite=overwrite, device=device, on_event=on_event)
     if not current_process_group().is_main:
-        return encoded.to_dict()
-    result = {"store": str(encoded.folder), **encoded.to_dict()}
+        return encoded
     if json:
-        console.print_json(result)
+        print_as_json(encoded)
     else:
         print_features(encoded)
-    return result
+    return encoded
 
 
-def _print_plan(planned: FeaturesPlan, json: bool) -> dict[str, Any]:
+def _print_plan(planned: FeaturesPlan) -> None:
     from .. import console
 
-    if json:
-        console.print_json(planned.to_dict())
-        return planned.to_dict()
     rows = [
         [
             one.format,
@@ -284,4 +268,3 @@ def _print_plan(planned: FeaturesPlan, json: bool) -> dict[str, Any]:
         rows,
     )
     console.out.print(f"Recommended: features.dtype={planned.recommended}, {planned.why}.")
-    return planned.to_dict()

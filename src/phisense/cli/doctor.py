@@ -4,41 +4,51 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 from pathlib import Path
-from typing import TYPE_CHECKING, Annotated, Any
+from typing import TYPE_CHECKING, Annotated
 
 import typer
 
 from ..errors import PartError, PhisenseError, UsageError
 from ..units import format_seconds
-from .common import Json, Overwrite, Set, app
+from .common import Json, Overwrite, Set, VerbResult, app
 
 if TYPE_CHECKING:
-    from ..doctor import Finding, Plan
+    from ..doctor import DoctorReport, Finding, Plan
+
+
+PlannedRecipe = Annotated[
+    str | None,
+    typer.Argument(help="A recipe, to look for its parts and plan its memory and time."),
+]
+OtherGPU = Annotated[
+    str | None,
+    typer.Option(help="Plan for another GPU, e.g. RTX-4090; an unknown name lists them."),
+]
+DeviceMemory = Annotated[
+    str | None,
+    typer.Option(help="Plan for so much memory, e.g. 16GB; alone, on a GPU that size."),
+]
+DemoFolder = Annotated[Path, typer.Option(help="Where everything is written.")]
+OpenPage = Annotated[bool, typer.Option("--app/--no-app", help="Open the page at the end.")]
+DemoSeed = Annotated[int, typer.Option(help="Of the scenes and of the training.")]
+Scenes = Annotated[int, typer.Option(min=100, help="To train on: fewer are faster and teach less.")]
+DemoPort = Annotated[int, typer.Option(min=0, max=65535)]
 
 
 @app.command()
 def doctor(
-    recipe: Annotated[
-        str | None,
-        typer.Argument(help="A recipe, to look for its parts and plan its memory and time."),
-    ] = None,
+    recipe: PlannedRecipe = None,
     set_: Set = None,
-    gpu: Annotated[
-        str | None,
-        typer.Option(help="Plan for another GPU, e.g. RTX-4090; an unknown name lists them."),
-    ] = None,
-    device_memory: Annotated[
-        str | None,
-        typer.Option(help="Plan for so much memory, e.g. 16GB; alone, on a GPU that size."),
-    ] = None,
+    gpu: OtherGPU = None,
+    device_memory: DeviceMemory = None,
     json: Json = False,
-) -> dict[str, Any]:
+) -> VerbResult:
     """What this machine has, whether a recipe's parts and data are there, and what memory and time
     each step will take.
     """
-    from .. import console
-    from ..doctor import examine, find_devices, make_plan
+    from ..doctor import DoctorReport, examine, find_devices, make_plan
     from ..recipe import load_recipe
+    from .rendering import print_as_json
 
     if recipe is None and (gpu or device_memory or set_):
         raise UsageError(
@@ -58,26 +68,28 @@ def doctor(
         plans = [make_plan(asked, device) for device in planned_for] if asked else []
     except PartError as error:  # said after what was found
         unknown = str(error)
-    result = {
-        "findings": [finding.as_dict() for finding in findings],
-        "plans": [made.as_dict() for made in plans],
-        "no_plan": unknown,
-    }
+    report = DoctorReport(findings=tuple(findings), plans=tuple(plans), no_plan=unknown)
     if json:
-        console.print_json(result)
+        print_as_json(report)
     else:
-        _print_findings(findings)
-        for made in plans:
-            _print_plan(made)
-        if unknown:
-            console.out.print(f"No plan: {unknown}")
+        _print_report(report)
     if any(finding.state == "missing" for finding in findings):
         raise PhisenseError(
             "something is missing",
             got=", ".join(f.what for f in findings if f.state == "missing"),
             do="See the lines marked ✗",
         )
-    return result
+    return report
+
+
+def _print_report(report: DoctorReport) -> None:
+    from .. import console
+
+    _print_findings(report.findings)
+    for plan in report.plans:
+        _print_plan(plan)
+    if report.no_plan:
+        console.out.print(f"No plan: {report.no_plan}")
 
 
 def _print_findings(findings: Sequence[Finding]) -> None:
@@ -133,17 +145,13 @@ def _print_plan(made: Plan) -> None:
 
 @app.command()
 def demo(
-    out: Annotated[Path, typer.Option(help="Where everything is written.")] = Path("demo"),
+    out: DemoFolder = Path("demo"),
     overwrite: Overwrite = False,
-    with_app: Annotated[
-        bool, typer.Option("--app/--no-app", help="Open the page at the end.")
-    ] = True,
-    seed: Annotated[int, typer.Option(help="Of the scenes and of the training.")] = 0,
-    scenes: Annotated[
-        int, typer.Option(min=100, help="To train on: fewer are faster and teach less.")
-    ] = 2700,
-    port: Annotated[int, typer.Option(min=0, max=65535)] = 7860,
-) -> dict[str, Any]:
+    with_app: OpenPage = True,
+    seed: DemoSeed = 0,
+    scenes: Scenes = 2700,
+    port: DemoPort = 7860,
+) -> VerbResult:
     """The whole road in miniature, in minutes on two CPU cores: a small model learns to look, is
     merged, evaluated and talked to.
 
@@ -173,4 +181,4 @@ def demo(
             images=recipe.image_folders[0],
             port=port,
         )
-    return summary.to_dict()
+    return summary

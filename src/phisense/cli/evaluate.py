@@ -21,85 +21,97 @@ from .common import (
     ServedName,
     ServerUrl,
     Set,
+    VerbResult,
     app,
     one_of,
-    print_caveats,
 )
 
 if TYPE_CHECKING:
-    from ..evaluation.results import EvaluationReport
-    from ..intervals import Interval
+    from ..evaluation.lmms import LmmsEvalResult
+
+
+TaskOption = Annotated[
+    str,
+    one_of(
+        TASK_NAMES,
+        text=(
+            "own: your questions, of any shape that check reads; or a benchmark"
+            " (docs/evaluation.md)."
+        ),
+    ),
+]
+Questions = Annotated[
+    list[str] | None,
+    typer.Option(help="The questions: a file, or a benchmark's id on the hub. Repeatable."),
+]
+QuestionImages = Annotated[
+    list[Path] | None, typer.Option(help="The folder of the pictures; may be repeated.")
+]
+ConditionOption = Annotated[
+    str,
+    one_of(
+        CONDITION_NAMES,
+        text="With its picture, with none, with another's, or all three.",
+    ),
+]
+ReportFolder = Annotated[
+    Path | None,
+    typer.Option(
+        help="The report folder; otherwise reports/MODEL-DATA or reports/MODEL-BENCHMARK."
+    ),
+]
+Limit = Annotated[
+    int | None,
+    typer.Option(min=1, help="Only so many questions, drawn by their ids: the same each time."),
+]
+BatchSize = Annotated[
+    int | None,
+    typer.Option(
+        min=1,
+        help="Questions at once, in torch; otherwise evaluate.batch_size of its recipe, or 64.",
+    ),
+]
+MaxNewTokens = Annotated[
+    int | None,
+    typer.Option(
+        min=1,
+        help=(
+            "Of an answer; otherwise, of your questions, evaluate.max_new_tokens of the model's"
+            " recipe, or what the benchmark's answers need."
+        ),
+    ),
+]
+EvaluationSeed = Annotated[int, typer.Option(min=0, help="Of the shuffling and of the intervals.")]
+LmmsTasks = Annotated[
+    str | None,
+    typer.Option(
+        "--lmms-eval",
+        metavar="TASKS",
+        help="Instead: lmms-eval's own tasks (pope,gqa), where it is installed.",
+    ),
+]
+LmmsInclude = Annotated[
+    Path | None,
+    typer.Option("--lmms-include", help="A folder with task files of yours for lmms-eval."),
+]
 
 
 @app.command()
 def evaluate(
     context: typer.Context,
     model: ChatModel = None,
-    task: Annotated[
-        str,
-        one_of(
-            TASK_NAMES,
-            text=(
-                "own: your questions, of any shape that check reads; or a benchmark"
-                " (docs/evaluation.md)."
-            ),
-        ),
-    ] = "own",
-    data: Annotated[
-        list[str] | None,
-        typer.Option(help="The questions: a file, or a benchmark's id on the hub. Repeatable."),
-    ] = None,
-    images: Annotated[
-        list[Path] | None, typer.Option(help="The folder of the pictures; may be repeated.")
-    ] = None,
-    condition: Annotated[
-        str,
-        one_of(
-            CONDITION_NAMES,
-            text="With its picture, with none, with another's, or all three.",
-        ),
-    ] = "all",
-    out: Annotated[
-        Path | None,
-        typer.Option(
-            help="The report folder; otherwise reports/MODEL-DATA or reports/MODEL-BENCHMARK."
-        ),
-    ] = None,
+    task: TaskOption = "own",
+    data: Questions = None,
+    images: QuestionImages = None,
+    condition: ConditionOption = "all",
+    out: ReportFolder = None,
     overwrite: Overwrite = False,
-    limit: Annotated[
-        int | None,
-        typer.Option(min=1, help="Only so many questions, drawn by their ids: the same each time."),
-    ] = None,
-    batch_size: Annotated[
-        int | None,
-        typer.Option(
-            min=1,
-            help="Questions at once, in torch; otherwise evaluate.batch_size of its recipe, or 64.",
-        ),
-    ] = None,
-    max_new_tokens: Annotated[
-        int | None,
-        typer.Option(
-            min=1,
-            help=(
-                "Of an answer; otherwise, of your questions, evaluate.max_new_tokens of the model's"
-                " recipe, or what the benchmark's answers need."
-            ),
-        ),
-    ] = None,
-    seed: Annotated[int, typer.Option(min=0, help="Of the shuffling and of the intervals.")] = 0,
-    lmms_eval: Annotated[
-        str | None,
-        typer.Option(
-            "--lmms-eval",
-            metavar="TASKS",
-            help="Instead: lmms-eval's own tasks (pope,gqa), where it is installed.",
-        ),
-    ] = None,
-    lmms_include: Annotated[
-        Path | None,
-        typer.Option("--lmms-include", help="A folder with task files of yours for lmms-eval."),
-    ] = None,
+    limit: Limit = None,
+    batch_size: BatchSize = None,
+    max_new_tokens: MaxNewTokens = None,
+    seed: EvaluationSeed = 0,
+    lmms_eval: LmmsTasks = None,
+    lmms_include: LmmsInclude = None,
     picture_tokens: PictureTokens = None,
     device: EngineDevice = "auto",
     engine: EngineChoice = "auto",
@@ -108,7 +120,7 @@ def evaluate(
     server: ServerUrl = None,
     served: ServedName = None,
     json: Json = False,
-) -> dict[str, object]:
+) -> VerbResult:
     """Ask questions whose answers are known, with the picture, without, and with another's; score
     them; say whether the model looks.
 
@@ -117,8 +129,6 @@ def evaluate(
     language.part=FOLDER says where its parts lie now); what phisense export wrote in llama.cpp;
     with --server any server that speaks OpenAI's protocol.
     """
-    from .. import console
-
     if lmms_eval is not None:
         _reject_other_options(context)
         return _run_lmms_eval(model, lmms_eval, out, device, lmms_include, limit, json)
@@ -128,7 +138,8 @@ def evaluate(
         )
     from ..evaluation.results import CONDITIONS
     from ..pipeline.evaluate import evaluate as run_evaluation
-    from .rendering import events
+    from .printing import print_evaluation
+    from .rendering import events, print_as_json
 
     with events() as on_event:
         report = run_evaluation(
@@ -152,15 +163,11 @@ def evaluate(
             seed=seed,
             on_event=on_event,
         )
-    assert report.folder is not None
-    page = report.folder / "report.html"
-    result: dict[str, object] = {"report": str(page), **report.to_dict()}
     if json:
-        console.print_json(result)
+        print_as_json(report)
     else:
-        _print_scores(report)
-        console.out.print(f"report -> {page}")
-    return result
+        print_evaluation(report)
+    return report
 
 
 def _reject_other_options(context: typer.Context) -> None:
@@ -190,9 +197,10 @@ def _run_lmms_eval(
     include: Path | None,
     limit: int | None,
     json: bool,
-) -> dict[str, object]:
+) -> LmmsEvalResult:
     from .. import console
     from ..evaluation.lmms import run_lmms_eval
+    from .rendering import print_as_json
 
     if model is None:
         raise UsageError(
@@ -200,9 +208,8 @@ def _run_lmms_eval(
         )
     folder = out or Path("reports") / f"{model.resolve().name}-lmms-eval"
     found = run_lmms_eval(model, tasks, folder, device=device, include=include, limit=limit)
-    result = found.to_dict()
     if json:
-        console.print_json(result)
+        print_as_json(found)
     else:
         rows = [
             [name, metric, f"{value:.4f}"]
@@ -211,39 +218,4 @@ def _run_lmms_eval(
         ]
         console.print_table("by lmms-eval", ["task", "metric", "value"], rows)
         console.out.print(f"what it wrote -> {found.report}")
-    return result
-
-
-def _print_scores(report: EvaluationReport) -> None:
-    from .. import console
-
-    ran = list(report.conditions)
-    first = report.conditions[ran[0]]
-    rows = [
-        [name, *(_format_figure(report.metric(condition, name)) for condition in ran)]
-        for name in first.metrics
-    ]
-    rows += [
-        [f"  {kind}", *(f"{report.conditions[name].kinds[kind].value:.3f}" for name in ran)]
-        for kind in first.kinds
-    ]
-    console.print_table(f"{report.questions:,} questions, 95 % intervals", ["", *ran], rows)
-    print_caveats(report.caveats)
-    if report.looks is not None:
-        over = ", ".join(
-            f"{one.value:+.3f} [{one.low:+.3f}, {one.high:+.3f}] over {name}"
-            for name, one in report.looks.over.items()
-        )
-        said, style = _VERDICTS[report.looks.verdict]
-        console.out.print(f"{said}: {report.looks.metric} {over}.", style=style)
-
-
-_VERDICTS = {
-    "looks": ("The model looks at the picture", "green"),
-    "blind": ("The model is BLIND: the picture does not help it", "red"),
-    "too few": ("There are too few questions to say whether the model looks", "yellow"),
-}
-
-
-def _format_figure(figure: Interval | None) -> str:
-    return "" if figure is None else f"{figure.value:.3f} [{figure.low:.2f}-{figure.high:.2f}]"
+    return found

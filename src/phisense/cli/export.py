@@ -3,41 +3,52 @@
 from __future__ import annotations
 
 from pathlib import Path
-from typing import Annotated, Any
+from typing import TYPE_CHECKING, Annotated
 
 import typer
 
 from ..errors import UsageError
-from .common import Json, Model, Overwrite, app
+from .common import Json, Model, Overwrite, VerbResult, app
+
+if TYPE_CHECKING:
+    from ..pipeline.results import ExportResult
+
+
+Target = Annotated[str, typer.Option(help="gguf: the files of llama.cpp and Ollama.")]
+Quantization = Annotated[
+    str,
+    typer.Option(help="q4_k_m (a third of the size), q8_0 (half), or f16 (nothing is lost)."),
+]
+GGUFOutput = Annotated[
+    Path | None,
+    typer.Option(help="The folder to write; otherwise MODEL-QUANT, beside the model."),
+]
+ComparedQuestions = Annotated[
+    list[Path] | None,
+    typer.Option(
+        help="Held-out questions to compare answers on; otherwise 24 about drawn pictures."
+    ),
+]
+ComparedImages = Annotated[
+    list[Path] | None, typer.Option(help="The folder of their pictures; may be repeated.")
+]
+ComparedAtMost = Annotated[
+    int, typer.Option(min=1, help="At most so many of the questions, evenly spaced.")
+]
 
 
 @app.command()
 def export(
     model: Model,
-    to: Annotated[str, typer.Option(help="gguf: the files of llama.cpp and Ollama.")] = "gguf",
-    quant: Annotated[
-        str,
-        typer.Option(help="q4_k_m (a third of the size), q8_0 (half), or f16 (nothing is lost)."),
-    ] = "q4_k_m",
-    out: Annotated[
-        Path | None,
-        typer.Option(help="The folder to write; otherwise MODEL-QUANT, beside the model."),
-    ] = None,
+    to: Target = "gguf",
+    quant: Quantization = "q4_k_m",
+    out: GGUFOutput = None,
     overwrite: Overwrite = False,
-    data: Annotated[
-        list[Path] | None,
-        typer.Option(
-            help="Held-out questions to compare answers on; otherwise 24 about drawn pictures."
-        ),
-    ] = None,
-    images: Annotated[
-        list[Path] | None, typer.Option(help="The folder of their pictures; may be repeated.")
-    ] = None,
-    limit: Annotated[
-        int, typer.Option(min=1, help="At most so many of the questions, evenly spaced.")
-    ] = 100,
+    data: ComparedQuestions = None,
+    images: ComparedImages = None,
+    limit: ComparedAtMost = 100,
     json: Json = False,
-) -> dict[str, Any]:
+) -> VerbResult:
     """Write a model folder as llama.cpp's files, and measure what that changed.
 
     The float16 file must give torch's logits (the same likeliest token at 99 % of positions, mean
@@ -45,9 +56,8 @@ def export(
     it. `phisense chat` and `app` open the folder on machines without a GPU; llama.cpp and Ollama
     open its files as they are (docs/llama.md).
     """
-    from .. import console
     from ..pipeline.export import export as run_export
-    from .rendering import events
+    from .rendering import events, print_as_json
 
     if to != "gguf":
         raise UsageError("unknown --to", got=to, wanted="gguf")
@@ -62,29 +72,33 @@ def export(
             limit=limit,
             on_event=on_event,
         )
-    result = {"folder": str(exported.folder), **exported.to_dict()}
     if json:
-        console.print_json(result)
+        print_as_json(exported)
     else:
-        rows = [
-            [name, f"{one.top1:.2%}", f"{one.kl:.2g}", f"{one.same_answers:.1%}"]
-            for name, one in exported.agreements.items()
-        ]
-        asked_about = "held-out pictures" if data else "drawn pictures"
-        console.print_table(
-            f"{exported.questions} questions about {asked_about}",
-            ["file", "same likeliest token", "KL to torch", "same answers"],
-            rows,
+        _print_export(exported, "held-out pictures" if data else "drawn pictures")
+    return exported
+
+
+def _print_export(exported: ExportResult, asked_about: str) -> None:
+    """The agreement of each file with torch, the sizes, and what llama.cpp can do with them."""
+    from .. import console
+
+    rows = [
+        [name, f"{one.top1:.2%}", f"{one.kl:.2g}", f"{one.same_answers:.1%}"]
+        for name, one in exported.agreements.items()
+    ]
+    console.print_table(
+        f"{exported.questions} questions about {asked_about}",
+        ["file", "same likeliest token", "KL to torch", "same answers"],
+        rows,
+    )
+    for name, size in exported.bytes.items():
+        console.out.print(f"{name}: {size / 1e6:,.1f} MB")
+    if not exported.mmproj:
+        console.out.print(
+            f"No mmproj: {exported.mmproj_why_not}. Our own engine reads the folder all the same.",
+            style="yellow",
         )
-        for name, size in exported.bytes.items():
-            console.out.print(f"{name}: {size / 1e6:,.1f} MB")
-        if not exported.mmproj:
-            console.out.print(
-                f"No mmproj: {exported.mmproj_why_not}. Our own engine reads the folder all the"
-                " same.",
-                style="yellow",
-            )
-        elif exported.mmproj_caution:
-            console.out.print(f"mmproj: {exported.mmproj_caution}.", style="yellow")
-        console.out.print(f"folder -> {exported.folder}")
-    return result
+    elif exported.mmproj_caution:
+        console.out.print(f"mmproj: {exported.mmproj_caution}.", style="yellow")
+    console.out.print(f"folder -> {exported.folder}")

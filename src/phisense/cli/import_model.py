@@ -3,40 +3,47 @@
 from __future__ import annotations
 
 from pathlib import Path
-from typing import Annotated, Any
+from typing import TYPE_CHECKING, Annotated
 
 import typer
 
-from .common import DeviceName, Json, Overwrite, app
-from .rendering import shown_by
+from .common import DeviceName, Json, Overwrite, VerbResult, app
+from .rendering import print_as_json, shown_by
+
+if TYPE_CHECKING:
+    from ..importing import ImportReport
+
+
+SourceFolder = Annotated[
+    str,
+    typer.Argument(
+        metavar="FOLDER",
+        help=(
+            "A LLaVA-format folder with a Phi-3, a PEFT adapter to one, or a hub id of the first."
+        ),
+    ),
+]
+ImportedFolder = Annotated[
+    Path | None,
+    typer.Option(help="The model folder to write; otherwise models/, by the name of FOLDER."),
+]
+AdapterBase = Annotated[
+    str | None,
+    typer.Option(
+        help="Of an adapter: what it was trained on, if it does not say or that is elsewhere."
+    ),
+]
 
 
 @app.command("import")
 def import_(
-    source: Annotated[
-        str,
-        typer.Argument(
-            metavar="FOLDER",
-            help=(
-                "A LLaVA-format folder with a Phi-3, a PEFT adapter to one, or a hub id of the"
-                " first."
-            ),
-        ),
-    ],
-    out: Annotated[
-        Path | None,
-        typer.Option(help="The model folder to write; otherwise models/, by the name of FOLDER."),
-    ] = None,
-    base: Annotated[
-        str | None,
-        typer.Option(
-            help="Of an adapter: what it was trained on, if it does not say or that is elsewhere."
-        ),
-    ] = None,
+    source: SourceFolder,
+    out: ImportedFolder = None,
+    base: AdapterBase = None,
     overwrite: Overwrite = False,
     device: DeviceName = "auto",
     json: Json = False,
-) -> dict[str, Any]:
+) -> VerbResult:
     """Take an existing LLaVA-format checkpoint as a model folder, for evaluate, chat, export and
     further training.
 
@@ -59,31 +66,35 @@ def import_(
             overwrite=overwrite,
             on_event=shown_by(bar),
         )
-    result = {"model": str(folder), **report}
     if json:
-        console.print_json(result)
-        return result
+        print_as_json(report)
+    else:
+        _print_import(report)
+    return report
+
+
+def _print_import(report: ImportReport) -> None:
+    """How far the written model agrees with its source, and what to be careful about."""
+    from .. import console
+
     console.out.print(
-        f"{report['positions']} positions compared with the source: largest difference of a logit"
-        f" {report['largest_difference']:.2g} standard deviations, KL {report['kl']:.2g}, same"
-        f" likeliest token {report['top1']:.2%}"
+        f"{report.positions} positions compared with the source: largest difference of a logit"
+        f" {report.largest_difference:.2g} standard deviations, KL {report.kl:.2g}, same"
+        f" likeliest token {report.top1:.2%}"
     )
-    if again := report.get("asked_again"):
+    if (again := report.asked_again) is not None:
         console.out.print(
-            f"When it was first asked it was {again['first_difference']:.2g} off, and not when it"
-            f" was asked again: the source answered {again['source_moved']:.2g} otherwise, what was"
-            f" written {again['written_moved']:.2g}. Compare once more on a quiet machine.",
+            f"When it was first asked it was {again.first_difference:.2g} off, and not when it"
+            f" was asked again: the source answered {again.source_moved:.2g} otherwise, what was"
+            f" written {again.written_moved:.2g}. Compare once more on a quiet machine.",
             style="yellow",
         )
-    if report["prompt"]["same_ids"] is False:
+    if report.prompt.same_ids is False:
         console.out.print(
             "The source has a chat template of its own that gives other ids; phisense asks by"
             " Phi-3's. Evaluate before you trust it.",
             style="yellow",
         )
-    if "refused" in report["prompt"]:
-        console.out.print(
-            f"{report['prompt']['refused']}. phisense asks by Phi-3's.", style="yellow"
-        )
-    console.out.print(f"model -> {folder}")
-    return result
+    if report.prompt.refused is not None:
+        console.out.print(f"{report.prompt.refused}. phisense asks by Phi-3's.", style="yellow")
+    console.out.print(f"model -> {report.folder}")

@@ -2,10 +2,13 @@
 
 from __future__ import annotations
 
+from collections.abc import Sequence
+from pathlib import Path
 from typing import TYPE_CHECKING
 
 from ..pipeline.results import (
     CheckResult,
+    ConvertResult,
     DataFinding,
     FeaturesResult,
     MergeResult,
@@ -14,6 +17,7 @@ from ..pipeline.results import (
 )
 
 if TYPE_CHECKING:
+    from ..intervals import Interval
     from ..pipeline.evaluate import EvaluationReport
     from ..practice.summary import DemoSummary
 
@@ -99,11 +103,45 @@ def print_merge(merged: MergeResult) -> None:
 def print_evaluation(report: EvaluationReport) -> None:
     """The scores under each condition, and where the report is."""
     from .. import console
-    from .evaluate import _print_scores
 
-    assert report.folder is not None  # `evaluate` has written it
     _print_scores(report)
-    console.out.print(f"report -> {report.folder / 'report.html'}")
+    console.out.print(f"report -> {report.page}")
+
+
+def _print_scores(report: EvaluationReport) -> None:
+    from .. import console
+    from .common import print_caveats
+
+    ran = list(report.conditions)
+    first = report.conditions[ran[0]]
+    rows = [
+        [name, *(_format_figure(report.metric(condition, name)) for condition in ran)]
+        for name in first.metrics
+    ]
+    rows += [
+        [f"  {kind}", *(f"{report.conditions[name].kinds[kind].value:.3f}" for name in ran)]
+        for kind in first.kinds
+    ]
+    console.print_table(f"{report.questions:,} questions, 95 % intervals", ["", *ran], rows)
+    print_caveats(report.caveats)
+    if report.looks is not None:
+        over = ", ".join(
+            f"{one.value:+.3f} [{one.low:+.3f}, {one.high:+.3f}] over {name}"
+            for name, one in report.looks.over.items()
+        )
+        said, style = _VERDICTS[report.looks.verdict]
+        console.out.print(f"{said}: {report.looks.metric} {over}.", style=style)
+
+
+_VERDICTS = {
+    "looks": ("The model looks at the picture", "green"),
+    "blind": ("The model is BLIND: the picture does not help it", "red"),
+    "too few": ("There are too few questions to say whether the model looks", "yellow"),
+}
+
+
+def _format_figure(figure: Interval | None) -> str:
+    return "" if figure is None else f"{figure.value:.3f} [{figure.low:.2f}-{figure.high:.2f}]"
 
 
 def print_features(encoded: FeaturesResult) -> None:
@@ -119,15 +157,25 @@ def print_features(encoded: FeaturesResult) -> None:
     )
 
 
-def print_unread(checked: CheckResult, most: int = 20) -> None:
+def print_conversion(converted: ConvertResult) -> None:
+    """Notes about the rows, how many were written and how many were left out."""
+    from .. import console
+
+    print_unread(converted.notes)
+    written = converted.rows - converted.rejected
+    console.out.print(
+        f"{written:,} of {converted.rows:,} rows -> {converted.out}; {converted.rejected:,}"
+        f" left out -> {Path(converted.out) / 'rejects.jsonl'}"
+    )
+
+
+def print_unread(found: Sequence[DataFinding], most: int = 20) -> None:
     """A line for each of the commonest notes that are counted over the set: keys that are not read,
     pictures found by a tail.
     """
     from .. import console
 
-    notes = sorted(
-        (one for one in checked.notes if one.rows is not None), key=lambda one: -(one.rows or 0)
-    )
+    notes = sorted((one for one in found if one.rows is not None), key=lambda one: -(one.rows or 0))
     for note in notes[:most]:
         console.out.print(
             console.escape_controls(f"{_sentence(note)}.", lines=False),
@@ -192,7 +240,7 @@ def print_check(checked: CheckResult, most: int = 20) -> None:
         console.print_table(
             "What was found", ["class", "times", "rows are", "what it is, and what to do"], rows
         )
-    print_unread(checked)
+    print_unread(checked.notes)
     for finding in checked.defects[:most]:
         console.out.print(console.escape_controls(_sentence(finding), lines=False), style="red")
     if checked.rejected:

@@ -1,9 +1,12 @@
-"""How the events of a step are shown on the standard error: bars, lines, warnings."""
+"""How the events of a step are shown on the standard error (bars, lines, warnings), and the JSON of
+what a verb returns.
+"""
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Sequence
 from contextlib import ExitStack, contextmanager
+from pathlib import Path
 
 from .. import console
 from ..distributed import current_process_group
@@ -18,6 +21,36 @@ from ..pipeline.progress import (
     StepSkipped,
     TrainingStep,
 )
+from .verb_result import VerbResult
+
+
+def to_json(result: VerbResult | Sequence[VerbResult] | None) -> object:
+    """The JSON that a verb prints with `--json`: that of its result, below the folder or page that
+    was written.
+    """
+    if result is None:
+        return None
+    if isinstance(result, Sequence):
+        return [to_json(one) for one in result]
+    return {**_written_place(result), **result.to_dict()}
+
+
+def _written_place(result: VerbResult) -> dict[str, str]:
+    """What a verb wrote, by the verb's word for it; empty for results that are only shown."""
+    from ..evaluation.results import EvaluationReport
+    from ..pipeline.results import FolderResult
+
+    match result:
+        case FolderResult():
+            return {result.PLACE: str(result.folder)}
+        case EvaluationReport(page=Path() as page):
+            return {"report": str(page)}
+    return {}
+
+
+def print_as_json(result: VerbResult | Sequence[VerbResult]) -> None:
+    """Print the JSON of a verb's result to the standard output."""
+    console.print_json(to_json(result))
 
 
 @contextmanager

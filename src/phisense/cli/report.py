@@ -2,39 +2,57 @@
 
 from __future__ import annotations
 
+from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated
 
 import typer
 
 from ..errors import UsageError
-from .common import Json, Overwrite, app
+from .common import Json, Overwrite, VerbResult, app
 
 if TYPE_CHECKING:
-    from ..evaluation.comparison import ComparisonGroup
+    from ..evaluation.comparison import Comparison, ComparisonGroup
+
+
+ReportFolders = Annotated[
+    list[Path],
+    typer.Argument(
+        help="Report folders, as phisense evaluate writes them; of one or several models."
+    ),
+]
+PageFile = Annotated[
+    Path | None,
+    typer.Option(
+        help=(
+            "The HTML file to write; otherwise report.html of the one folder, or"
+            " comparison.html beside the first of several."
+        )
+    ),
+]
+Title = Annotated[str | None, typer.Option(help="Of the page.")]
+
+
+@dataclass(frozen=True, slots=True)
+class ComparisonPage:
+    """A page of one or several evaluations, and what it says."""
+
+    page: Path
+    comparison: Comparison
+
+    def to_dict(self) -> dict[str, object]:
+        """`{"report", "tasks", "notes"}`."""
+        return {"report": str(self.page), **self.comparison.to_dict()}
 
 
 @app.command()
 def report(
-    folders: Annotated[
-        list[Path],
-        typer.Argument(
-            help="Report folders, as phisense evaluate writes them; of one or several models."
-        ),
-    ],
-    out: Annotated[
-        Path | None,
-        typer.Option(
-            help=(
-                "The HTML file to write; otherwise report.html of the one folder, or"
-                " comparison.html beside the first of several."
-            )
-        ),
-    ] = None,
+    folders: ReportFolders,
+    out: PageFile = None,
     overwrite: Overwrite = False,
-    title: Annotated[str | None, typer.Option(help="Of the page.")] = None,
+    title: Title = None,
     json: Json = False,
-) -> dict[str, object]:
+) -> VerbResult:
     """Make one page of several evaluations: models side by side, tasks one below the other. Of one
     folder, make its page again.
 
@@ -46,7 +64,7 @@ def report(
     from ..evaluation.page import PAGE_SIGNATURE, render_page
     from ..evaluation.report_writer import replace_page
     from ..pipeline.evaluate import compare_reports
-    from .rendering import shown_by
+    from .rendering import print_as_json, shown_by
 
     if len({folder.resolve() for folder in folders}) < len(folders):
         raise UsageError(
@@ -69,23 +87,23 @@ def report(
         replace_page(folders[0], page)
     else:
         artifacts.write_bytes(goal, page)
-    result: dict[str, object] = {"report": str(goal), **comparison.to_dict()}
+    written = ComparisonPage(goal, comparison)
     if json:
-        console.print_json(result)
+        print_as_json(written)
     else:
         for group in comparison.groups:
             _print_group(group)
         console.out.print(f"report -> {goal}", soft_wrap=True)
     for note in comparison.notes:
         console.err.print(note, style="yellow", soft_wrap=True)
-    return result
+    return written
 
 
 def _output_file(folders: list[Path], out: Path | None) -> tuple[Path, bool]:
     """The file to write, and whether it is the one report's own page. Raises UsageError for a place
     inside a report that is not.
     """
-    from ..evaluation.report import PAGE
+    from ..evaluation.results import PAGE
 
     if out is None:
         return (

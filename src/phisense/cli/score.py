@@ -7,51 +7,54 @@ from typing import TYPE_CHECKING, Annotated
 
 import typer
 
-from .common import TASK_NAMES, Json, app, print_caveats
+from .common import TASK_NAMES, Json, VerbResult, app, print_caveats
 
 if TYPE_CHECKING:
     from ..evaluation.results import ScoreReport
     from ..intervals import Interval
 
 
+Benchmark = Annotated[
+    str,
+    typer.Argument(
+        autocompletion=lambda: list(TASK_NAMES),
+        help=f"The benchmark whose rules it is scored by: {', '.join(TASK_NAMES)}.",
+    ),
+]
+QuestionFiles = Annotated[
+    list[str],
+    typer.Option(help="The benchmark's own file, folder, or OWNER/NAME of the hub. Repeatable."),
+]
+GivenAnswers = Annotated[
+    Path,
+    typer.Option(
+        help=('A row for each question: {"question_id": ..., "answer": ...}; JSON lines or a list.')
+    ),
+]
+AllowMissing = Annotated[
+    bool, typer.Option("--allow-missing", help="Questions without an answer count as wrong.")
+]
+AnswerColumn = Annotated[
+    str | None,
+    typer.Option(
+        "--answer-column",
+        metavar="NAME",
+        help="The column or field of the answers; otherwise the one that holds them.",
+    ),
+]
+BootstrapSeed = Annotated[int, typer.Option(min=0, help="Of the bootstrap.")]
+
+
 @app.command()
 def score(
-    task: Annotated[
-        str,
-        typer.Argument(
-            autocompletion=lambda: list(TASK_NAMES),
-            help=f"The benchmark whose rules it is scored by: {', '.join(TASK_NAMES)}.",
-        ),
-    ],
-    questions: Annotated[
-        list[str],
-        typer.Option(
-            help="The benchmark's own file, folder, or OWNER/NAME of the hub. Repeatable."
-        ),
-    ],
-    answers: Annotated[
-        Path,
-        typer.Option(
-            help=(
-                'A row for each question: {"question_id": ..., "answer": ...}; JSON lines or a'
-                " list."
-            )
-        ),
-    ],
-    allow_missing: Annotated[
-        bool, typer.Option("--allow-missing", help="Questions without an answer count as wrong.")
-    ] = False,
-    answer_column: Annotated[
-        str | None,
-        typer.Option(
-            "--answer-column",
-            metavar="NAME",
-            help="The column or field of the answers; otherwise the one that holds them.",
-        ),
-    ] = None,
-    seed: Annotated[int, typer.Option(min=0, help="Of the bootstrap.")] = 0,
+    task: Benchmark,
+    questions: QuestionFiles,
+    answers: GivenAnswers,
+    allow_missing: AllowMissing = False,
+    answer_column: AnswerColumn = None,
+    seed: BootstrapSeed = 0,
     json: Json = False,
-) -> dict[str, object]:
+) -> VerbResult:
     """Score answers that any model has given, by the benchmark's official rules, with 95 %
     intervals.
 
@@ -66,6 +69,7 @@ def score(
     from .. import console
     from ..evaluation.tasks import TASKS
     from ..pipeline.evaluate import score_answers
+    from .rendering import print_as_json
 
     title = TASKS[task].title
     with console.err.status(f"reading and scoring {task}"):
@@ -77,15 +81,14 @@ def score(
             answer_column=answer_column,
             seed=seed,
         )
-    result = scored.to_dict()
     if json:
-        console.print_json(result)
+        print_as_json(scored)
     else:
-        _tell(title, scored)
-    return result
+        _print_scores(title, scored)
+    return scored
 
 
-def _tell(title: str, scored: ScoreReport) -> None:
+def _print_scores(title: str, scored: ScoreReport) -> None:
     from .. import console
 
     console.print_table(

@@ -2,38 +2,79 @@
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from pathlib import Path
-from typing import Annotated, Any
+from typing import Annotated
 
 import typer
 
-from .common import DeviceName, Json, Overwrite, RecipeName, Set, app
+from .common import DeviceName, Json, Overwrite, RecipeName, Set, VerbResult, app
+
+Resume = Annotated[bool, typer.Option("--resume", help="Go on from the newest whole checkpoint.")]
+OverwriteRun = Annotated[
+    bool,
+    typer.Option(
+        "--overwrite",
+        help=(
+            "Replace a run of this name; a finished one stays, as NAME~, until the new one is"
+            " whole."
+        ),
+    ),
+]
+AcceptChanges = Annotated[
+    bool,
+    typer.Option("--accept-changes", help="Resume though recipe, data or features are others."),
+]
+Root = Annotated[Path, typer.Argument(help="The folder that holds runs/.")]
+RunFolder = Annotated[Path, typer.Argument(help="A run folder, as phisense train writes it.")]
+MergedFolder = Annotated[
+    Path | None,
+    typer.Option(help="The model folder to write; otherwise models/NAME beside runs."),
+]
+Variants = Annotated[
+    list[str],
+    typer.Option(
+        "--try",
+        metavar="CHANGES",
+        help='A variant, e.g. "projector.kind=mlp projector.pool=2". Repeatable.',
+    ),
+]
+HeldOutLimit = Annotated[
+    int | None, typer.Option(min=1, help="Only so many held-out questions, evenly spaced.")
+]
+Ranges = Annotated[
+    list[str] | None,
+    typer.Option(
+        metavar="KEY=RANGE",
+        help=(
+            "low..high or one,two,three; repeatable. If not given: rates, warm-up, LoRA, tokens"
+            " per picture."
+        ),
+    ),
+]
+Trials = Annotated[
+    int, typer.Option(min=1, help="In all, those of other workers and earlier calls included.")
+]
+Hours = Annotated[float | None, typer.Option(min=0.0, help="Begin no further trial after so long.")]
+JudgedQuestions = Annotated[
+    int, typer.Option(min=1, help="Held-out questions by which a trial is judged.")
+]
+Storage = Annotated[
+    str | None,
+    typer.Option(help="A database URL that several workers share; otherwise SQLite in the study."),
+]
 
 
 @app.command()
 def train(
     recipe: RecipeName,
     set_: Set = None,
-    resume: Annotated[
-        bool, typer.Option("--resume", help="Go on from the newest whole checkpoint.")
-    ] = False,
-    overwrite: Annotated[
-        bool,
-        typer.Option(
-            "--overwrite",
-            help=(
-                "Replace a run of this name; a finished one stays, as NAME~, until the new one is"
-                " whole."
-            ),
-        ),
-    ] = False,
-    accept_changes: Annotated[
-        bool,
-        typer.Option("--accept-changes", help="Resume though recipe, data or features are others."),
-    ] = False,
+    resume: Resume = False,
+    overwrite: OverwriteRun = False,
+    accept_changes: AcceptChanges = False,
     device: DeviceName = "auto",
     json: Json = False,
-) -> dict[str, Any]:
+) -> VerbResult:
     """Train in stages: align (projector), instruct (projector and LoRA, or the whole language
     part), further ones. Writes a run folder, and says whether the model looks at its pictures.
 
@@ -43,11 +84,10 @@ def train(
     from ..recipe import load_recipe
 
     r = load_recipe(recipe, tuple(set_ or ()))
-    from .. import console
     from ..distributed import current_process_group
     from ..pipeline.train import train as run_training
     from .printing import print_training, print_verdict
-    from .rendering import events
+    from .rendering import events, print_as_json
 
     with events() as on_event:
         trained = run_training(
@@ -59,31 +99,30 @@ def train(
             on_event=on_event,
         )
     if not current_process_group().is_main:
-        return trained.to_dict()
-    result = {"run": str(r.run), **trained.to_dict()}
+        return trained
     if json:
         print_verdict(trained.verdict, quiet=True)
-        console.print_json(result)
+        print_as_json(trained)
     else:
         print_training(trained)
-    return result
+    return trained
 
 
 @app.command()
 def runs(
-    root: Annotated[Path, typer.Argument(help="The folder that holds runs/.")] = Path("."),
+    root: Root = Path("."),
     json: Json = False,
-) -> list[dict[str, Any]]:
+) -> Sequence[VerbResult]:
     """The runs there are: finished, running, or stopped at a step; and whether train --resume can
     go on.
     """
     from .. import console
-    from ..training.run_folder import list_runs as find_runs
+    from ..training.run_folder import list_runs
+    from .rendering import print_as_json
 
-    found = find_runs(root)
-    result = [run.to_dict() for run in found]
+    found = list_runs(root)
     if json:
-        console.print_json(result)
+        print_as_json(found)
     else:
         rows = [
             [
@@ -95,31 +134,27 @@ def runs(
             for run in found
         ]
         console.print_table(f"runs in {root}", ["run", "state", "last logged step", "loss"], rows)
-    return result
+    return found
 
 
 @app.command()
 def merge(
-    run: Annotated[Path, typer.Argument(help="A run folder, as phisense train writes it.")],
+    run: RunFolder,
     set_: Set = None,
-    out: Annotated[
-        Path | None,
-        typer.Option(help="The model folder to write; otherwise models/NAME beside runs."),
-    ] = None,
+    out: MergedFolder = None,
     overwrite: Overwrite = False,
     device: DeviceName = "auto",
     json: Json = False,
-) -> dict[str, Any]:
+) -> VerbResult:
     """Merge the adapter into the base, measure what that did, and write a native model folder;
     refuse a lossy merge.
 
     The parts must be those that the run was trained with, by their content; --set
     language.part=FOLDER says where they lie now.
     """
-    from .. import console
     from ..pipeline.merge import merge as run_merge
     from .printing import print_merge
-    from .rendering import events
+    from .rendering import events, print_as_json
 
     with events() as on_event:
         merged = run_merge(
@@ -130,32 +165,22 @@ def merge(
             device=device,
             on_event=on_event,
         )
-    result = {"model": str(merged.folder), **merged.to_dict()}
     if json:
-        console.print_json(result)
+        print_as_json(merged)
     else:
         print_merge(merged)
-    return result
+    return merged
 
 
 @app.command()
 def compare(
     recipe: RecipeName,
-    try_: Annotated[
-        list[str],
-        typer.Option(
-            "--try",
-            metavar="CHANGES",
-            help='A variant, e.g. "projector.kind=mlp projector.pool=2". Repeatable.',
-        ),
-    ],
+    try_: Variants,
     set_: Set = None,
-    limit: Annotated[
-        int | None, typer.Option(min=1, help="Only so many held-out questions, evenly spaced.")
-    ] = None,
+    limit: HeldOutLimit = None,
     device: DeviceName = "auto",
     json: Json = False,
-) -> dict[str, Any]:
+) -> VerbResult:
     """Walk a recipe and variants of it from features to held-out accuracy: one table and one plot.
 
     What is there already is not made again, so more variants can be added later.
@@ -163,15 +188,14 @@ def compare(
     from .. import console
     from ..comparing import compare as run_comparison
     from .printing import print_result, print_warnings
-    from .rendering import events
+    from .rendering import events, print_as_json
 
     with events(print_warnings if json else print_result, headings=not json) as on_event:
         found = run_comparison(
             recipe, set_ or (), try_, limit=limit, device=device, on_event=on_event
         )
-    result = found.to_dict()
     if json:
-        console.print_json(result)
+        print_as_json(found)
     else:
         rows = [
             [
@@ -189,41 +213,21 @@ def compare(
             rows,
         )
         console.out.print(f"plot -> {found.plot}")
-    return result
+    return found
 
 
 @app.command()
 def tune(
     recipe: RecipeName,
-    vary: Annotated[
-        list[str] | None,
-        typer.Option(
-            metavar="KEY=RANGE",
-            help=(
-                "low..high or one,two,three; repeatable. If not given: rates, warm-up, LoRA, tokens"
-                " per picture."
-            ),
-        ),
-    ] = None,
+    vary: Ranges = None,
     set_: Set = None,
-    trials: Annotated[
-        int, typer.Option(min=1, help="In all, those of other workers and earlier calls included.")
-    ] = 20,
-    hours: Annotated[
-        float | None, typer.Option(min=0.0, help="Begin no further trial after so long.")
-    ] = None,
-    questions: Annotated[
-        int, typer.Option(min=1, help="Held-out questions by which a trial is judged.")
-    ] = 200,
-    storage: Annotated[
-        str | None,
-        typer.Option(
-            help="A database URL that several workers share; otherwise SQLite in the study."
-        ),
-    ] = None,
+    trials: Trials = 20,
+    hours: Hours = None,
+    questions: JudgedQuestions = 200,
+    storage: Storage = None,
     device: DeviceName = "auto",
     json: Json = False,
-) -> dict[str, Any]:
+) -> VerbResult:
     """Look for better settings with Optuna: train, judge by held-out questions, prune what falls
     behind.
 
@@ -234,7 +238,7 @@ def tune(
     from ..recipe import load_recipe
     from ..tuning import Tuning, default_ranges, parse_range
     from .printing import print_result, print_warnings
-    from .rendering import events
+    from .rendering import events, print_as_json
 
     changes = tuple(set_ or ())
     ranges = (
@@ -244,9 +248,8 @@ def tune(
         found = Tuning(
             recipe, changes, tuple(ranges), trials, hours, questions, storage, device, on_event
         )()
-    result = found.to_dict()
     if json:
-        console.print_json(result)
+        print_as_json(found)
     else:
         settings = [
             [key, f"{value:.4g}" if isinstance(value, float) else str(value)]
@@ -261,4 +264,4 @@ def tune(
             f"train it with: phisense train {found.recipe}\nreport -> {found.report}",
             soft_wrap=True,
         )
-    return result
+    return found

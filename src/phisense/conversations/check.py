@@ -18,6 +18,7 @@ from pathlib import Path
 from typing import Any
 
 from ..pipeline.progress import OnEvent, Progress, ignore
+from ..pipeline.results import CheckResult
 from ..safe_parsing import MAX_PATH_LENGTH, quote
 from .defects import DEFECT_KINDS, Defect
 from .ignored_keys import IgnoredKeyCounter
@@ -62,24 +63,21 @@ class CheckReport:
         """The findings that reject a row."""
         return [finding for finding in self.findings if finding.rejects]
 
-    def as_dict(self) -> dict[str, Any]:
-        """The JSON that `check --json` prints."""
-        counts = {
-            "rows": self.rows,
-            "good": self.good,
-            "rejected": len(self.rejected),
-            "turns": self.turns,
-            "pictures": self.pictures,
-        }
-        return {
-            "format": self.kind,
-            "shapes": dict(self.shapes),
-            **counts,
-            "without_picture": self.without_picture,
-            "counts": dict(self.counts),
-            "defects": [finding.as_dict() for finding in self.findings if finding.rejects],
-            "notes": [finding.as_dict() for finding in self.findings if not finding.rejects],
-        }
+    def to_result(self) -> CheckResult:
+        """The result of the check, whose JSON `check --json` prints."""
+        return CheckResult(
+            format=self.kind,
+            shapes=dict(self.shapes),
+            rows=self.rows,
+            good=self.good,
+            rejected=len(self.rejected),
+            turns=self.turns,
+            images=self.pictures,
+            without_image=self.without_picture,
+            counts=dict(self.counts),
+            defects=tuple(one.to_finding() for one in self.findings if one.rejects),
+            notes=tuple(one.to_finding() for one in self.findings if not one.rejects),
+        )
 
 
 def check(

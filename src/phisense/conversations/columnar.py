@@ -15,8 +15,8 @@ from typing import Any
 
 from .. import file_types, safe_parsing
 from ..errors import ConversationError, UsageError
-from .encodings import read_head
-from .json_reader import MAX_ROW_BYTES, RawRow
+from .encodings import read_first_bytes
+from .json_reader import MAX_ROW_BYTES, NumberedRow
 
 BATCH_ROWS = 64
 #: What pyarrow raises in addition to its own exceptions, for example for a date outside Python's
@@ -34,7 +34,7 @@ _DATA = (".json", ".jsonl", ".csv", ".tsv")
 _METADATA = ("metadata.jsonl", "metadata.csv", "metadata.parquet")
 
 
-def parquet_rows(files: list[Path]) -> Iterator[RawRow]:
+def parquet_rows(files: list[Path]) -> Iterator[NumberedRow]:
     """The rows of Parquet files, in order."""
     pa = _pyarrow()
     from pyarrow import parquet
@@ -57,7 +57,7 @@ def parquet_rows(files: list[Path]) -> Iterator[RawRow]:
             )
 
 
-def arrow_rows(files: list[Path]) -> Iterator[RawRow]:
+def arrow_rows(files: list[Path]) -> Iterator[NumberedRow]:
     """The rows of Arrow IPC streams, as `save_to_disk` writes them, and of Arrow files (Feather),
     memory-mapped.
     """
@@ -126,7 +126,7 @@ def _nothing_in(folder: Path) -> ConversationError:
     """
     for path in islice((path for path in sorted(folder.iterdir()) if path.is_file()), 100):
         if (
-            found := file_types.sniff(read_head(path, file_types.HEAD_BYTES))
+            found := file_types.sniff(read_first_bytes(path, file_types.HEAD_BYTES))
         ) is not None and found.group == "archive":
             return ConversationError(
                 f"{folder} holds no data that is known here",

@@ -19,7 +19,7 @@ from typing import TextIO
 from ..errors import ConversationError
 from ..safe_parsing import quote
 from .encodings import Encoding, transcoded
-from .json_reader import MAX_ROW_BYTES, RawRow
+from .json_reader import MAX_ROW_BYTES, NumberedRow
 
 _SEPARATORS = (",", ";", "\t", "|")
 _HEAD_BYTES = 2**20  # characters read to detect the separator
@@ -109,7 +109,7 @@ def _columns(path: Path, heading: list[str], separator: str) -> tuple[str, ...]:
     return tuple(names)
 
 
-def csv_rows(path: Path, encoding: Encoding, dialect: Dialect) -> Iterator[RawRow]:
+def csv_rows(path: Path, encoding: Encoding, dialect: Dialect) -> Iterator[NumberedRow]:
     """Rows as mappings of text; an empty cell is None, and rows of only empty cells are skipped."""
     csv.field_size_limit(MAX_ROW_BYTES)
     number, width = 0, len(dialect.columns)

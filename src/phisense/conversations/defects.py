@@ -8,9 +8,9 @@ handled (an image is rotated upright) or harmless (a duplicate id).
 from __future__ import annotations
 
 from dataclasses import dataclass
-from typing import Any
 
 from ..console import escape_controls
+from ..pipeline.results import DataFinding
 from ..safe_parsing import escape, truncate
 
 _MAX_LENGTH = 1000  # characters of a message
@@ -256,16 +256,16 @@ class Defect:
         """Whether the row is rejected; otherwise the finding is only reported."""
         return DEFECT_KINDS[self.code].rejects
 
-    def as_dict(self) -> dict[str, Any]:
-        """The JSON object of a finding, in `check --json` and `rejects.jsonl`."""
-        told = {
-            "row": self.row,
-            "id": self.id,
-            "code": self.code,
-            "what": self.what,
-            "do": DEFECT_KINDS[self.code].do,
-        }
-        return {**told, "rows": self.rows} if self.code in AGGREGATED else told
+    def to_finding(self) -> DataFinding:
+        """The finding with what to do about it, as in `check --json` and `rejects.jsonl`."""
+        return DataFinding(
+            row=self.row,
+            id=self.id,
+            code=self.code,
+            what=self.what,
+            do=DEFECT_KINDS[self.code].do,
+            rows=self.rows if self.code in AGGREGATED else None,
+        )
 
     def __str__(self) -> str:
         if not self.row:

@@ -77,7 +77,7 @@ def detect_json_encoding(path: Path) -> Encoding:
     """The encoding of a JSON file, by its first bytes. Raises ConversationError if it cannot be
     opened.
     """
-    head = read_head(path, 8)
+    head = read_first_bytes(path, 8)
     marked = next((encoding for mark, encoding in _BOMS if head.startswith(mark)), None)
     return marked or next((encoding for zeros, encoding in _ZEROS if zeros.match(head)), UTF8)
 
@@ -99,7 +99,7 @@ def detect_csv_encoding(path: Path) -> Encoding:
     )
 
 
-def read_head(path: Path, count: int) -> bytes:
+def read_first_bytes(path: Path, count: int) -> bytes:
     """At most `count` bytes from the beginning of a file.
 
     Raises ConversationError if it cannot be read.

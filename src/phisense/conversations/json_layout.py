@@ -158,7 +158,7 @@ def _stands_alone(line: bytes) -> bool:
     return True
 
 
-def read_single_object(path: Path, encoding: Encoding) -> dict[str, Any] | None:
+def read_single_object(path: Path, encoding: Encoding) -> dict[str, object] | None:
     """The object if the file is exactly one, else None. Raises ConversationError if it is too large
     to be read into memory.
     """

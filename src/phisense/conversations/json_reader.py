@@ -22,7 +22,7 @@ from .. import safe_parsing
 #: code and sentence, as in `defects.DEFECT_KINDS`
 Fault = tuple[str, str]
 #: number (from 1), value, and what is wrong with it as JSON
-RawRow = tuple[int, Any, Fault | None]
+NumberedRow = tuple[int, Any, Fault | None]
 
 BLOCK_BYTES = 4 * 2**20
 MAX_ROW_BYTES = 64 * 2**20
@@ -31,12 +31,12 @@ UTF8_BOM = codecs.BOM_UTF8
 _SURROGATE = re.compile("[\udc80-\udcff]")
 
 
-def json_rows(file: BinaryIO, *, listed: bool) -> Iterator[RawRow]:
+def json_rows(file: BinaryIO, *, listed: bool) -> Iterator[NumberedRow]:
     """The rows of a JSON list (`listed`) or of JSON lines, in order."""
     return _list_rows(file) if listed else _line_rows(file)
 
 
-def too_deep_row(number: int) -> RawRow:
+def too_deep_row(number: int) -> NumberedRow:
     """The row in place of one that is nested so deeply that Python could not even print it."""
     return (
         number,
@@ -130,7 +130,7 @@ class _Window:
                 return ""
 
 
-def _list_rows(file: BinaryIO) -> Iterator[RawRow]:
+def _list_rows(file: BinaryIO) -> Iterator[NumberedRow]:
     window, constants = _Window(file), _Constants()
     _skip_bom(window)
     window.start += 1  # skip the opening bracket
@@ -171,7 +171,7 @@ def _list_rows(file: BinaryIO) -> Iterator[RawRow]:
         )
 
 
-def concatenated_rows(file: BinaryIO) -> Iterator[RawRow]:
+def concatenated_rows(file: BinaryIO) -> Iterator[NumberedRow]:
     """The rows of JSON values in sequence, on one or several lines each, optionally separated by
     commas.
     """
@@ -208,7 +208,7 @@ def _invalid_json(window: _Window, index: int, why: str) -> Fault:
     return "malformed-json", f"is not JSON: {window.line_and_column(index)}: {why}"
 
 
-def _row(window: _Window, constants: _Constants, number: int) -> RawRow:
+def _row(window: _Window, constants: _Constants, number: int) -> NumberedRow:
     """Decode the next element; reads more while it may only be cut off by the end of the buffer.
     Raises _InvalidJsonError for invalid JSON.
     """
@@ -249,7 +249,7 @@ def _row(window: _Window, constants: _Constants, number: int) -> RawRow:
         constants.fault()
 
 
-def _line_rows(file: BinaryIO) -> Iterator[RawRow]:
+def _line_rows(file: BinaryIO) -> Iterator[NumberedRow]:
     number = 0
     while line := file.readline(MAX_ROW_BYTES + 1):
         number += 1
@@ -271,14 +271,14 @@ def _line_rows(file: BinaryIO) -> Iterator[RawRow]:
             yield too_deep_row(number) if is_deep else (number, value, fault)
 
 
-def _parse_line(line: bytes, number: int) -> RawRow:
+def _parse_line(line: bytes, number: int) -> NumberedRow:
     try:
         return number, orjson.loads(line), None
     except orjson.JSONDecodeError:
         return _parse_with_stdlib(line, number)
 
 
-def _parse_with_stdlib(line: bytes, number: int) -> RawRow:
+def _parse_with_stdlib(line: bytes, number: int) -> NumberedRow:
     """A line that orjson rejected: its fault, and its value if it can be determined."""
     try:
         text = line.decode()

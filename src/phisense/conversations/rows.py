@@ -17,7 +17,7 @@ from .parsed_row import ParsedRow
 from .row_parser import parse_row
 from .tags import may_contain_tag
 from .turn_normalizer import normalize_turns
-from .turn_parser import ROLES, reorder_images
+from .turn_parser import ROLE_NAMES, reorder_images
 from .types import IMAGE, Conversation, ImageReference, Message
 
 MAX_ANSWER_LENGTH = (
@@ -80,7 +80,7 @@ class Row:
         """
         off = self.unsupervised
         messages = [
-            Message(ROLES[role], text.strip(), index not in off)
+            Message(ROLE_NAMES[role], text.strip(), index not in off)
             for index, (role, text) in enumerate(self.turns)
         ]
         images = tuple(picture.name for picture in self.pictures)
@@ -133,7 +133,7 @@ def _turn_faults(parsed: ParsedRow, faults: list[Fault], *, tidied: bool = False
     """
     expected, answered, known, markers = "user", False, True, 0
     for index, (written, text) in enumerate(parsed.turns, 1):
-        role = ROLES.get(written)
+        role = ROLE_NAMES.get(written)
         if role != expected:
             if not tidied and _may_be_tidied(role, index, text, parsed):
                 return True
@@ -166,7 +166,7 @@ def _may_be_tidied(role: str | None, index: int, text: str, parsed: ParsedRow) -
     """
     if role is None or (role == "system" and not text.strip()):
         return True
-    return index > 1 and role == ROLES.get(parsed.turns[index - 2][0])
+    return index > 1 and role == ROLE_NAMES.get(parsed.turns[index - 2][0])
 
 
 def _misplaced(

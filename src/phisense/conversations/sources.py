@@ -23,7 +23,7 @@ from .. import file_types, safe_parsing
 from ..errors import ConversationError
 from ..pipeline.progress import Progress
 from . import columnar, csv_reader, encodings, json_layout
-from .json_reader import Fault, RawRow, concatenated_rows, json_rows, too_deep_row
+from .json_reader import Fault, NumberedRow, concatenated_rows, json_rows, too_deep_row
 
 _logger = logging.getLogger(__name__)
 
@@ -44,14 +44,14 @@ class DataSource:
     path: Path
     kind: str
     files: list[Path]
-    reader: Callable[[DataSource], Iterator[RawRow]] = field(repr=False)
+    reader: Callable[[DataSource], Iterator[NumberedRow]] = field(repr=False)
     pictures: Path | None = None
     notes: list[Fault] = field(default_factory=list)
     _file: BinaryIO | None = field(default=None, repr=False)
     _done: int = 0
     _streamed: bool = False  # a document was read to its end, and `_done` is its size
 
-    def rows(self) -> Iterator[RawRow]:
+    def rows(self) -> Iterator[NumberedRow]:
         """Every row, with its number (from 1) and its fault as JSON or as a table row.
 
         Never raises for the content of a row; raises ConversationError if there are no rows.
@@ -78,7 +78,7 @@ class DataSource:
             return Progress(task, self._done, self._done, "bytes")
         return Progress(task, self._done, None, "rows")
 
-    def document(self, encoding: encodings.Encoding, form: str) -> Iterator[RawRow]:
+    def document(self, encoding: encodings.Encoding, form: str) -> Iterator[NumberedRow]:
         """The rows of a JSON file, as a stream."""
         with self.files[0].open("rb") as self._file:
             text = encodings.transcoded(self._file, encoding)
@@ -137,7 +137,7 @@ def _kind(path: Path) -> str:
     """`Parquet`, `Arrow`, or `text`. Raises ConversationError, with the remedy, for any other kind
     of file.
     """
-    found = file_types.sniff(encodings.read_head(path, file_types.HEAD_BYTES))
+    found = file_types.sniff(encodings.read_first_bytes(path, file_types.HEAD_BYTES))
     if found is None:
         return _ENDINGS.get(path.suffix.lower(), "text")
     if found.name not in _COLUMNS:
@@ -185,7 +185,7 @@ def _json(path: Path) -> DataSource:
     )
 
 
-def _in_memory_rows(rows: list[Any]) -> Iterator[RawRow]:
+def _in_memory_rows(rows: list[Any]) -> Iterator[NumberedRow]:
     for number, row in enumerate(rows, 1):
         yield too_deep_row(number) if safe_parsing.is_too_deep(row) else (number, row, None)
 

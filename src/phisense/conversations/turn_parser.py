@@ -12,7 +12,7 @@ from .parsed_row import ParsedRow
 from .placeholders import count_placeholders
 from .types import IMAGE, Role
 
-ROLES: dict[str, Role] = {
+ROLE_NAMES: dict[str, Role] = {
     "human": "user",
     "user": "user",
     "gpt": "assistant",
@@ -29,7 +29,11 @@ _TEXT, _IMAGE = ("text", "input_text", "output_text"), ("image", "image_url", "i
 
 def parse_role(written: str) -> Role | None:
     """The role for any of its names, in any case; None if unknown."""
-    return ROLES.get(written) or ROLES.get(name := written.strip().lower()) or _OTHERS.get(name)
+    return (
+        ROLE_NAMES.get(written)
+        or ROLE_NAMES.get(name := written.strip().lower())
+        or _OTHERS.get(name)
+    )
 
 
 def parse_turns(parsed: ParsedRow, turns: list[Any], key: str) -> None:

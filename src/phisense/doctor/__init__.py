@@ -15,6 +15,6 @@ plan.py          all of it for one recipe on one device
 
 from .devices import Device, find_devices
 from .findings import Finding, examine
-from .plan import Plan, make_plan
+from .plan import DoctorReport, Plan, make_plan
 
-__all__ = ["Device", "Finding", "Plan", "examine", "find_devices", "make_plan"]
+__all__ = ["Device", "DoctorReport", "Finding", "Plan", "examine", "find_devices", "make_plan"]

@@ -25,7 +25,7 @@ class Change:
     peak: float
     fits: bool
 
-    def as_dict(self) -> dict[str, Any]:
+    def to_dict(self) -> dict[str, object]:
         """The JSON object of a change that was tried."""
         return {"set": self.keys, "cost": self.cost, "bytes": round(self.peak), "fits": self.fits}
 

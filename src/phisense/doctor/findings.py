@@ -7,11 +7,11 @@ from __future__ import annotations
 import os
 import platform
 import shutil
-from dataclasses import asdict, dataclass
+from dataclasses import dataclass
 from importlib.metadata import PackageNotFoundError, version
 from importlib.util import find_spec
 from pathlib import Path
-from typing import Any, Literal
+from typing import Literal
 
 import torch
 
@@ -20,6 +20,7 @@ from ..model.arithmetic import STEPS, Arithmetic, choose_arithmetic
 from ..model.device import DTYPES, describe_machine, pick_device
 from ..model.quantized import four_bit_backend
 from ..parts import resolve_part
+from ..pipeline.records import Record
 from ..recipe import Recipe
 
 _NEEDED = ("torch", "transformers", "peft", "accelerate", "bitsandbytes", "safetensors")
@@ -28,16 +29,12 @@ _GB = 1e9
 
 
 @dataclass(frozen=True, slots=True)
-class Finding:
+class Finding(Record):
     """One line of the report: what was checked, what was found, and whether it is sufficient."""
 
     what: str
     found: str
     state: Literal["ok", "note", "missing"] = "ok"
-
-    def as_dict(self) -> dict[str, Any]:
-        """The JSON object of a finding."""
-        return asdict(self)
 
 
 def examine(recipe: Recipe | None) -> list[Finding]:
@@ -77,11 +74,11 @@ def _machine() -> list[Finding]:
         facts = torch.cuda.get_device_properties(device)
         name = f"{facts.name}, {facts.total_memory / _GB:.0f} GB"
     else:
-        name = f"CPU, {os.cpu_count()} cores: {has['processor']}"
-    told = ", ".join(has["instructions"]) or "none that matter here"
+        name = f"CPU, {os.cpu_count()} cores: {has.processor}"
+    told = ", ".join(has.instructions) or "none that matter here"
     return [
         Finding("device", name),
-        Finding("instructions", f"{told}; PyTorch uses {has['capability']}"),
+        Finding("instructions", f"{told}; PyTorch uses {has.capability}"),
         Finding("attention", attention(choose_arithmetic("train", device))),
         Finding("4-bit layers", four_bit_backend(device)),
         Finding("free disk here", f"{shutil.disk_usage('.').free / _GB:.0f} GB"),

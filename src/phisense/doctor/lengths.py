@@ -10,6 +10,7 @@ from typing import Any
 from ..conversations import Conversation, read_conversations
 from ..errors import PhisenseError
 from ..parts import load_auto
+from ..pipeline.records import Record
 from ..prompt import IGNORE_INDEX, Prompt, Rendered, prepare_tokenizer
 from ..recipe import Recipe, Stage
 from ..training.objectives import OBJECTIVES
@@ -25,7 +26,7 @@ TAGS_PER_MESSAGE = 4  # tokens that the template adds to a message
 
 
 @dataclass(frozen=True, slots=True)
-class Lengths:
+class Lengths(Record):
     """In tokens: the longest and the mean row, the largest number of supervised tokens, and the
     largest numbers of attention scores (`scores`) and of keys in spans that follow another
     (`behind`).

@@ -17,7 +17,6 @@ stay in the device's number format.
 from __future__ import annotations
 
 from dataclasses import dataclass
-from typing import Any
 
 from ..recipe import Recipe
 from ..training.run_context import CALIBRATION_IMAGES
@@ -47,7 +46,7 @@ class Peak:
         """Sum of all components, in bytes."""
         return sum(self.terms.values())
 
-    def as_dict(self) -> dict[str, Any]:
+    def to_dict(self) -> dict[str, object]:
         """The JSON object of a peak, in whole bytes."""
         return {
             "step": self.step,

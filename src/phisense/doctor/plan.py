@@ -4,13 +4,14 @@ would make it fit.
 
 from __future__ import annotations
 
-from dataclasses import asdict, dataclass, replace
-from typing import Any
+from dataclasses import dataclass, replace
 
+from ..pipeline.records import Record
 from ..recipe import Recipe
 from . import duration, memory
 from .advice import Change, advise
 from .devices import Device, cpu_memory
+from .findings import Finding
 from .lengths import Lengths, measure_lengths
 from .memory import Peak
 from .shapes import Shapes, read_shapes
@@ -30,22 +31,16 @@ class StepPlan:
     advice: str | None = None
     tried: tuple[Change, ...] = ()
 
-    def as_dict(self) -> dict[str, Any]:
+    def to_dict(self) -> dict[str, object]:
         """The JSON object of a step."""
-        rest = {
+        return {
+            **self.peak.to_dict(),
             "fits": self.fits,
             "step_seconds": self.step_seconds,
             "seconds": self.seconds,
             "advice": self.advice,
-        }
-        data = None
-        if self.lengths is not None:
-            data = asdict(self.lengths)
-        return {
-            **self.peak.as_dict(),
-            **rest,
-            "tokens": data,
-            "tried": [change.as_dict() for change in self.tried],
+            "tokens": None if self.lengths is None else self.lengths.to_dict(),
+            "tried": [change.to_dict() for change in self.tried],
         }
 
 
@@ -57,8 +52,8 @@ class Plan:
     steps: tuple[StepPlan, ...]
     notes: tuple[str, ...]
 
-    def as_dict(self) -> dict[str, Any]:
-        """The JSON that `doctor RECIPE --json` prints."""
+    def to_dict(self) -> dict[str, object]:
+        """An entry of `plans` in the JSON of `doctor RECIPE`."""
         about = {
             "name": self.device.name,
             "bytes": self.device.memory,
@@ -67,9 +62,18 @@ class Plan:
         }
         return {
             "device": {**about, "rate": self.device.rate, "basis": self.device.basis},
-            "steps": [step.as_dict() for step in self.steps],
+            "steps": [step.to_dict() for step in self.steps],
             "notes": list(self.notes),
         }
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class DoctorReport(Record):
+    """What `phisense doctor` found; `no_plan` is the reason if the memory could not be planned."""
+
+    findings: tuple[Finding, ...]
+    plans: tuple[Plan, ...] = ()
+    no_plan: str | None = None
 
 
 def make_plan(recipe: Recipe, device: Device) -> Plan:

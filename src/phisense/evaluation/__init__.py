@@ -4,6 +4,7 @@ question's image to show whether the model uses it; benchmarks, scores, a report
 task.py               interface of a benchmark
 tasks/                the benchmarks
 benchmark_io.py       reads the official benchmark files
+benchmark_images.py   unpacks the images inside them
 predictions_io.py     reads answers written by other programs
 answer_metrics.py     decides whether an answer is correct
 yes_no.py             parses yes and no from free text
@@ -11,12 +12,14 @@ caption_metrics.py    similarity of a text to reference texts
 published_results.py  published results of other models
 predictors.py         generates answers: batched torch, or any chat engine
 journal.py            stores answers on disk, so that an interrupted evaluation resumes
+asked.py              the questions as they are put, under each condition
 run.py                the evaluation loop
-scores.py             metrics; ../intervals.py computes their confidence intervals
+scores.py             metrics; ../bootstrap.py computes their confidence intervals
 results.py            typed results: scores.json
 model_facts.py        typed facts about the model
 report.py             the report folder
 matching.py           matches rows of an answer file with questions
 answer_column.py      selects the column of an answer file that holds the answers
+answer_cells.py       reads a column of an answer file
 echoes.py             detects texts that repeat the question or prompt
 """

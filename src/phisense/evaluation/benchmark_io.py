@@ -4,31 +4,24 @@
     a.json, a.jsonl, a.tsv, *.parquet, folder    the local path, if it exists
     OWNER/NAME[:CONFIG][@SPLIT]                  the hub, otherwise; data only, code in the
                                                  repository is never run
-
-Images embedded in the files are unpacked into a folder, each once, under names derived from their
-content.
 """
 
 from __future__ import annotations
 
-import base64
 import re
 from collections.abc import Iterator, Sequence
-from contextlib import ExitStack, contextmanager
 from dataclasses import dataclass, replace
 from itertools import islice
 from pathlib import Path
 from typing import Any
 
-from .. import artifacts, console, safe_parsing
+from .. import console, safe_parsing
 from ..conversations import Question
 from ..conversations.encodings import detect_json_encoding, transcoded
 from ..conversations.image_finder import normalize_image_name
-from ..conversations.rows import content_name
 from ..conversations.sources import open_data_source
 from ..errors import DataError, UsageError
 from ..safe_parsing import MAX_PATH_LENGTH, escape, quote
-from ..vision.image_io import MAX_IMAGE_BYTES, open_image
 
 Row = dict[str, Any]
 _HUB = re.compile(
@@ -243,92 +236,6 @@ def kind_of(row: Row, name: str, of: str) -> str:
 
 def _shown(value: Any) -> str:
     return quote(value, 80) if isinstance(value, str) else escape(value, 80)
-
-
-class ImageUnpacker:
-    """Unpacks images embedded in a file. Without a folder it only names them: scoring existing
-    answers does not need the images.
-    """
-
-    def __init__(self, folder: Path | None, sources: Sequence[str], stack: ExitStack) -> None:
-        self._folder, self._sources, self._stack = folder, sources, stack
-        self._seen = 0
-        self._total: int | None = None
-        self._bars: console.ProgressBars | None = None
-
-    def name(self, picture: Any, of: str) -> str:
-        """The file name of an image given as bytes, as {"bytes": ...}, or in base64. Raises
-        ImageError if it is not an image.
-        """
-        data = picture.get("bytes") if isinstance(picture, dict) else picture
-        if isinstance(data, str):
-            data = _decoded(data, of)
-        if not isinstance(data, bytes):
-            raise DataError(
-                f"{of} has a picture that is not inside the file",
-                got=type(data).__name__,
-                wanted="its bytes, or base64",
-            )
-        name = content_name(data)
-        if self._folder is not None:
-            if not (self._folder / name).exists():
-                open_image(data, name=f"a picture of {of}")
-                artifacts.write_bytes(self._folder / name, data)
-            self._tell()
-        return name
-
-    def _tell(self) -> None:
-        if self._bars is None:
-            self._bars = self._stack.enter_context(console.progress_bars())
-            counts = [_count(Path(source)) for source in self._sources]
-            self._total = None if None in counts else sum(n for n in counts if n is not None)
-        self._seen += 1
-        self._bars("unpacking pictures", self._seen, self._total)
-
-
-def _count(path: Path) -> int | None:
-    """The number of rows of a file, each of which has an image; None where counting is
-    expensive.
-    """
-    if path.suffix == ".tsv" and path.is_file():
-        with path.open("rb") as file:
-            return sum(block.count(b"\n") for block in iter(lambda: file.read(1 << 24), b"")) - 1
-    if path.suffix == ".parquet" and path.is_file():
-        from pyarrow import parquet
-
-        return int(parquet.read_metadata(path).num_rows)
-    return None
-
-
-@contextmanager
-def unpack_images(folder: Path | None, sources: Sequence[str]) -> Iterator[ImageUnpacker]:
-    with ExitStack() as stack:
-        yield ImageUnpacker(folder, sources, stack)
-
-
-def _decoded(text: str, of: str) -> bytes:
-    if len(text) > MAX_IMAGE_BYTES * 4 // 3 + 4:
-        raise DataError(
-            f"{of} has a picture that is too large",
-            got=f"{len(text) * 3 // 4 / 2**20:.0f} MB",
-            wanted=f"{MAX_IMAGE_BYTES // 2**20} MB",
-        )
-    try:
-        return base64.b64decode(text, validate=True)
-    except ValueError as error:  # binascii.Error, and non-ASCII characters
-        raise DataError(f"{of} has a picture that is not base64", got=str(error)) from error
-
-
-def picture_name(
-    row: Row, pictures: ImageUnpacker, of: str, otherwise: str | None = None
-) -> str | None:
-    """The image of a row: its name, or the name that `pictures` gives embedded bytes; `otherwise`
-    if it has none.
-    """
-    image = row.get("image")
-    if image is None:
-        return otherwise
-    return image if isinstance(image, str) else pictures.name(image, of)
 
 
 def require_questions(

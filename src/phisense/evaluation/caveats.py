@@ -27,10 +27,10 @@ from collections import Counter
 from collections.abc import Callable, Iterable, Iterator, Sequence
 from dataclasses import dataclass
 
+from ..pipeline.json_fields import as_object, required
 from ..unicode_scripts import is_non_latin, is_unspaced
 from .answer_metrics import ANNOTATORS, MIN_ANNOTATORS
 from .final_answer import final_answer
-from .json_fields import as_object, required
 from .scored_answer import ScoredAnswer
 
 

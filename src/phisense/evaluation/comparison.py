@@ -2,7 +2,7 @@
 better than another.
 
 Differences use the paired bootstrap: both models are resampled over the same units
-(../intervals.py), so that the difficulty of a question, which both share, cancels.
+(../bootstrap.py), so that the difficulty of a question, which both share, cancels.
 """
 
 from __future__ import annotations
@@ -12,8 +12,9 @@ from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 from typing import TYPE_CHECKING
 
+from ..bootstrap import paired_bootstrap, paired_difference
 from ..conversations import CAPTION_KINDS, Question
-from ..intervals import PairedDifference, paired_bootstrap, paired_difference
+from ..intervals import PairedDifference
 from ..pipeline.progress import OnEvent, Progress, ignore
 from .scores import Prediction
 from .task import ScoredAnswer, resolve_final_answers

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from dataclasses import dataclass, field
 
-from .json_fields import Object, as_object, objects, optional, required
+from ..pipeline.json_fields import JsonObject, as_object, objects, optional, required
 from .training_facts import ComputedIn
 
 SCORES = "scores.json"
@@ -35,7 +35,7 @@ class Measurement:
     fields that the code uses. Empty if nothing was recorded.
     """
 
-    record: Object = field(default_factory=dict)
+    record: JsonObject = field(default_factory=dict)
 
     @property
     def model(self) -> str | None:

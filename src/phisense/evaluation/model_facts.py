@@ -14,12 +14,12 @@ from dataclasses import dataclass, field
 from pathlib import Path
 
 from .. import artifacts
-from .json_fields import Object, as_object, objects, optional, table
+from ..pipeline.json_fields import JsonObject, as_object, objects, optional, table
+from ..pipeline.results import TrainingVerdict
 from .training_facts import (
     ComputedIn,
     LossCurve,
     MergeFacts,
-    ShownVerdict,
     StageFacts,
     TrainingFile,
 )
@@ -34,10 +34,10 @@ class ModelFacts:
     stages were recorded.
     """
 
-    document: Object = field(default_factory=dict)
+    document: JsonObject = field(default_factory=dict)
     name: str | None = None
     seed: int | None = None
-    recipe: Object = field(default_factory=dict)
+    recipe: JsonObject = field(default_factory=dict)
     parts: Mapping[str, object] = field(default_factory=dict)
     data: tuple[TrainingFile, ...] = ()
     held_out: tuple[str, ...] = ()
@@ -46,7 +46,7 @@ class ModelFacts:
     curves: Mapping[str, LossCurve] = field(default_factory=dict)
     trainable: int | None = None
     projector_change: float | None = None
-    looks: ShownVerdict | None = None
+    looks: TrainingVerdict | None = None
     arithmetic: ComputedIn | None = None
     merge: MergeFacts | None = None
 
@@ -88,7 +88,7 @@ class ModelFacts:
             },
             optional(found, "trainable", int, source),
             optional(found, "projector_change", float, source),
-            ShownVerdict.from_dict(looks, f"{source}: looks") if looks else None,
+            TrainingVerdict.from_dict(looks, f"{source}: looks") if looks else None,
             ComputedIn.from_dict(arithmetic, f"{source}: arithmetic") if arithmetic else None,
             MergeFacts.from_dict(merge, f"{source}: merge") if merge else None,
         )
@@ -139,11 +139,11 @@ def read_parts(model: Path) -> dict[str, dict[str, object]]:
     return {part: about for part, about in found.items() if about}
 
 
-def _told(config: Object, **keys: str) -> dict[str, object]:
+def _told(config: JsonObject, **keys: str) -> dict[str, object]:
     return {word: config[key] for word, key in keys.items() if config.get(key) is not None}
 
 
-def _named(parts: Mapping[str, Object], recipe: Object) -> dict[str, object]:
+def _named(parts: Mapping[str, JsonObject], recipe: JsonObject) -> dict[str, object]:
     """`parts` with the names that the recipe gives them, and the parts that `config.json` does not
     describe.
     """
@@ -157,11 +157,11 @@ def _named(parts: Mapping[str, Object], recipe: Object) -> dict[str, object]:
     return named
 
 
-def _part_name(recipe: Object, section: str) -> dict[str, object]:
+def _part_name(recipe: JsonObject, section: str) -> dict[str, object]:
     found = recipe.get(section)
     return {"name": found["part"]} if isinstance(found, Mapping) and "part" in found else {}
 
 
-def _json(path: Path) -> Object:
+def _json(path: Path) -> JsonObject:
     """The JSON object of a file; empty if there is no file."""
     return as_object(artifacts.read_json(path) or {}, str(path)) if path.is_file() else {}

@@ -10,7 +10,8 @@ from ..conversations import Question
 from ..conversations.sources import open_data_source
 from ..errors import DataError
 from ..safe_parsing import shorten
-from .answer_column import missing_answer_error, select_answer_column
+from .answer_cells import missing_answer_error
+from .answer_column import select_answer_column
 from .caveats import Caveat, counted
 from .matching import Row, canonical_id, has_ids, match_rows
 from .results import ScoreReport

@@ -22,13 +22,13 @@ import orjson
 
 from .. import artifacts
 from ..errors import ArtifactError
-from .json_fields import as_object, required
+from ..pipeline.json_fields import as_object, required
 from .measurement import Measurement
 from .model_facts import FACTS, ModelFacts
 from .results import CONDITIONS, EvaluationReport
 from .scores import Prediction
 
-REPORT_KIND, PAGE, GAZE = "report", "report.html", "gaze.json"
+REPORT_KIND, GAZE = "report", "gaze.json"
 PREDICTIONS = "predictions.jsonl"
 PICTURES = "pictures"
 

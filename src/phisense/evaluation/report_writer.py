@@ -21,7 +21,6 @@ from .model_facts import FACTS, ModelFacts
 from .page import render_page
 from .report import (
     GAZE,
-    PAGE,
     PICTURES,
     PREDICTIONS,
     REPORT_KIND,
@@ -29,7 +28,7 @@ from .report import (
     Report,
     thumbnail_name,
 )
-from .results import EvaluationReport
+from .results import PAGE, EvaluationReport
 from .scores import Prediction
 
 if TYPE_CHECKING:

@@ -25,12 +25,13 @@ from typing import Literal, cast, get_args
 from .. import artifacts
 from ..errors import ArtifactError
 from ..intervals import Interval, PairedDifference
+from ..pipeline.json_fields import JsonObject, as_object, objects, optional, required, table
 from .caveats import Caveat
-from .json_fields import Object, as_object, objects, optional, required, table
 from .measurement import SCORES, Measurement
 
 Condition = Literal["real", "blind", "shuffled"]
 CONDITIONS: tuple[Condition, ...] = get_args(Condition)
+PAGE = "report.html"  # the page of a report folder
 
 Verdict = Literal["looks", "blind", "too few"]
 
@@ -159,6 +160,11 @@ class EvaluationReport:
     folder: Path | None = None
 
     @property
+    def page(self) -> Path | None:
+        """The page of the report folder; None if the report is not on disk."""
+        return None if self.folder is None else self.folder / PAGE
+
+    @property
     def real(self) -> ConditionScores:
         """The scores with each question's own image."""
         return self._condition("real")
@@ -243,7 +249,7 @@ class EvaluationReport:
         )
 
 
-def _conditions(found: Object, source: str) -> Iterator[tuple[str, ConditionScores]]:
+def _conditions(found: JsonObject, source: str) -> Iterator[tuple[str, ConditionScores]]:
     """The scores by condition. Raises ArtifactError if there are none."""
     ran = [name for name in CONDITIONS if name in found]
     if not ran:

@@ -4,33 +4,29 @@ question's image, and writes the report folder (report.py).
 
 from __future__ import annotations
 
-import hashlib
-import random
 import time
 from collections.abc import Iterator, Mapping, Sequence
-from dataclasses import asdict, replace
-from importlib.metadata import version
+from dataclasses import replace
 from pathlib import Path
-from typing import Any
-
-import orjson
+from typing import TYPE_CHECKING, Any
 
 from .. import artifacts, safe_replace
 from ..conversations import ImageFinder, Question
 from ..errors import DataError, UsageError
-from ..parts import fingerprint
 from ..pipeline.progress import Notice, OnEvent, Progress, ignore
+from .asked import AskedQuestions
 from .journal import Journal
 from .measurement import Measurement
 from .model_facts import ModelFacts, read_model_facts
 from .predictors import EvalRequest, EvalResponse, Predictor
-from .report import REPORT_KIND
+from .report import REPORT_KIND, AttentionGrid
 from .report_writer import attention_maps, write_report
 from .results import CONDITIONS, EvaluationReport
-from .scores import Prediction, score_predictions
-from .task import Task, score_answer
+from .scores import Prediction
+from .task import Task
 
-_VERSIONS = ("phisense", "torch", "transformers")
+if TYPE_CHECKING:
+    from ..model import Phi3WithProjector
 
 
 def evaluate(
@@ -60,32 +56,9 @@ def evaluate(
     """
     check_conditions(conditions)
     _check(questions, images)
-    most = max_new_tokens or task.max_new_tokens
-    put = [replace(question, text=task.prompt(question)) for question in questions]
-    shown = {
-        condition: pictures_for_condition(questions, condition, seed) for condition in conditions
-    }
-    record = {
-        **(about or {}),
-        **predictor.about,
-        "fingerprint": None if model is None else fingerprint(model),
-        "batch": predictor.batch_size,
-        "max_new_tokens": most,
-        "seed": seed,
-        "prompt": put[0].text,
-        **{name: version(name) for name in _VERSIONS},
-    }
-    paths = {
-        name: images.path(name)
-        for name in sorted({name for names in shown.values() for name in names if name is not None})
-    }
-    header = {
-        "task": task.name,
-        "questions": _digest([[asdict(one) for one in put], list(conditions)]),
-        "pictures": _pictures_digest(paths),
-        **record,
-        **predictor.identity,
-    }
+    asked = AskedQuestions.prepare(task, questions, images, conditions, max_new_tokens, seed)
+    record = {**(about or {}), **asked.record(predictor, model)}
+    header = {**asked.identity(), **record, **predictor.identity}
     safe_replace.check_can_write(out, kind=REPORT_KIND, overwrite=overwrite)
     # the report needs them: what is wrong with them is said before hours of answers
     facts = ModelFacts() if model is None else read_model_facts(model)
@@ -94,57 +67,12 @@ def evaluate(
         found = sum(map(len, journal.completed.values()))
         for text in _resumption(journal, header, found):
             on_event(Notice(text))
-        predictor.prepare(list(paths.values()))
-        try:
-            said = {
-                name: _predict(
-                    put, name, shown[name], paths, predictor, journal, most, task.losses, on_event
-                )
-                for name in conditions
-            }
-        except KeyboardInterrupt:
-            kept = sum(map(len, journal.completed.values()))
-            text = (
-                f"interrupted: {kept:,} answers are kept, and the same command goes on behind them"
-            )
-            on_event(Notice(text))
-            raise
-        scores = score_predictions(
-            task, questions, {name: [one.text for one in said[name]] for name in conditions}, seed
-        )
-        measured = {
-            name: replace(one, loss=_mean_loss(said[name]))
-            for name, one in scores.conditions.items()
-        }
-        # only the torch predictor has arithmetic and attention maps to record
-        built = getattr(predictor, "built", None)
-        how = (
-            {}
-            if built is None or built.arithmetic is None
-            else {"arithmetic": built.arithmetic.as_dict()}
-        )
+        said = _answers(asked, predictor, journal, on_event)
         seconds = round(time.monotonic() - began, 1)
-        full_record = {**record, **how, "seconds": seconds, "answers_kept": found}
-        scores = replace(
-            scores, conditions=measured, about=Measurement(full_record), folder=Path(out)
-        )
-        predictions = [
-            one
-            for name in conditions
-            for one in _predictions(task, name, questions, put, shown[name], said[name])
-        ]
-        seen = (
-            attention_maps(
-                built,
-                predictions,
-                images,
-                progress=lambda done, total: on_event(
-                    Progress("where it looked", done, total, "images")
-                ),
-            )
-            if built
-            else None
-        )
+        how = {**record, **_arithmetic(predictor), "seconds": seconds, "answers_kept": found}
+        scores = replace(asked.scores(said), about=Measurement(how), folder=Path(out))
+        predictions = asked.predictions(said)
+        seen = _attention(predictor, predictions, images, on_event)
         with artifacts.staged_artifact(
             out, kind=REPORT_KIND, about={"title": title}, overwrite=overwrite
         ) as folder:
@@ -161,16 +89,47 @@ def evaluate(
     return scores
 
 
-def _digest(value: Any) -> str:
-    return hashlib.sha256(orjson.dumps(value)).hexdigest()
+def _answers(
+    asked: AskedQuestions, predictor: Predictor, journal: Journal, on_event: OnEvent
+) -> dict[str, list[EvalResponse]]:
+    """The responses under each condition. On Ctrl-C the journal keeps those that there are."""
+    predictor.prepare(list(asked.paths.values()))
+    try:
+        return {name: _predict(asked, name, predictor, journal, on_event) for name in asked.shown}
+    except KeyboardInterrupt:
+        kept = sum(map(len, journal.completed.values()))
+        text = f"interrupted: {kept:,} answers are kept, and the same command goes on behind them"
+        on_event(Notice(text))
+        raise
 
 
-def _pictures_digest(paths: Mapping[str, Path]) -> str:
-    """A digest of the sizes and modification times of the image files; hashing their content would
-    mean reading all of them.
-    """
-    states = [(name, path.stat()) for name, path in paths.items()]
-    return _digest([(name, state.st_size, state.st_mtime_ns) for name, state in states])
+def _built(predictor: Predictor) -> Phi3WithProjector | None:
+    """The model in torch; other predictors have neither arithmetic nor attention maps to record."""
+    return getattr(predictor, "built", None)
+
+
+def _arithmetic(predictor: Predictor) -> dict[str, object]:
+    built = _built(predictor)
+    if built is None or built.arithmetic is None:
+        return {}
+    return {"arithmetic": built.arithmetic.to_dict()}
+
+
+def _attention(
+    predictor: Predictor,
+    predictions: Sequence[Prediction],
+    images: ImageFinder,
+    on_event: OnEvent,
+) -> dict[str, AttentionGrid] | None:
+    """Where the model looked, for some of the images; None if the engine cannot tell."""
+    built = _built(predictor)
+    if built is None:
+        return None
+
+    def progress(done: int, total: int) -> None:
+        on_event(Progress("where it looked", done, total, "images"))
+
+    return attention_maps(built, predictions, images, progress=progress)
 
 
 def _resumption(journal: Journal, header: dict[str, Any], found: int) -> Iterator[str]:
@@ -196,57 +155,6 @@ def check_conditions(conditions: Sequence[str]) -> None:
         )
 
 
-def _predictions(
-    task: Task,
-    condition: str,
-    questions: Sequence[Question],
-    put: Sequence[Question],
-    shown: Sequence[str | None],
-    said: Sequence[EvalResponse],
-) -> list[Prediction]:
-    return [
-        Prediction(
-            id=q.id,
-            kind=q.kind,
-            image=q.image,
-            shown=seen,
-            question=asked.text,
-            answers=q.answers,
-            condition=condition,
-            answer=one.text,
-            credit=score_answer(task, q, one.text).score,
-            loss=one.loss,
-            tokens=one.tokens,
-            choices=q.choices,
-            group=q.group,
-        )
-        for q, asked, seen, one in zip(questions, put, shown, said, strict=True)
-    ]
-
-
-def pictures_for_condition(
-    questions: Sequence[Question], condition: str, seed: int
-) -> list[str | None]:
-    """The image of each question under a condition: its own, none, or a fixed other one (a
-    derangement of the images).
-    """
-    if condition == "real":
-        return [question.image for question in questions]
-    if condition == "blind":
-        return [None] * len(questions)
-    names = sorted({question.image for question in questions if question.image is not None})
-    if len(names) < 2:
-        raise DataError(
-            "shuffling needs at least two different pictures",
-            got=f"{len(names)}",
-            do="Evaluate with --condition real",
-        )
-    order = names[:]
-    random.Random(seed).shuffle(order)
-    after = dict(zip(order, order[1:] + order[:1], strict=True))  # one cycle, so no fixed points
-    return [None if question.image is None else after[question.image] for question in questions]
-
-
 def _check(questions: Sequence[Question], images: ImageFinder) -> None:
     if not questions:
         raise DataError(
@@ -264,43 +172,28 @@ def _check(questions: Sequence[Question], images: ImageFinder) -> None:
 
 
 def _predict(
-    prompted: Sequence[Question],
-    condition: str,
-    shown: Sequence[str | None],
-    paths: Mapping[str, Path],
-    predictor: Predictor,
-    journal: Journal,
-    max_new_tokens: int,
-    losses: bool,
-    on_event: OnEvent,
+    asked: AskedQuestions, condition: str, predictor: Predictor, journal: Journal, on_event: OnEvent
 ) -> list[EvalResponse]:
     """Responses in the order of the questions. They are run sorted by image, then by length, so
     that questions about one image share its encoding and batches need little padding.
     """
-    order = sorted(range(len(prompted)), key=lambda i: (shown[i] or "", len(prompted[i].text)))
+    put, shown = asked.put, asked.shown[condition]
+    order = sorted(range(len(put)), key=lambda i: (shown[i] or "", len(put[i].text)))
     responses: dict[int, EvalResponse] = {}
     for number, start in enumerate(range(0, len(order), predictor.batch_size)):
         rows = order[start : start + predictor.batch_size]
         if (condition, number) not in journal.completed:
-            asked = [
+            requests = [
                 EvalRequest(
-                    prompted[i].id,
-                    prompted[i].text,
-                    paths[name] if (name := shown[i]) is not None else None,
-                    prompted[i].answers[0],
+                    put[i].id,
+                    put[i].text,
+                    asked.paths[name] if (name := shown[i]) is not None else None,
+                    put[i].answers[0],
                 )
                 for i in rows
             ]
-            journal.add(condition, number, predictor.answer(asked, max_new_tokens, losses=losses))
+            answers = predictor.answer(requests, asked.max_new_tokens, losses=asked.task.losses)
+            journal.add(condition, number, answers)
         responses.update(zip(rows, journal.completed[condition, number], strict=True))
-        on_event(Progress(condition, len(responses), len(prompted), "questions"))
-    return [responses[i] for i in range(len(prompted))]
-
-
-def _mean_loss(said: Sequence[EvalResponse]) -> float | None:
-    """The mean loss of the references in nats per token; None if the predictor does not compute
-    it.
-    """
-    if any(one.loss is None for one in said):
-        return None
-    return sum(one.loss or 0.0 for one in said) / max(1, sum(one.tokens or 0 for one in said))
+        on_event(Progress(condition, len(responses), len(put), "questions"))
+    return [responses[i] for i in range(len(put))]

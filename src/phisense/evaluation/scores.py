@@ -7,18 +7,18 @@ from __future__ import annotations
 from collections.abc import Sequence
 from dataclasses import dataclass, fields
 
-from ..conversations import CAPTION_KINDS, Question
-from ..intervals import (
+from ..bootstrap import (
     MIN_UNITS,
     Array,
-    PairedDifference,
     confidence_intervals,
     paired_bootstrap,
     paired_difference,
     wilson_interval,
 )
+from ..conversations import CAPTION_KINDS, Question
+from ..intervals import PairedDifference
+from ..pipeline.json_fields import as_object, optional, present, required
 from .caveats import of_thoughts
-from .json_fields import as_object, optional, present, required
 from .results import (
     CONDITIONS,
     ConditionScores,

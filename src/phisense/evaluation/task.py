@@ -21,8 +21,8 @@ from pathlib import Path
 
 import numpy as np
 
+from ..bootstrap import Array as Array  # re-exported for the benchmarks
 from ..conversations import Question
-from ..intervals import Array as Array  # re-exported for the benchmarks
 from .caveats import Caveat
 from .final_answer import final_answers
 from .scored_answer import ScoredAnswer as ScoredAnswer  # re-exported for the benchmarks

@@ -7,84 +7,8 @@ from __future__ import annotations
 from collections.abc import Mapping
 from dataclasses import dataclass, field
 
-from ..intervals import Interval
-from ..pipeline.results import MergeGate, MergeMeasurement
-from .json_fields import Object, objects, optional, required
-
-
-@dataclass(frozen=True, slots=True)
-class ShownVerdict:
-    """Training's verdict on whether the model uses its images: "looks", "blind", or "too few".
-    Shares of `questions` about `pictures` answered correctly under each condition, and the
-    difference of the share with the image to the others, None if it cannot be computed.
-    """
-
-    verdict: str
-    questions: int
-    pictures: int
-    real: float | None
-    blind: float | None
-    shuffled: float | None
-    difference: Interval | None
-    difference_shuffled: Interval | None
-
-    @classmethod
-    def from_dict(cls, document: Object, source: str) -> ShownVerdict:
-        """Read `looks` of `train.json`."""
-        return cls(
-            required(document, "verdict", str, source),
-            required(document, "questions", int, source),
-            required(document, "pictures", int, source),
-            optional(document, "real", float, source),
-            optional(document, "blind", float, source),
-            optional(document, "shuffled", float, source),
-            _interval(document, "difference", source),
-            _interval(document, "difference_shuffled", source),
-        )
-
-
-def _interval(document: Object, key: str, source: str) -> Interval | None:
-    found = document.get(key)
-    return None if found is None else Interval.from_dict(found, f"{source}: {key}")
-
-
-@dataclass(frozen=True, slots=True)
-class GradientPart:
-    """The gradient of one part of the model compared with float32, and the error of the float32
-    gradient against finite differences of the loss; None where one is zero or was not measured.
-    """
-
-    part: str
-    cosine: float | None
-    norm_ratio: float | None
-    error: float | None
-
-
-@dataclass(frozen=True, slots=True)
-class ShownGradientCheck:
-    """A check of training's gradient at optimizer step `step`; `when` is in words."""
-
-    when: str
-    step: int
-    parts: tuple[GradientPart, ...]
-
-    @classmethod
-    def from_dict(cls, document: Object, source: str) -> ShownGradientCheck:
-        """Read an entry of `gradient_check` of `train.json`."""
-        return cls(
-            required(document, "when", str, source),
-            required(document, "step", int, source),
-            tuple(
-                GradientPart(
-                    required(one, "part", str, source),
-                    *(optional(one, key, float, source) for key in _COMPARED),
-                )
-                for one in objects(document, "parts", source)
-            ),
-        )
-
-
-_COMPARED = ("cosine", "norm_ratio", "error")
+from ..pipeline.json_fields import JsonObject, objects, optional, required
+from ..pipeline.results import GradientCheckResult, MergeGate, MergeMeasurement
 
 
 @dataclass(frozen=True, slots=True)
@@ -100,10 +24,10 @@ class StageFacts:
     blind: float | None
     tokens: int
     tokens_per_second: float
-    gradient_checks: tuple[ShownGradientCheck, ...]
+    gradient_checks: tuple[GradientCheckResult, ...]
 
     @classmethod
-    def from_dict(cls, document: Object, source: str) -> StageFacts:
+    def from_dict(cls, document: JsonObject, source: str) -> StageFacts:
         """Read an entry of `stages` of `train.json`."""
         return cls(
             required(document, "samples", int, source),
@@ -114,7 +38,7 @@ class StageFacts:
             optional(document, "tokens", int, source) or 0,
             optional(document, "tokens_per_second", float, source) or 0.0,
             tuple(
-                ShownGradientCheck.from_dict(one, source)
+                GradientCheckResult.from_dict(one, source)
                 for one in objects(document, "gradient_check", source)
             ),
         )
@@ -140,7 +64,7 @@ class LossCurve:
     held_out: HeldOutCurve = field(default_factory=HeldOutCurve)
 
     @classmethod
-    def from_dict(cls, document: Object, source: str) -> LossCurve:
+    def from_dict(cls, document: JsonObject, source: str) -> LossCurve:
         """Read an entry of `curves` of `training.json`."""
         held_out = optional(document, "held_out", dict, source) or {}
         return cls(
@@ -165,7 +89,7 @@ class TrainingFile:
     weight: float
 
     @classmethod
-    def from_dict(cls, document: Object, source: str) -> TrainingFile:
+    def from_dict(cls, document: JsonObject, source: str) -> TrainingFile:
         """Read an entry of `data` of `training.json`."""
         weight = optional(document, "weight", float, source)
         return cls(
@@ -191,7 +115,7 @@ class MergeFacts:
     gate: MergeGate | None
 
     @classmethod
-    def from_dict(cls, document: Object, source: str) -> MergeFacts:
+    def from_dict(cls, document: JsonObject, source: str) -> MergeFacts:
         """Read `merge_report.json`."""
         gate = optional(document, "gate", dict, source)
         return cls(
@@ -225,7 +149,7 @@ class ComputedIn:
     libraries: Mapping[str, str]
 
     @classmethod
-    def from_dict(cls, document: Object, source: str) -> ComputedIn:
+    def from_dict(cls, document: JsonObject, source: str) -> ComputedIn:
         """Read `arithmetic` of `train.json` or `scores.json`."""
         return cls(
             required(document, "format", str, source),

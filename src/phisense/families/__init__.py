@@ -38,7 +38,7 @@ __all__ = [
     "text_model_types",
 ]
 
-FAMILIES: Registry[Family] = Registry("language family", "FAMILY", seams.LANGUAGE_FAMILIES)
+FAMILIES: Registry[Family] = Registry("language family", "FAMILY", seams.FAMILY_MODULES)
 
 #: Tokens: the window of a model whose configuration is not at hand.
 DEFAULT_WINDOW = 4096

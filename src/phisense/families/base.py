@@ -144,7 +144,7 @@ class GGUFFormat:
 
 @dataclass(frozen=True, slots=True)
 class Family:
-    """A language family: one object in one file, named in `seams.LANGUAGE_FAMILIES`.
+    """A language family: one object in one file, named in `seams.FAMILY_MODULES`.
 
     Identity. `title` and `models` are words of messages ("Phi-3", "a Phi-3 or Phi-3.5 model").
     `model_type` is config.json's. Families that share it are told apart by facts: `config_marks`

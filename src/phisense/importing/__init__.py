@@ -3,10 +3,15 @@ verify it.
 
 source.py     reads a source folder, and checks whether it can be imported
 llama.py      converts a Phi-3 that was rewritten as a Llama back
-adapters.py   applies LoRA weights to the folder that they were trained on
+adapters.py   applies LoRA weights to the folder that they were trained on; adapter_names.py and
+              adapter_checks.py match them with its modules
 importer.py   the measured import
+rebuild.py    the weights of a source, in a native model
+probes.py     questions about generated images, and the logits of a model for them
+report.py     what was measured: import_report.json, and its limits
 """
 
 from .importer import import_folder
+from .report import ImportReport
 
-__all__ = ["import_folder"]
+__all__ = ["ImportReport", "import_folder"]

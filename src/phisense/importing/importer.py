@@ -17,10 +17,10 @@ the same top-1 token at 99 %.
 from __future__ import annotations
 
 from collections.abc import Sequence
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
-import numpy as np
 import torch
 from PIL import Image
 from transformers import AutoImageProcessor, AutoTokenizer
@@ -28,42 +28,32 @@ from transformers import AutoImageProcessor, AutoTokenizer
 from .. import artifacts, safe_replace
 from ..conversations import IMAGE, Message
 from ..errors import PartError, UsageError
-from ..families import context_window
 from ..model import Phi3WithProjector, load_model, save_model
-from ..model.agreement import Agreement, Gate, Outputs, compare_outputs
 from ..model.arithmetic import choose_arithmetic
-from ..model.assembly import make_generation_config
 from ..model.device import pick_device
 from ..model.folder import MODEL_KIND
-from ..model.projectors.config import make_processor, native_class, native_config
-from ..model.projectors.native import LLAVA, llava_keys
 from ..opening.sandbox import TemplateError, render_chat_template
-from ..opening.shape_checks import check_shapes
 from ..parts import load_auto
 from ..pipeline.progress import OnEvent, Progress, ignore
 from ..prompt import Prompt, prepare_tokenizer
-from ..vision.encoders.base import ENCODERS
-from ..vision.encoders.loading import load_image_processor, num_patches
-from .adapters import Adapter, apply_adapter, is_peft_compatible, load_with_peft, open_adapter
-from .llama import fuse_weights, to_phi3_config
-from .source import REWRITTEN, Source, find_source, open_source
-
-MAX_DIFFERENCE, MAX_KL, MIN_TOP1 = 1e-3, 1e-3, 0.99
-PROGRESS_STEPS = ("opening the source", "asking the source", "writing", "asking what was written")
-ProbeLogits = Sequence[torch.Tensor]
-"""Of each question, `(T, V)`."""
-#: Questions with answers, about generated images; the last two without one.
-PROBES = (
-    ("What is in the picture?", "There is a red square beside a blue circle."),
-    (
-        "Describe the picture in detail.",
-        "The picture shows several coloured shapes on a plain background.",
-    ),
-    ("How many things are there?", "Three."),
-    ("What colour is the largest thing?", "It is green."),
-    ("Hello. Who are you?", "I am an assistant that answers questions about pictures."),
-    ("Name a colour.", "Blue."),
+from ..vision.encoders.loading import num_patches
+from .adapters import apply_adapter, is_peft_compatible, load_with_peft, open_adapter
+from .probes import PROBES, ProbeLogits, Probes, draw_images, render_probes
+from .rebuild import rebuild_native
+from .report import (
+    MAX_DIFFERENCE,
+    MAX_KL,
+    MIN_TOP1,
+    ImportGate,
+    ImportRendering,
+    ImportReport,
+    SecondComparison,
+    check_import,
+    compare_logits,
 )
+from .source import Source, find_source, open_source
+
+PROGRESS_STEPS = ("opening the source", "asking the source", "writing", "asking what was written")
 
 
 def import_folder(
@@ -74,7 +64,7 @@ def import_folder(
     device: str = "auto",
     overwrite: bool = False,
     on_event: OnEvent = ignore,
-) -> dict[str, Any]:
+) -> ImportReport:
     """Write the model folder `out`, with `import_report.json`, and return the report.
 
     Raises PartError, writing nothing, for a source that cannot be imported or an import whose
@@ -85,133 +75,140 @@ def import_folder(
     safe_replace.check_can_write(out, kind=MODEL_KIND, overwrite=overwrite)
     where = pick_device(device)
     on_event(_step(0, 0))
-    model = open_source(found)
-    prompt, image_id, rendering = _load_prompt(found)
-    adapter = None if found.adapter is None else open_adapter(model, found.adapter)
-    by_peft_alone = adapter is not None and is_peft_compatible(model, adapter)
-    if adapter is not None:
-        model = load_with_peft(model, adapter) if by_peft_alone else apply_adapter(model, adapter)
-    pictures = _draw_images(found.config.vision_config.image_size)
+    opened = _OpenedSource(found, where)
     on_event(_step(1, 1))
-    # The source uses its own image processor, so that different preprocessing is detected, too.
-    own = load_auto(AutoImageProcessor, found.base, use_fast=False)
-    pixels = _preprocess(found, own, pictures)
-    reference = _logits(
-        model.to(where),
-        _render_probes(prompt, num_patches(found.config.vision_config)),
-        pixels,
-        image_id,
-    )
-    model = model.to("cpu")
-    if adapter is not None:
-        # PEFT's model was only the reference: the written one is applied by name, so that the two
-        # implementations check each other
-        if by_peft_alone:
-            del model
-            model = apply_adapter(open_source(found), adapter)
-        model = model.merge_and_unload()
-    built = _rebuild(found, model, prompt, image_id)
-    del model
+    reference = opened.ask()
+    built = opened.rebuild()
     on_event(_step(2, 2))
     about = {"recipe": None, "speech": None, "made_from": list(found.made_from), "imported": True}
     with artifacts.staged_artifact(out, kind=MODEL_KIND, about=about, overwrite=overwrite) as aside:
         save_model(built, aside)
         del built
         on_event(_step(3, 3))
-        written = load_model(aside, device, torch.float32, step="merge")
-        written_pixels = written.processor.image_processor(pictures, return_tensors="pt")[
-            "pixel_values"
-        ]
-        rows = _render_probes(written.prompt, written.image_tokens)
-        output = _logits(written.model, rows, written_pixels, image_id)
-        measured = compare_logits(reference, output)
-        lossless = found.adapter is None or found.dtype is torch.float32
-        report = {
-            "arithmetic": choose_arithmetic("merge", where).as_dict(),
-            "text_part": found.config.text_config.model_type,
-            "vision_part": found.config.vision_config.model_type,
-            "adapter": found.adapter is not None,
-            "reference": "peft"
-            if by_peft_alone
-            else "transformers"
-            if adapter is None
-            else "phisense",
-            "dtype": str(found.dtype).removeprefix("torch."),
-            "same_pixels": bool(torch.equal(pixels, written_pixels)),
-            **measured,
-            "gate": {"largest_difference": MAX_DIFFERENCE}
-            if lossless
-            else {"kl": MAX_KL, "top1": MIN_TOP1},
-            "prompt": rendering,
-        }
-        # different pixels explain different logits, so there is nothing to measure again
-        if report["same_pixels"] and not _passes(report):
-            again = _logits(written.model, rows, written_pixels, image_id)
-            del written
-            report |= _measure_again(
-                found,
-                adapter,
-                by_peft_alone,
-                where,
-                (reference, output),
-                again,
-                pixels,
-                image_id,
-                prompt,
-            )
+        report = _measure(opened, reference, aside, device)
         check_import(report)
-        artifacts.write_json(aside / "import_report.json", report)
+        artifacts.write_json(aside / ImportReport.FILE, report.to_dict())
     on_event(_step(3, len(PROGRESS_STEPS)))
-    return report
+    return replace(report, folder=out)
+
+
+class _OpenedSource:
+    """The source's model with its adapter, and the probes that it is asked."""
+
+    def __init__(self, found: Source, where: torch.device) -> None:
+        self.found, self.where = found, where
+        model = open_source(found)
+        self.prompt, self.image_id, self.rendering = _load_prompt(found)
+        self.adapter = None if found.adapter is None else open_adapter(model, found.adapter)
+        self.by_peft = self.adapter is not None and is_peft_compatible(model, self.adapter)
+        self.model: Any = self._adapted(model)
+        self.images = draw_images(found.config.vision_config.image_size)
+        self.pixels: torch.Tensor = torch.empty(0)
+
+    def _adapted(self, model: Any) -> Any:
+        if self.adapter is None:
+            return model
+        adapt = load_with_peft if self.by_peft else apply_adapter
+        return adapt(model, self.adapter)
+
+    def ask(self) -> list[torch.Tensor]:
+        """The logits of the source, which uses its own image processor, so that different
+        preprocessing is detected, too.
+        """
+        own = load_auto(AutoImageProcessor, self.found.base, use_fast=False)
+        self.pixels = _preprocess(self.found, own, self.images)
+        return self._logits(self.model)
+
+    def ask_again(self) -> list[torch.Tensor]:
+        """The logits of the source when it is opened once more."""
+        return self._logits(self._adapted(open_source(self.found)))
+
+    def _logits(self, model: Any) -> list[torch.Tensor]:
+        rows = render_probes(self.prompt, num_patches(self.found.config.vision_config))
+        return Probes(rows, self.pixels, self.image_id).logits(model.to(self.where))
+
+    def rebuild(self) -> Phi3WithProjector:
+        """The native model with the source's weights. The source's own model is released."""
+        model, self.model = self.model.to("cpu"), None
+        if self.adapter is not None:
+            # PEFT's model was only the reference: the written one is applied by name, so that the
+            # two implementations check each other
+            if self.by_peft:
+                del model
+                model = apply_adapter(open_source(self.found), self.adapter)
+            model = model.merge_and_unload()
+        return rebuild_native(self.found, model, self.prompt, self.image_id)
+
+    @property
+    def reference(self) -> str:
+        """What gives the source's logits."""
+        if self.by_peft:
+            return "peft"
+        return "transformers" if self.adapter is None else "phisense"
+
+    @property
+    def gate(self) -> ImportGate:
+        """The limits of the import: rounding is admitted only if a merge is cast."""
+        if self.adapter is None or self.found.dtype is torch.float32:
+            return ImportGate(largest_difference=MAX_DIFFERENCE)
+        return ImportGate(kl=MAX_KL, top1=MIN_TOP1)
+
+
+def _measure(
+    source: _OpenedSource, reference: ProbeLogits, folder: Path, device: str
+) -> ImportReport:
+    """Compare the model that was written to `folder` with the source's logits; once more if they
+    differ.
+    """
+    written = load_model(folder, device, torch.float32, step="merge")
+    pixels = written.processor.image_processor(source.images, return_tensors="pt")["pixel_values"]
+    probes = Probes(render_probes(written.prompt, written.image_tokens), pixels, source.image_id)
+    output = probes.logits(written.model)
+    measured = compare_logits(reference, output)
+    config = source.found.config
+    report = ImportReport(
+        arithmetic=choose_arithmetic("merge", source.where).to_dict(),
+        text_part=config.text_config.model_type,
+        vision_part=config.vision_config.model_type,
+        adapter=source.found.adapter is not None,
+        reference=source.reference,
+        dtype=str(source.found.dtype).removeprefix("torch."),
+        same_pixels=bool(torch.equal(source.pixels, pixels)),
+        positions=measured.positions,
+        largest_difference=measured.largest_difference,
+        kl=measured.kl,
+        top1=measured.top1,
+        gate=source.gate,
+        prompt=source.rendering,
+    )
+    # different pixels explain different logits, so there is nothing to measure again
+    if report.passes or not report.same_pixels:
+        return report
+    again = probes.logits(written.model)
+    del written
+    return _measure_again(source, report, (reference, output), again)
 
 
 def _measure_again(
-    found: Source,
-    adapter: Adapter | None,
-    by_peft_alone: bool,
-    where: torch.device,
+    source: _OpenedSource,
+    report: ImportReport,
     before: tuple[ProbeLogits, ProbeLogits],
     written: ProbeLogits,
-    pixels: torch.Tensor,
-    image_id: int,
-    prompt: Prompt,
-) -> dict[str, Any]:
-    """Results of a second comparison, and how far source and written model deviate from their
+) -> ImportReport:
+    """The report with a second comparison, and how far source and written model moved from their
     logits `before`.
     """
-    model = open_source(found)
-    if adapter is not None:
-        model = load_with_peft(model, adapter) if by_peft_alone else apply_adapter(model, adapter)
-    reference = _logits(
-        model.to(where),
-        _render_probes(prompt, num_patches(found.config.vision_config)),
-        pixels,
-        image_id,
-    )
-    moved = [
-        compare_logits(one, other)["largest_difference"]
+    reference = source.ask_again()
+    source_moved, written_moved = (
+        compare_logits(one, other).largest_difference
         for one, other in zip(before, (reference, written), strict=True)
-    ]
-    first = compare_logits(*before)["largest_difference"]
-    return {
-        **compare_logits(reference, written),
-        "asked_again": {
-            "first_difference": first,
-            "source_moved": moved[0],
-            "written_moved": moved[1],
-        },
-    }
-
-
-def _passes(report: dict[str, Any]) -> bool:
-    limits = report["gate"]
-    gate = Gate(
-        max_difference=limits.get("largest_difference"),
-        max_kl=limits.get("kl"),
-        min_top1=limits.get("top1"),
     )
-    figures = ("largest_difference", "kl", "top1")
-    return gate.admits(Agreement(**{name: report[name] for name in figures}))
+    why = SecondComparison(
+        first_difference=report.largest_difference,
+        source_moved=source_moved,
+        written_moved=written_moved,
+    )
+    return report.asked_once_more(compare_logits(reference, written), why)
 
 
 def _step(current: int, done: int) -> Progress:
@@ -219,41 +216,7 @@ def _step(current: int, done: int) -> Progress:
     return Progress("importing", done, len(PROGRESS_STEPS), "steps", PROGRESS_STEPS[current])
 
 
-def check_import(report: dict[str, Any]) -> None:
-    """Raises PartError unless the written model's logits match the source's."""
-    if not _passes(report) or not report["same_pixels"]:
-        figures = (
-            f"a logit {report['largest_difference']:.2g} standard deviations off, KL"
-            f" {report['kl']:.2g}, top 1 {report['top1']:.1%}"
-        )
-        if again := report.get("asked_again"):
-            figures += (
-                f"; before {again['first_difference']:.2g}, the source {again['source_moved']:.2g}"
-                " off itself"
-            )
-            figures += f", what was written {again['written_moved']:.2g}"
-        raise PartError(
-            "the imported model does not say what its source says, so it was not written",
-            got=figures if report["same_pixels"] else f"pictures prepared otherwise, {figures}",
-            wanted=", ".join(f"{name} {value}" for name, value in report["gate"].items()),
-            do="Please report it with the source's config.json",
-        )
-
-
-def compare_logits(
-    reference: Sequence[torch.Tensor], other: Sequence[torch.Tensor]
-) -> dict[str, Any]:
-    """The figures of the report, from the logits `(T, V)` of each question."""
-    found = compare_outputs(Outputs(logits=reference), Outputs(logits=other))
-    return {
-        "positions": found.positions,
-        "largest_difference": found.largest_difference,
-        "kl": found.kl,
-        "top1": found.top1,
-    }
-
-
-def _load_prompt(found: Source) -> tuple[Prompt, int, dict[str, Any]]:
+def _load_prompt(found: Source) -> tuple[Prompt, int, ImportRendering]:
     """The source's tokenizer as a prompt, its id of `<image>`, and whether the source's own
     template renders the same ids as ours.
     """
@@ -268,8 +231,7 @@ def _load_prompt(found: Source) -> tuple[Prompt, int, dict[str, Any]]:
         )
     question = PROBES[0][0]
     asked = [{"role": "user", "content": f"{IMAGE}\n{question}"}]
-    rendering: dict[str, Any] = {"source_has_template": bool(tokenizer.chat_template)}
-    source_ids = None
+    source_ids = refused = None
     try:
         if tokenizer.chat_template:
             theirs = render_chat_template(
@@ -278,9 +240,10 @@ def _load_prompt(found: Source) -> tuple[Prompt, int, dict[str, Any]]:
             source_ids = tokenizer(theirs, add_special_tokens=False)["input_ids"]
     except (TemplateError, TypeError, ValueError) as error:
         # any template error, including several templates without a default
-        rendering["refused"] = (
+        refused = (
             f"the source's template refuses our question: {' '.join(str(error).split())[:200]}"
         )
+    has_template = bool(tokenizer.chat_template)
     image_id = prepare_tokenizer(tokenizer, rows)
     prompt = Prompt(tokenizer)
     ours = prompt.render_for_completion([Message("user", f"{IMAGE}\n{question}")], [1])
@@ -298,7 +261,12 @@ def _load_prompt(found: Source) -> tuple[Prompt, int, dict[str, Any]]:
                 f" {prompt.family.title}'s own has it"
             ),
         )
-    return prompt, image_id, rendering | {"same_ids": source_ids == ours if source_ids else None}
+    rendering = ImportRendering(
+        source_has_template=has_template,
+        refused=refused,
+        same_ids=source_ids == ours if source_ids else None,
+    )
+    return prompt, image_id, rendering
 
 
 def _check_apart(out: Path, found: Source) -> None:
@@ -338,94 +306,3 @@ def _preprocess(found: Source, own: Any, pictures: Sequence[Image.Image]) -> tor
             do="Check preprocessor_config.json against config.json",
         )
     return pixels
-
-
-def _render_probes(prompt: Prompt, image_tokens: int) -> list[list[int]]:
-    """Ids of each question with its answer; the last two have no image."""
-    rows = []
-    for i, (question, answer) in enumerate(PROBES):
-        seen = i < len(PROBES) - 2
-        messages = [
-            Message("user", f"{IMAGE}\n{question}" if seen else question),
-            Message("assistant", answer),
-        ]
-        rows.append(prompt.render_conversation(messages, [image_tokens] if seen else []).ids)
-    return rows
-
-
-@torch.inference_mode()
-def _logits(
-    model: Any, rows: Sequence[Sequence[int]], pixels: torch.Tensor, image_id: int
-) -> list[torch.Tensor]:
-    """Logits `(T, V)` of each row at its text positions, on the CPU; row i is about image i if
-    there is one.
-    """
-    found = []
-    for i, ids in enumerate(rows):
-        row = torch.tensor([ids], device=model.device)
-        about = {"pixel_values": pixels[i : i + 1].to(model.device)} if i < len(pixels) else {}
-        logits = model(input_ids=row, attention_mask=torch.ones_like(row), **about).logits[0]
-        found.append(logits[row[0] != image_id].float().cpu())
-    return found
-
-
-def _rebuild(found: Source, model: Any, prompt: Prompt, image_id: int) -> Phi3WithProjector:
-    """The source's weights in a native model, in their stored dtype. Raises PartError unless all of
-    them fit.
-    """
-    config = found.config
-    llama = prompt.family.model_type != config.text_config.model_type == REWRITTEN
-    text = to_phi3_config(config.text_config) if llama else config.text_config
-    made = native_config(
-        LLAVA,
-        text,
-        config.vision_config,
-        image_id=image_id,
-        layer=config.vision_feature_layer,
-        strategy=config.vision_feature_select_strategy,
-        multimodal_projector_bias=config.multimodal_projector_bias,
-        dtype=found.dtype,
-        **llava_keys(config.projector_hidden_act, num_patches(config.vision_config)),
-    )
-    with torch.device("meta"):
-        whole = native_class(made)(made)
-    try:
-        weights = model.state_dict()
-        weights = fuse_weights(weights, text.num_hidden_layers) if llama else weights
-    except KeyError as error:
-        raise PartError(
-            f"{found.base} lacks a weight",
-            got=f"no {error.args[0]}",
-            do="Download the whole folder again",
-        ) from error
-    check_shapes(
-        f"{found.base} does not fill the model it describes",
-        {name: (tuple(weight.shape), "in its weights") for name, weight in weights.items()},
-        {name: tuple(weight.shape) for name, weight in whole.state_dict().items()},
-        wanted_by="as config.json says",
-        do="Check that config.json belongs to the weights",
-    )
-    cast = {
-        name: weight.to(found.dtype, copy=name == "lm_head.weight")
-        for name, weight in weights.items()
-    }  # copied: of a Llama it may be the embedding, which Phi-3 does not share
-    whole.load_state_dict(cast, strict=True, assign=True)
-    if text.tie_word_embeddings:
-        whole.tie_weights()
-    whole.generation_config = make_generation_config(prompt)
-    images = load_image_processor(found.base)
-    processor = make_processor(images, prompt.tokenizer, made, ENCODERS[found.encoder].extra_rows)
-    return Phi3WithProjector(whole.eval(), processor, prompt, context_window(made))
-
-
-def _draw_images(side: int) -> list[Image.Image]:
-    """Images of colored blocks, wide, high and square, so that every step of preprocessing has an
-    effect.
-    """
-    rng = np.random.default_rng(0)
-    shapes = ((side, side), (side, side * 2 // 3), (side * 2 // 3, side), (side * 2, side * 2))
-    blocks = (rng.integers(0, 255, (5, 5, 3), np.uint8) for _ in shapes)
-    return [
-        Image.fromarray(block).resize(shape, Image.Resampling.NEAREST)
-        for block, shape in zip(blocks, shapes, strict=True)
-    ]

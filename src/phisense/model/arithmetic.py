@@ -16,13 +16,13 @@ export     float32: the reference for llama.cpp's files       sdpa          –
 The inference layout is faster for a few tokens at a time, as in a chat, and slower for the many of
 an evaluation (docs/benchmarks.md). float16 ends at 65,504, which Phi-3's activations exceed, so
 training never computes in it. `doctor` shows every choice with its reason; runs, reports and model
-folders record it together with the machine (`Arithmetic.as_dict`).
+folders record it together with the machine (`Arithmetic.to_dict`).
 """
 
 from __future__ import annotations
 
 from dataclasses import dataclass
-from typing import Any, Literal
+from typing import Literal
 
 import torch
 
@@ -63,7 +63,7 @@ class Arithmetic:
         """
         return 64 if self.device.type == "cpu" and self.dtype is torch.bfloat16 else 1
 
-    def as_dict(self) -> dict[str, Any]:
+    def to_dict(self) -> dict[str, object]:
         """The settings as recorded with the step's output."""
         from .quantized import four_bit_backend
 
@@ -75,7 +75,7 @@ class Arithmetic:
             "attention": self.attention,
             "four_bit_layout": self.layout,
             "four_bit_backend": four_bit_backend(self.device),
-            **describe_machine(self.device),
+            **describe_machine(self.device).to_dict(),
         }
 
 

@@ -6,13 +6,15 @@ import functools
 import os
 import platform
 import sys
+from collections.abc import Mapping
+from dataclasses import dataclass
 from importlib.metadata import PackageNotFoundError, version
 from pathlib import Path
-from typing import Any
 
 import torch
 
 from ..errors import UsageError
+from ..pipeline.records import Record, omitted
 
 # ATEN_CPU_CAPABILITY hides instructions from PyTorch; hide them from oneDNN, too, or bfloat16
 # attention packs for the kernels of one, runs those of the other and fails ("pack_vnni2"). oneDNN
@@ -88,22 +90,35 @@ def peak_memory() -> int | None:
     )
 
 
-def describe_machine(device: torch.device) -> dict[str, Any]:
-    """What measurements depend on besides the code: `processor`, `instructions`, the `capability`
-    that PyTorch uses, `threads`, versions of `libraries`, and the GPU's name.
+@dataclass(frozen=True, slots=True, kw_only=True)
+class MachineFacts(Record):
+    """What measurements depend on besides the code: the processor, those of its instruction sets
+    that are reported, the capability that PyTorch uses, threads, library versions, and the GPU.
     """
+
+    processor: str
+    instructions: tuple[str, ...]
+    capability: str
+    threads: int
+    libraries: Mapping[str, str]
+    gpu: str | None = omitted()
+
+
+def describe_machine(device: torch.device) -> MachineFacts:
+    """The facts about this machine; `gpu` only if the device is one."""
     processor, instructions = _processor()
-    facts: dict[str, Any] = {
-        "processor": processor,
-        "instructions": list(instructions),
-        "capability": torch.backends.cpu.get_cpu_capability(),
-        "threads": torch.get_num_threads(),
-        "libraries": {name: found for name in _LIBRARIES if (found := _version(name))},
-    }
+    gpu = None
     if device.type == "cuda":
-        gpu = torch.cuda.get_device_properties(device)
-        facts["gpu"] = f"{gpu.name}, compute capability {gpu.major}.{gpu.minor}"
-    return facts
+        has = torch.cuda.get_device_properties(device)
+        gpu = f"{has.name}, compute capability {has.major}.{has.minor}"
+    return MachineFacts(
+        processor=processor,
+        instructions=instructions,
+        capability=torch.backends.cpu.get_cpu_capability(),
+        threads=torch.get_num_threads(),
+        libraries={name: found for name in _LIBRARIES if (found := _version(name))},
+        gpu=gpu,
+    )
 
 
 @functools.cache

@@ -18,6 +18,7 @@ from __future__ import annotations
 
 import hashlib
 from collections.abc import Sequence
+from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
@@ -29,11 +30,11 @@ from ..conversations import IMAGE, Message
 from ..errors import ArtifactError, PartError
 from ..opening.files import cached_sha256
 from ..parts import load_auto, pin_revision, resolve_part, split_revision
+from ..pipeline.records import Record
 from ..prompt import Prompt, prepare_tokenizer
 from ..recipe import Recipe
 
 PARTS_FILE = "parts.json"
-PartDigests = dict[str, dict[str, Any]]
 
 _WEIGHTS = ("config.json", "*.safetensors", "*.safetensors.index.json", "adapter_config.json")
 _TOKENIZER = (
@@ -61,6 +62,17 @@ _NAMES = {
 _ROWS = 1 << 31  # above any vocabulary size: only the tokenizer is used, not the embedding matrix
 
 
+@dataclass(frozen=True, slots=True, kw_only=True)
+class PartDigest(Record):
+    """SHA-256 of a part's content, in hexadecimal, and its commit if it is a Hub id."""
+
+    sha256: str
+    revision: str | None = None
+
+
+PartDigests = dict[str, PartDigest]
+
+
 def digest_parts(recipe: Recipe) -> PartDigests:
     """Current digest of each part, and its revision if it is a Hub id. Raises PartError for a
     missing part.
@@ -85,7 +97,7 @@ def _digest_files(recipe: Recipe) -> PartDigests:
 
 def write_digests(run: Path, parts: PartDigests) -> None:
     """Write the digests of the parts into the run's folder."""
-    artifacts.write_json(run / PARTS_FILE, parts)
+    artifacts.write_json(run / PARTS_FILE, {name: one.to_dict() for name, one in parts.items()})
 
 
 def read_digests(run: Path) -> PartDigests | None:
@@ -102,7 +114,7 @@ def read_digests(run: Path) -> PartDigests | None:
         raise ArtifactError(
             f"{path} is damaged", got="other content than a digest of each part", do="Train again"
         )
-    return told
+    return {name: PartDigest.from_dict(one, f"{path}: {name}") for name, one in told.items()}
 
 
 def check_parts_unchanged(
@@ -224,12 +236,12 @@ def _local_speech_part(part: str) -> Path | None:
         return None
 
 
-def _digest_folder(part: str, folder: Path, patterns: Sequence[str]) -> dict[str, Any]:
+def _digest_folder(part: str, folder: Path, patterns: Sequence[str]) -> PartDigest:
     digest = hashlib.sha256()
     for path in sorted({path for pattern in patterns for path in folder.glob(pattern)}):
         if path.is_file():
             digest.update(f"{path.relative_to(folder).as_posix()} {cached_sha256(path)}\n".encode())
-    return {"sha256": digest.hexdigest(), "revision": split_revision(part)[1]}
+    return PartDigest(sha256=digest.hexdigest(), revision=split_revision(part)[1])
 
 
 def _digest_chat_format(recipe: Recipe) -> PartDigests:
@@ -248,20 +260,16 @@ def _digest_chat_format(recipe: Recipe) -> PartDigests:
         ],
         [2],
     )
-    return {
-        "chat": {
-            "sha256": hashlib.sha256(orjson.dumps([row.ids, row.labels])).hexdigest(),
-            "revision": None,
-        }
-    }
+    ids_and_labels = orjson.dumps([row.ids, row.labels])
+    return {"chat": PartDigest(sha256=hashlib.sha256(ids_and_labels).hexdigest())}
 
 
 def _digest_in(parts: PartDigests, name: str) -> str | None:
-    return parts[name]["sha256"] if name in parts else None
+    return parts[name].sha256 if name in parts else None
 
 
 def _describe(parts: PartDigests, name: str) -> str:
     if name not in parts:
         return "none"
-    revision = parts[name].get("revision")
-    return f"{parts[name]['sha256'][:12]}{f' of revision {revision[:12]}' if revision else ''}"
+    revision = parts[name].revision
+    return f"{parts[name].sha256[:12]}{f' of revision {revision[:12]}' if revision else ''}"

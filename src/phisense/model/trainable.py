@@ -8,6 +8,7 @@ weights/    after full fine-tuning instead: language part and projector
 from __future__ import annotations
 
 from collections.abc import Callable
+from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
@@ -19,6 +20,7 @@ from torch import nn
 
 from ..errors import ArtifactError, TrainingError
 from ..opening.shape_checks import check_shapes
+from ..pipeline.records import Record
 from ..recipe import Recipe
 from .assembly import Phi3WithProjector
 from .lora import add_lora, expected_trainable
@@ -44,9 +46,20 @@ def unfreeze_language(built: Phi3WithProjector, recipe: Recipe) -> Any:
     return built.model
 
 
-def count_trainable(model: Any, recipe: Recipe) -> dict[str, Any]:
-    """`trainable`, `trainable_expected` and the trained `modules`. Raises TrainingError if the two
-    numbers differ.
+@dataclass(frozen=True, slots=True, kw_only=True)
+class TrainableCount(Record):
+    """The number of trained parameters, the number computed from the shapes, which must be equal,
+    and the names of the trained modules.
+    """
+
+    trainable: int
+    trainable_expected: int
+    modules: tuple[str, ...]
+
+
+def count_trainable(model: Any, recipe: Recipe) -> TrainableCount:
+    """Count the weights that require a gradient. Raises TrainingError unless it is the number
+    expected.
     """
     trainable = sum(p.numel() for p in model.parameters() if p.requires_grad)
     inner = model.get_base_model() if isinstance(model, PeftModel) else model
@@ -67,7 +80,9 @@ def count_trainable(model: Any, recipe: Recipe) -> dict[str, Any]:
         "model.language_model",
         "lm_head",
     }
-    return {"trainable": trainable, "trainable_expected": expected, "modules": sorted(modules)}
+    return TrainableCount(
+        trainable=trainable, trainable_expected=expected, modules=tuple(sorted(modules))
+    )
 
 
 def save_trained(model: Any, run: Path) -> None:

@@ -12,12 +12,15 @@ The folder is meant to be shared, so the record holds no paths of the machine th
 from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
 from pathlib import Path, PurePath, PurePosixPath, PureWindowsPath
 from typing import Any
 
 import orjson
 
 from .. import artifacts
+from ..pipeline.json_fields import JsonObject
+from ..pipeline.records import Record, omitted, rest
 from ..recipe import Recipe
 
 RECORD_FILE = "training.json"
@@ -35,7 +38,54 @@ _COPIED_FACTS = (
 )
 
 
-def training_record(run: Path, recipe: Recipe) -> dict[str, Any]:
+@dataclass(frozen=True, slots=True, kw_only=True)
+class RecordedFile(Record):
+    """A data set of a stage: its file name, its rows (None if not recorded), and its weight."""
+
+    stage: str
+    name: str
+    rows: int | None = omitted()
+    weight: float
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class RecordedAccuracy(Record):
+    """Accuracy on held-out questions by optimizer step, with the image and, if asked, without."""
+
+    step: tuple[int, ...]
+    accuracy: tuple[float, ...]
+    blind: tuple[float, ...] | None = omitted()
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class RecordedCurve(Record):
+    """Loss and learning rate of a stage by optimizer step, and its held-out evaluations."""
+
+    step: tuple[int, ...]
+    loss: tuple[float, ...]
+    learning_rate: tuple[float | None, ...]
+    held_out: RecordedAccuracy | None = omitted()
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class TrainingRecord(Record):
+    """The content of `training.json`; `stages` are those of `train.json`, `copied` more of its
+    keys.
+    """
+
+    name: str
+    recipe: JsonObject
+    data: tuple[RecordedFile, ...]
+    held_out: tuple[str, ...]
+    seconds: float
+    hours: float
+    stages: Mapping[str, JsonObject]
+    curves: Mapping[str, RecordedCurve]
+    modules: int
+    copied: JsonObject = rest()
+
+
+def training_record(run: Path, recipe: Recipe) -> TrainingRecord:
     """The record of `run`. Facts that older versions of phisense did not write, such as the rows of
     each file, are left out.
     """
@@ -45,23 +95,21 @@ def training_record(run: Path, recipe: Recipe) -> dict[str, Any]:
     seconds = sum(
         _seconds([row["seconds"] for row in rows if row["stage"] == stage]) for stage in stages
     )
-    return {
-        "name": recipe.name,
-        "recipe": strip_paths(recipe.model_dump(mode="json", exclude={"root"})),
-        "data": [one for stage in stages for one in _data_files(recipe, stage, stages[stage])],
-        "held_out": [file.name for file in recipe.data.held_out],
-        "seconds": round(seconds, 1),
-        "hours": seconds / 3600,
-        "stages": {
+    return TrainingRecord(
+        name=recipe.name,
+        recipe=strip_paths(recipe.model_dump(mode="json", exclude={"root"})),
+        data=tuple(one for stage in stages for one in _data_files(recipe, stage, stages[stage])),
+        held_out=tuple(file.name for file in recipe.data.held_out),
+        seconds=round(seconds, 1),
+        hours=seconds / 3600,
+        stages={
             name: {key: value for key, value in stage.items() if key != "data"}
             for name, stage in stages.items()
         },
-        "curves": {
-            stage: _curve([row for row in rows if row["stage"] == stage]) for stage in stages
-        },
-        "modules": len(facts.get("modules", ())),
-        **{key: facts[key] for key in _COPIED_FACTS if key in facts},
-    }
+        curves={stage: _curve([row for row in rows if row["stage"] == stage]) for stage in stages},
+        modules=len(facts.get("modules", ())),
+        copied={key: facts[key] for key in _COPIED_FACTS if key in facts},
+    )
 
 
 def strip_paths(value: Any) -> Any:
@@ -90,11 +138,14 @@ def _strip_path(text: str) -> str:
     return text
 
 
-def _data_files(recipe: Recipe, stage: str, facts: dict[str, Any]) -> list[dict[str, Any]]:
+def _data_files(recipe: Recipe, stage: str, facts: dict[str, Any]) -> list[RecordedFile]:
     told = facts.get("data") or [
         {"name": one.path.name, "weight": one.weight} for one in recipe.data_of(stage)
     ]
-    return [{"stage": stage, **one} for one in told]
+    return [
+        RecordedFile(stage=stage, name=one["name"], rows=one.get("rows"), weight=one["weight"])
+        for one in told
+    ]
 
 
 def _metrics_rows(metrics: Path) -> list[dict[str, Any]]:
@@ -113,22 +164,22 @@ def _seconds(clock: Sequence[float]) -> float:
     )
 
 
-def _curve(rows: Sequence[dict[str, Any]]) -> dict[str, Any]:
+def _curve(rows: Sequence[dict[str, Any]]) -> RecordedCurve:
     logged = downsample([row for row in rows if "loss" in row])
     asked = [row for row in rows if "held_out" in row]
-    curve: dict[str, Any] = {
-        "step": [row["step"] for row in logged],
-        "loss": [row["loss"] for row in logged],
-        "learning_rate": [row.get("learning_rate") for row in logged],
-    }
-    if asked:
-        curve["held_out"] = {
-            "step": [row["step"] for row in asked],
-            "accuracy": [row["held_out"] for row in asked],
-        }
-        if all(row.get("blind") is not None for row in asked):
-            curve["held_out"]["blind"] = [row["blind"] for row in asked]
-    return curve
+    blind: list[Any] = [row.get("blind") for row in asked]
+    return RecordedCurve(
+        step=tuple(row["step"] for row in logged),
+        loss=tuple(row["loss"] for row in logged),
+        learning_rate=tuple(row.get("learning_rate") for row in logged),
+        held_out=RecordedAccuracy(
+            step=tuple(row["step"] for row in asked),
+            accuracy=tuple(row["held_out"] for row in asked),
+            blind=None if None in blind else tuple(blind),
+        )
+        if asked
+        else None,
+    )
 
 
 def downsample(rows: Sequence[Any], max_rows: int = MAX_POINTS) -> list[Any]:

@@ -22,6 +22,7 @@ from .. import artifacts
 from ..errors import MergeError, PartError, UsageError
 from ..opening.shape_checks import check_shapes
 from ..parts import resolve_part
+from ..pipeline.results import RUN_KIND
 from ..recipe import Recipe, load_recorded_recipe
 from ..vision.encoders.loading import load_vision_tower
 from .arithmetic import choose_arithmetic
@@ -38,7 +39,6 @@ from .trainable import (
     unfreeze_language,
 )
 
-RUN_KIND = "run"
 #: Keys of a finished run's recipe that may be changed: where parts and data are now, and how the
 #: model is measured and written.
 _CHANGEABLE_KEYS = (
@@ -175,7 +175,7 @@ def _check_base(built: Phi3WithProjector, facts: dict[str, Any], run: Path) -> N
     """
     found = {"plain_weights": plain_digest(built.model)}
     then = facts.get("arithmetic", {})
-    here = describe_machine(built.device)["libraries"].get("bitsandbytes")
+    here = describe_machine(built.device).libraries.get("bitsandbytes")
     if (
         then.get("device") == built.device.type
         and then.get("libraries", {}).get("bitsandbytes") == here

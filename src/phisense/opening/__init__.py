@@ -3,12 +3,12 @@ and exports.
 
 files.py              which files are read; links and special files; the manifest, if there is one
 documents.py          JSON files, with limits on size, depth and values
-configs.py            config.json
+configs.py            config.json; rope_checks.py its RoPE scaling
 tokenizer_checks.py   tokenizer and image processor configurations
 headers.py            the headers of the safetensors files
 shape_checks.py       the configuration against those headers, on the meta device, so that a
                       declared but absent model allocates nothing
-gguf.py               the header of a GGUF file
+gguf.py               a GGUF file, by its header; gguf_header.py reads that
 whisper.py            consistency of a Whisper folder; the header of CTranslate2's model.bin
 sandbox.py            what runs only in a subprocess with resource limits: third-party chat
                       templates, the loaders of llama.cpp and CTranslate2
@@ -23,8 +23,8 @@ from __future__ import annotations
 
 from dataclasses import dataclass, field
 from pathlib import Path
-from typing import Any
 
+from ..artifacts import Manifest
 from ..errors import PartError
 from .configs import overridden_keys, validate_config
 from .documents import check_string_lengths, read_json_object
@@ -45,12 +45,12 @@ class ValidatedFolder:
     """
 
     folder: Path
-    documents: dict[str, dict[str, Any]]
-    manifest: dict[str, Any] | None
+    documents: dict[str, dict[str, object]]
+    manifest: Manifest | None
     _headers: dict[str, StoredTensor] = field(default_factory=dict)
 
     @property
-    def config(self) -> dict[str, Any]:
+    def config(self) -> dict[str, object]:
         """config.json without the keys that phisense sets itself."""
         if "config.json" not in self.documents:
             raise PartError(
@@ -150,6 +150,9 @@ def validate_folder(folder: Path) -> ValidatedFolder:
 
 def _folder_state(files: list[Path], folder: ValidatedFolder) -> object:
     """Cache key that changes with every file that is read or named in the manifest."""
-    named = [folder.folder / name for name in (folder.manifest or {}).get("files", ())]
+    named = [
+        folder.folder / name
+        for name in (folder.manifest.files if folder.manifest is not None else ())
+    ]
     every = sorted({*files, *(path for path in named if path.is_file())})
     return tuple(str(path) for path in every), file_states(every)

@@ -13,12 +13,14 @@ dropped     the attention implementation, the path, the dtype and generation set
 
 from __future__ import annotations
 
+from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
 
 from ..errors import PartError
 from ..families import FAMILIES, WINDOW_KEY, ConfigDefaults, text_model_types
 from .registered import composite_model_types, vision_model_types
+from .rope_checks import check_rope, unexpected_value_error
 
 _OTHER_MODEL_TYPES = ("clip_text_model", "siglip_text_model", "whisper")
 #: Text parts that are no language family: `import` rewrites them as one.
@@ -137,7 +139,7 @@ MAX_LIST_LENGTH = 10_000  # Phi-3.5's LongRoPE has 48 factors
 MAX_ROPE_THETA = 10**12  # Llama 3's rope_theta is 5 * 10^5
 
 
-def validate_config(path: Path, raw: dict[str, Any]) -> dict[str, Any]:
+def validate_config(path: Path, raw: Mapping[str, object]) -> dict[str, object]:
     """Return the configuration without the dropped keys.
 
     Raises PartError for what is rejected, naming the file and the key.
@@ -208,13 +210,13 @@ def overridden_keys(config: dict[str, Any], where: str = "") -> list[str]:
     return found
 
 
-def _validate(path: Path, config: dict[str, Any], where: str) -> dict[str, Any]:
-    judged: dict[str, Any] = {}
+def _validate(path: Path, config: Mapping[str, object], where: str) -> dict[str, object]:
+    judged: dict[str, object] = {}
     for key, value in config.items():
         if key in _DROPPED_KEYS:
             continue
         if key in _REMOTE_KEYS:
-            raise _unexpected_value(path, where + key, value, "the model in the folder itself")
+            raise unexpected_value_error(path, where + key, value, "the model in the folder itself")
         if key == "quantization_config" and value:
             raise PartError(
                 f"the weights in {path.parent} are quantised",
@@ -224,21 +226,23 @@ def _validate(path: Path, config: dict[str, Any], where: str) -> dict[str, Any]:
         if key in ("dtype", "torch_dtype"):
             value = value.removeprefix("torch.") if isinstance(value, str) else value
             if not isinstance(value, (str, type(None))) or value not in _DTYPES:
-                raise _unexpected_value(path, where + key, value, "float32, float16 or bfloat16")
+                raise unexpected_value_error(
+                    path, where + key, value, "float32, float16 or bfloat16"
+                )
         if key == "num_labels" and not (type(value) is int and 0 <= value <= MAX_LABELS):
-            raise _unexpected_value(path, where + key, value, f"at most {MAX_LABELS:,}")
+            raise unexpected_value_error(path, where + key, value, f"at most {MAX_LABELS:,}")
         if key == WINDOW_KEY and not (type(value) is int and 1 <= value <= MAX_WIDTH):
-            raise _unexpected_value(path, where + key, value, f"1 to {MAX_WIDTH:,}")
+            raise unexpected_value_error(path, where + key, value, f"1 to {MAX_WIDTH:,}")
         if isinstance(value, dict):
             value = _validate(path, value, f"{where}{key}.")
         elif isinstance(value, list) and len(value) > MAX_LIST_LENGTH:
-            raise _unexpected_value(
+            raise unexpected_value_error(
                 path, where + key, f"a list of {len(value):,}", f"at most {MAX_LIST_LENGTH:,}"
             )
         elif type(value) is int:
             _check_size(path, where + key, key, value)
         judged[key] = value
-    _check_rope(path, judged, where)
+    check_rope(path, judged, where)
     return judged
 
 
@@ -252,58 +256,7 @@ def _check_size(path: Path, full: str, key: str, value: int) -> None:
     )
     least = 1 if key in _SIZE_KEYS or key == "rope_theta" else -MAX_WIDTH
     if not least <= value <= most:
-        raise _unexpected_value(path, full, value, f"{max(least, 0)} to {most:,}")
-
-
-def _check_rope(path: Path, judged: dict[str, Any], where: str) -> None:
-    """Check the RoPE scaling: LongRoPE factors are first multiplied in the forward pass, so a list
-    that is too short would fail only there.
-    """
-    for key in ("rope_parameters", "rope_scaling"):
-        rope = judged.get(key)
-        if not isinstance(rope, dict):
-            continue
-        heads, width = judged.get("num_attention_heads"), judged.get("hidden_size")
-        share = rope.get("partial_rotary_factor", judged.get("partial_rotary_factor", 1.0))
-        if not isinstance(share, (int, float)) or not 0 < share <= 1:
-            raise _unexpected_value(
-                path, f"{where}{key}.partial_rotary_factor", share, "more than 0 and at most 1"
-            )
-        for name, value in rope.items():
-            numbers = (
-                value
-                if isinstance(value, list)
-                else [value]
-                if isinstance(value, (int, float))
-                else []
-            )
-            if not all(isinstance(one, (int, float)) and 0 < one <= 1e12 for one in numbers):
-                raise _unexpected_value(path, f"{where}{key}.{name}", value, "numbers above 0")
-        if rope.get("rope_type", rope.get("type", "default")) not in (
-            "default",
-            "longrope",
-            "su",
-            None,
-        ):
-            raise _unexpected_value(
-                path,
-                f"{where}{key}.rope_type",
-                rope.get("rope_type", rope.get("type")),
-                "default or longrope",
-            )
-        for name in ("short_factor", "long_factor"):
-            factors = rope.get(name)
-            if factors is None or not isinstance(heads, int) or not isinstance(width, int):
-                continue
-            pairs = int(width // max(heads, 1) * share) // 2
-            if not isinstance(factors, list) or len(factors) != pairs:
-                got = f"{len(factors)} numbers" if isinstance(factors, list) else factors
-                raise _unexpected_value(
-                    path,
-                    f"{where}{key}.{name}",
-                    got,
-                    f"{pairs} numbers, one for each pair of a head's dimensions",
-                )
+        raise unexpected_value_error(path, full, value, f"{max(least, 0)} to {most:,}")
 
 
 def _check_submodel(path: Path, judged: dict[str, Any], half: str, known: tuple[str, ...]) -> None:
@@ -322,11 +275,11 @@ def check_usable_config(folder: Path, config: Any) -> None:
     seen = config.vision_config
     depth, layer = int(seen.num_hidden_layers), config.vision_feature_layer
     if type(layer) is not int or not -depth - 1 <= layer <= depth:
-        raise _unexpected_value(
+        raise unexpected_value_error(
             folder / "config.json", "vision_feature_layer", layer, f"{-depth - 1} to {depth}"
         )
     if config.vision_feature_select_strategy not in ("default", "full"):
-        raise _unexpected_value(
+        raise unexpected_value_error(
             folder / "config.json",
             "vision_feature_select_strategy",
             config.vision_feature_select_strategy,
@@ -337,7 +290,7 @@ def check_usable_config(folder: Path, config: Any) -> None:
             f"{seen.num_channels} channels, image_size {seen.image_size}, patch_size"
             f" {seen.patch_size}"
         )
-        raise _unexpected_value(
+        raise unexpected_value_error(
             folder / "config.json",
             "vision_config",
             got,
@@ -348,12 +301,6 @@ def check_usable_config(folder: Path, config: Any) -> None:
     if not isinstance(nested, list) or not all(
         type(one) is int and 0 < one <= side and side % one == 0 for one in nested
     ):
-        raise _unexpected_value(
+        raise unexpected_value_error(
             folder / "config.json", "nested_pooling", nested, f"a list of divisors of {side}"
         )
-
-
-def _unexpected_value(path: Path, key: str, got: object, wanted: str) -> PartError:
-    return PartError(
-        f"{path} says what no model here says", got=f"{key} {str(got)[:120]}", wanted=wanted
-    )

@@ -8,6 +8,7 @@ the libraries that read the file a second time.
 from __future__ import annotations
 
 import math
+from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
 
@@ -30,7 +31,7 @@ _WORD_LIST_FILES = (*VOCABULARY_FILES, "normalizer.json", "tekken.json")
 _UNLIMITED = ("model_max_length",)
 
 
-def read_json_object(path: Path) -> dict[str, Any]:
+def read_json_object(path: Path) -> dict[str, object]:
     """The JSON object in a file; an empty one for a vocabulary file that holds an array.
 
     Raises PartError for a file that holds no object, is too large or nested too deeply, or has
@@ -62,17 +63,17 @@ def read_json_object(path: Path) -> dict[str, Any]:
     return dict(found)
 
 
-def check_string_lengths(path: Path, document: dict[str, Any]) -> None:
+def check_string_lengths(path: Path, document: Mapping[str, object]) -> None:
     """Raise PartError for a string in a vocabulary file that is longer than any model needs."""
     _check_bounds(path, document, 40 * MAX_CONFIG_NODES, texts=True)
 
 
-def _check_bounds(path: Path, document: dict[str, Any], nodes: int, *, texts: bool) -> None:
+def _check_bounds(path: Path, document: Mapping[str, object], nodes: int, *, texts: bool) -> None:
     """Walk the document level by level, without recursion."""
-    level: list[tuple[str, Any]] = list(document.items())
+    level: list[tuple[str, object]] = list(document.items())
     seen = 0
     for _ in range(MAX_CONFIG_DEPTH):
-        below: list[tuple[str, Any]] = []
+        below: list[tuple[str, object]] = []
         for key, value in level:
             if isinstance(value, dict):
                 below += value.items()

@@ -20,10 +20,9 @@ import re
 import stat
 from collections.abc import Iterable
 from pathlib import Path
-from typing import Any
 
 from .. import artifacts
-from ..artifacts import MANIFEST, is_inside
+from ..artifacts import MANIFEST, Manifest, is_inside
 from ..errors import ArtifactError, PartError
 from .documents import read_json_object
 
@@ -169,7 +168,7 @@ def _kind(mode: int) -> str:
 # The manifest.
 
 
-def verify_manifest(folder: Path, files: Iterable[Path]) -> dict[str, Any] | None:
+def verify_manifest(folder: Path, files: Iterable[Path]) -> Manifest | None:
     """Verify a folder against its manifest and return the manifest, or None if there is none.
 
     Every named file must have its sha256, and every file that is read must be named. Raises
@@ -179,21 +178,19 @@ def verify_manifest(folder: Path, files: Iterable[Path]) -> dict[str, Any] | Non
     if not path.is_file():
         return None
     manifest = load_manifest(folder)
-    named = manifest["files"]
+    named = manifest.files
     for inner in sorted({(folder / name).parent for name in named} - {folder}):
         if inner.is_dir():
             files = [*files, *read_files(inner)]
-    total = sum(
-        facts["bytes"] for name, facts in named.items() if not _compute_sha256(folder / name)
-    )
+    total = sum(facts.bytes for name, facts in named.items() if not _compute_sha256(folder / name))
     if total >= MIN_PROGRESS_BYTES:
         _logger.info("%s: checking %s GB against the manifest", folder.name, f"{total / 1e9:,.1f}")
     for name, facts in named.items():
         file = folder / name
         if (
             not file.is_file()
-            or file.stat().st_size != facts["bytes"]
-            or cached_sha256(file) != facts["sha256"]
+            or file.stat().st_size != facts.bytes
+            or cached_sha256(file) != facts.sha256
         ):
             what = (
                 "other content than its manifest names"
@@ -203,7 +200,7 @@ def verify_manifest(folder: Path, files: Iterable[Path]) -> dict[str, Any] | Non
             raise ArtifactError(
                 f"{file} is damaged",
                 got=what,
-                do=f"Make the {manifest['kind']} again, or copy it whole",
+                do=f"Make the {manifest.kind} again, or copy it whole",
             )
     strange = sorted(
         {one.relative_to(folder).as_posix() for one in files} - named.keys() - {MANIFEST}
@@ -217,17 +214,17 @@ def verify_manifest(folder: Path, files: Iterable[Path]) -> dict[str, Any] | Non
     return manifest
 
 
-def load_manifest(folder: Path) -> dict[str, Any]:
+def load_manifest(folder: Path) -> Manifest:
     """Load and validate a manifest without reading the files that it names.
 
     `{"kind", "about", "files": {name: {"bytes", "sha256"}}}`; names are of files inside the folder.
     """
     path = folder / MANIFEST
-    manifest = read_json_object(path)
-    files = manifest.get("files")
+    document = read_json_object(path)
+    files = document.get("files")
     if not (
-        isinstance(manifest.get("kind"), str)
-        and isinstance(manifest.get("about"), dict)
+        isinstance(document.get("kind"), str)
+        and isinstance(document.get("about"), dict)
         and isinstance(files, dict)
         and len(files) <= MAX_FILES
     ):
@@ -258,7 +255,7 @@ def load_manifest(folder: Path) -> dict[str, Any]:
                 got=name[:200],
                 wanted="a file of the folder",
             )
-    return manifest
+    return Manifest.from_dict(document, str(path))
 
 
 def cached_sha256(path: Path) -> str:

@@ -131,6 +131,7 @@ def _check_index(folder: Path, found: Mapping[str, StoredTensor]) -> None:
     from .documents import read_json_object
 
     told = read_json_object(folder / INDEX_FILE)["weight_map"]
+    assert isinstance(told, dict)  # `indexed_files` has read it
     odd = sorted(
         name
         for name in told.keys() | found.keys()

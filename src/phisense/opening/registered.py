@@ -40,8 +40,8 @@ class _Projector(Protocol):
     def natives(self) -> Sequence[_NativeModel]: ...
 
 
-_ENCODERS: Registry[_Encoder] = Registry("encoder", "ENCODER", seams.ENCODERS)
-_PROJECTORS: Registry[_Projector] = Registry("projector", "PROJECTOR", seams.PROJECTORS)
+_ENCODERS: Registry[_Encoder] = Registry("encoder", "ENCODER", seams.ENCODER_MODULES)
+_PROJECTORS: Registry[_Projector] = Registry("projector", "PROJECTOR", seams.PROJECTOR_MODULES)
 
 
 def composite_model_types() -> tuple[str, ...]:

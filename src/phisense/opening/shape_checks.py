@@ -23,7 +23,7 @@ from ..errors import PartError, PhisenseError
 from .headers import BUFFER_SUFFIXES, StoredTensor
 from .registered import published_prefixes, stored_prefixes
 
-Shape = tuple[int, ...]
+TensorShape = tuple[int, ...]
 
 
 def normalize_weight_name(name: str) -> str:
@@ -154,8 +154,8 @@ def check_stored_weights(
 
 def check_shapes(
     what: str,
-    got: Mapping[str, tuple[Shape, str]],
-    wanted: Mapping[str, Shape],
+    got: Mapping[str, tuple[TensorShape, str]],
+    wanted: Mapping[str, TensorShape],
     *,
     wanted_by: str,
     do: str,

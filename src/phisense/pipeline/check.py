@@ -1,4 +1,4 @@
-"""Check a data set: find every defect before training."""
+"""Check a data set: find every defect before training; and convert it without the unusable rows."""
 
 from __future__ import annotations
 
@@ -12,7 +12,7 @@ from .. import artifacts
 from ..console import json_bytes
 from ..errors import DataError, UsageError
 from .progress import Notice, OnEvent, ignore
-from .results import CheckResult
+from .results import CheckResult, ConvertResult
 
 if TYPE_CHECKING:
     from ..conversations import CheckReport
@@ -66,8 +66,56 @@ def check(
         recipe=recipe,
         on_event=on_event,
     )
-    result = CheckResult.from_dict(checked.as_dict(), str(data))
+    result = checked.to_result()
     return result if rejects is None else write_rejects(result, rejects)
+
+
+def convert(
+    data: str | Path,
+    out: str | Path,
+    *,
+    images: Sequence[str | Path] = (),
+    held_out: Sequence[str | Path] = (),
+    image_depth: ImageDepth = "decode",
+    max_rejects: int | None = None,
+    overwrite: bool = False,
+    on_event: OnEvent = ignore,
+) -> ConvertResult:
+    """Check `data` and write its usable rows to the folder `out`; see `conversations.convert`.
+
+    Raises DataError, with nothing written, if more than `max_rejects` rows cannot be used, and
+    UsageError if `out` may not be replaced.
+    """
+    from .. import safe_replace
+    from ..conversations.convert import DATASET_KIND
+    from ..conversations.convert import convert as write
+
+    data, out, folders = Path(data), Path(out), [Path(one) for one in images]
+    safe_replace.check_can_write(out, kind=DATASET_KIND, overwrite=overwrite)
+    checked = read_through(
+        data,
+        images=folders,
+        held_out=[Path(one) for one in held_out],
+        image_depth=image_depth,
+        on_event=on_event,
+    )
+    if max_rejects is not None and len(checked.rejected) > max_rejects:
+        raise DataError(
+            f"{data} has {len(checked.rejected):,} rows of {checked.rows:,} that cannot be used, so"
+            " nothing was written",
+            wanted=f"at most {max_rejects}",
+            do="Look at them with phisense check, or raise --max-rejects",
+        )
+    counts = write(data, out, checked, folders, overwrite=overwrite, on_event=on_event)
+    found = checked.to_result()
+    return ConvertResult(
+        out=str(out),
+        rows=counts.rows,
+        written=counts.written,
+        rejected=counts.rejected,
+        counts=found.counts,
+        notes=found.notes,
+    )
 
 
 def write_rejects(result: CheckResult, path: Path) -> CheckResult:

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
-from dataclasses import replace
 from pathlib import Path
 
 from ..errors import UsageError
@@ -52,7 +51,7 @@ def export(
     )
     place = model.resolve()
     folder = place.with_name(f"{place.name}-{quant}") if out is None else Path(out)
-    report = export_gguf(
+    return export_gguf(
         model,
         folder,
         quant,
@@ -61,4 +60,3 @@ def export(
         on_event,
         overwrite=overwrite,
     )
-    return replace(ExportResult.from_dict(report, ExportResult.FILE), folder=folder)

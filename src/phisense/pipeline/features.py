@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-from dataclasses import replace
 from typing import TYPE_CHECKING
 
 from ..conversations import ImageFinder, read_conversations
@@ -40,7 +39,7 @@ def encode_features(
     pictures = ImageFinder(recipe.image_folders)
     processes = current_process_group()
     names += _held_out_names(recipe, pictures, on_event if processes.is_main else ignore)
-    facts = encode_images(
+    encoded = encode_images(
         recipe.store,
         encoder,
         names,
@@ -63,7 +62,7 @@ def encode_features(
                 warning=True,
             )
         )
-    return replace(FeaturesResult.from_dict(facts, "the feature store"), folder=recipe.store)
+    return encoded
 
 
 def plan_features(
@@ -80,8 +79,7 @@ def plan_features(
     # one of several processes says it
     notify = on_event if current_process_group().is_main else ignore
     names += _held_out_names(recipe, pictures, notify)
-    found = plan_store(encoder, names, pictures, recipe.root, batch=recipe.features.batch_size)
-    return FeaturesPlan.from_dict(found, "the plan of the feature store")
+    return plan_store(encoder, names, pictures, recipe.root, batch=recipe.features.batch_size)
 
 
 def _trained_names(recipe: Recipe) -> list[str]:

@@ -13,18 +13,10 @@ from dataclasses import MISSING, Field, field, fields
 from typing import Any, Literal, Self, Union
 
 from ..errors import ArtifactError
+from .json_fields import converted, present, type_name
 
-JsonObject = Mapping[str, object]
-
+_DO = "It is damaged or of another version: make it again"
 _KEY, _OMIT, _REST, _LOCAL = "key", "omit_none", "rest", "local"
-_NAMES = {
-    str: "a text",
-    int: "a whole number",
-    float: "a number",
-    bool: "true or false",
-    list: "a list",
-    dict: "an object",
-}
 
 
 def key(name: str, **options: Any) -> Any:
@@ -81,21 +73,17 @@ class Record:
             if name in found:
                 given[one.name] = _read(hints[one.name], found[name], f"{source}: {name}")
             elif one.default is MISSING and one.default_factory is MISSING:
-                raise ArtifactError(
-                    f"{source} lacks {name}",
-                    got=", ".join(found) or "an empty object",
-                    do="It is damaged or of another version: make it again",
-                )
+                present(found, name, source, do=_DO)
         for one in _fields(cls):
             if one.metadata.get(_REST):
                 given[one.name] = {name: v for name, v in found.items() if name not in claimed}
         return cls(**given)
 
 
-_found_hints: dict[type, dict[str, Any]] = {}
+_found_hints: dict[type, Mapping[str, object]] = {}
 
 
-def _hints(cls: type) -> dict[str, Any]:
+def _hints(cls: type) -> Mapping[str, object]:
     """The resolved types of the fields, cached by class."""
     if cls not in _found_hints:
         _found_hints[cls] = typing.get_type_hints(cls)
@@ -168,11 +156,10 @@ def _tuple(inner: tuple[Any, ...], value: object, source: str) -> tuple[Any, ...
 
 
 def _plain(kind: type, value: object, source: str) -> object:
-    if kind is float and isinstance(value, int) and not isinstance(value, bool):
-        return float(value)
-    if not isinstance(value, kind) or (kind is int and isinstance(value, bool)):
-        raise _wrong(source, value, _NAMES.get(kind, kind.__name__))
-    return value
+    found = converted(value, kind)
+    if found is None:
+        raise _wrong(source, value, type_name(kind))
+    return found
 
 
 def _wrong(source: str, got: object, wanted: str) -> ArtifactError:
@@ -180,5 +167,5 @@ def _wrong(source: str, got: object, wanted: str) -> ArtifactError:
         f"{source} is of another type",
         got=f"{got!r}"[:80],
         wanted=wanted,
-        do="It is damaged or of another version: make it again",
+        do=_DO,
     )

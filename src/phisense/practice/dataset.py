@@ -20,7 +20,7 @@ from collections.abc import Callable, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any
+from typing import Any, NotRequired, TypedDict
 
 import orjson
 
@@ -234,14 +234,25 @@ def _conversation(scene: Scene, rng: random.Random) -> list[SceneQuestion]:
     return asked
 
 
+LlavaTurn = TypedDict("LlavaTurn", {"from": str, "value": str})
+
+
+class LlavaRow(TypedDict):
+    """A conversation in LLaVA's format, about one image or none."""
+
+    id: str
+    image: NotRequired[str]
+    conversations: list[LlavaTurn]
+
+
 def _row(
     row_id: str, picture: str | None, turns: list[tuple[str, str]], rng: random.Random
-) -> dict[str, Any]:
+) -> LlavaRow:
     """One LLaVA row; as in the published set, the image marker starts or ends the first turn."""
     spoken = [
-        part
+        LlavaTurn({"from": speaker, "value": text})
         for asked, told in turns
-        for part in ({"from": "human", "value": asked}, {"from": "gpt", "value": told})
+        for speaker, text in (("human", asked), ("gpt", told))
     ]
     if picture is None:
         return {"id": row_id, "conversations": spoken}

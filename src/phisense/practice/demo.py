@@ -16,10 +16,11 @@ from typing import Any
 
 import orjson
 
-from .. import artifacts, comparing, safe_replace
+from .. import artifacts, safe_replace
 from ..errors import ArtifactError, PartError, UsageError
 from ..evaluation.results import CONDITIONS
 from ..parts import resolve_part
+from ..pipeline import reuse
 from ..pipeline.check import check, require_usable, write_rejects
 from ..pipeline.evaluate import EvaluationReport
 from ..pipeline.features import encode_features
@@ -75,7 +76,7 @@ def run_demo(
         return _finish(summary_before, out, on_event)
 
     clock.begin("world", "A world to look at: pictures, captions, questions")
-    if not comparing.is_complete(data, dataset.WORLD_KIND):
+    if not reuse.is_complete(data, dataset.WORLD_KIND):
         write_world(
             data,
             seed=seed,
@@ -87,12 +88,12 @@ def run_demo(
     clock.begin("features", "features: every picture encoded once")
     on_event(Finished(encode_features(recipe, on_event=on_event)))
     clock.begin("train", "train: the projector, then the projector with QLoRA")
-    trained = comparing.ensure_trained(recipe, "auto", on_event)
+    trained = reuse.ensure_trained(recipe, "auto", on_event)
     clock.begin("merge", "merge: one model, and nothing lost")
-    merged = comparing.ensure_merged(recipe, "auto", on_event)
+    merged = reuse.ensure_merged(recipe, "auto", on_event)
     clock.begin("evaluate", "evaluate: does it look?")
     reports = {
-        name: comparing.ensure_evaluated(
+        name: reuse.ensure_evaluated(
             recipe.model,
             [data / f"{name}.jsonl"],
             [images],
@@ -177,7 +178,7 @@ def _prepare_folder(
                 f"{out} holds another demo", got=_describe(before), wanted=_describe(settings),
                 do="Choose another --out, or replace it with --overwrite",
             )  # fmt: skip
-        comparing.check_unclaimed(recipe)
+        reuse.check_unclaimed(recipe)
         path = out / SUMMARY
         return (
             DemoSummary.from_dict(artifacts.read_json(path), str(path)) if path.is_file() else None

@@ -31,6 +31,7 @@ from ..families import context_window
 from ..model.arithmetic import choose_arithmetic
 from ..opening.files import load_manifest
 from ..pipeline.progress import OnEvent, Progress
+from ..pipeline.results import ExportResult, FileAgreement
 from . import gguf_agreement
 from .gguf import (
     QUANTIZATIONS,
@@ -54,8 +55,8 @@ def export(
     on_event: OnEvent,
     *,
     overwrite: bool = False,
-) -> dict[str, Any]:
-    """Write `out` and return the report.
+) -> ExportResult:
+    """Write `out` and return how far its files agree with the model.
 
     The float16 file is always written and measured; it is kept if `quant` is f16. `questions[i]` is
     about `pictures[i]`. Raises ExportError, with nothing written, if the float16 file disagrees
@@ -74,52 +75,69 @@ def export(
     check_weights(model, config)
     processor, weights = open_processor(model, config), WeightReader(model)
     words = read_vocabulary(processor.tokenizer, config.text_config.vocab_size)
-    text = config.text_config
-    about: dict[str, Any] = {
-        "name": model.resolve().name,
-        "quant": quant,
-        "file": f"model-{quant}.gguf",
-        "bytes_per_position": (
-            4
-            * text.num_hidden_layers
-            * text.num_key_value_heads
-            * (text.hidden_size // text.num_attention_heads)
-        ),
-    }
-    if (model / artifacts.MANIFEST).is_file():  # the app loads the speech part with it
-        about["speech"] = load_manifest(model)["about"].get("speech")
+    about = _manifest_facts(model, config.text_config, quant)
     with artifacts.staged_artifact(
         out, kind=EXPORT_KIND, about=about, overwrite=overwrite
     ) as folder:
         whole = folder / "model-f16.gguf"
-        write_text_model(weights, text, words, processor.tokenizer, whole, about["name"], on_event)
+        write_text_model(
+            weights,
+            config.text_config,
+            words,
+            processor.tokenizer,
+            whole,
+            str(about["name"]),
+            on_event,
+        )
         why_not = write_projector(
             weights, config, processor.image_processor, folder / "mmproj-f16.gguf", on_event
         )
         write_vision(weights, config, model, folder / VISION_FOLDER)
-        report: dict[str, Any] = {
-            "quant": quant,
-            "questions": len(questions),
-            "mmproj": why_not is None,
-            "mmproj_why_not": why_not,
-        }
-        report["arithmetic"] = choose_arithmetic("export", "cpu").as_dict()
-        report["mmproj_caution"] = projector_caveat(config) if why_not is None else None
-        report |= _measure(model, folder, quant, questions, pictures, on_event)
+        agreements = _measure(model, folder, quant, questions, pictures, on_event)
         if quant != "f16":
             whole.unlink()  # in the staging folder
-        report["bytes"] = {path.name: path.stat().st_size for path in sorted(folder.glob("*.gguf"))}
+        result = ExportResult(
+            folder=out,
+            quant=quant,
+            questions=len(questions),
+            mmproj=why_not is None,
+            mmproj_why_not=why_not,
+            arithmetic=choose_arithmetic("export", "cpu").to_dict(),
+            mmproj_caution=projector_caveat(config) if why_not is None else None,
+            f16=agreements["f16"],
+            bytes={path.name: path.stat().st_size for path in sorted(folder.glob("*.gguf"))},
+            extra={name: one.to_dict() for name, one in agreements.items() if name != "f16"},
+        )
+        artifacts.write_json(folder / ExportResult.FILE, result.to_dict())
         (folder / "Modelfile").write_text(
             _modelfile(
-                about["file"], words, has_projector=why_not is None, window=context_window(config)
+                f"model-{quant}.gguf",
+                words,
+                has_projector=why_not is None,
+                window=context_window(config),
             )
         )
-        artifacts.write_json(folder / "export.json", report)
         # Provenance for reports about the exported model.
         for told in ("training.json", "merge_report.json"):
             if (model / told).is_file():
                 shutil.copy(model / told, folder)
-    return report
+    return result
+
+
+def _manifest_facts(model: Path, text: Any, quant: str) -> dict[str, object]:
+    """The manifest's description of the exported files; `text` is the language model's
+    configuration.
+    """
+    head = text.hidden_size // text.num_attention_heads
+    facts: dict[str, object] = {
+        "name": model.resolve().name,
+        "quant": quant,
+        "file": f"model-{quant}.gguf",
+        "bytes_per_position": 4 * text.num_hidden_layers * text.num_key_value_heads * head,
+    }
+    if (model / artifacts.MANIFEST).is_file():  # the app loads the speech part with it
+        facts["speech"] = load_manifest(model).about.get("speech")
+    return facts
 
 
 def _measure(
@@ -129,8 +147,11 @@ def _measure(
     questions: Sequence[Question],
     pictures: Sequence[Image],
     on_event: OnEvent,
-) -> dict[str, Any]:
-    """Generate answers with the float16 file; score them with it, torch and the quantized file."""
+) -> dict[str, FileAgreement]:
+    """Generate answers with the float16 file; score them with it, torch and the quantized file.
+
+    Returns the agreement of each file with torch, by its quantization.
+    """
     reference = gguf_agreement.TorchReference(model)
     read = reference.encode(questions, pictures)
     ends = reference.built.prompt.stop_ids
@@ -148,7 +169,7 @@ def _measure(
     found = {"f16": gguf_agreement.measure_agreement(right, said, read)}
     gguf_agreement.check_f16_agreement(found["f16"])
     if quant == "f16":
-        return {"f16": found["f16"].to_dict()}
+        return found
     on_event(Progress(f"quantising to {quant}", 0, 1, "files"))
     quantize(folder / "model-f16.gguf", folder / f"model-{quant}.gguf", quant, physical_cores())
     on_event(Progress(f"quantising to {quant}", 1, 1, "files"))
@@ -161,7 +182,7 @@ def _measure(
     small.close()
     found[quant] = gguf_agreement.measure_agreement(right, said, read)
     gguf_agreement.check_finite_agreement(found[quant], quant)
-    return {name: one.to_dict() for name, one in found.items()}
+    return found
 
 
 def _open_context(path: Path, window: int) -> LlamaContext:

@@ -15,22 +15,21 @@ from __future__ import annotations
 import os
 import re
 import shutil
-from collections.abc import Callable, Iterator
-from contextlib import contextmanager
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from importlib.metadata import PackageNotFoundError, requires, version
 from pathlib import Path
 from typing import Any
 
-from .. import artifacts, safe_replace
+from .. import artifacts
+from ..artifacts import Manifest
 from ..chat.open_engine import GGUF_KIND
 from ..errors import ArtifactError, PhisenseError, UsageError
 from ..opening import validate_folder
 from ..opening.files import load_manifest
+from ..pipeline.json_fields import JsonObject
 from .card import CardMetadata, check_hub_id, model_card
 
 MODEL_KINDS = ("model folder", GGUF_KIND)
-SPACE_KIND = "space"
 MAX_CPU_BYTES = 3e9  # bytes of weights that torch can serve on a free Space (2 cores, 16 GB)
 PYTHON_VERSION = "3.12"
 _EXTRA = r"extra == ['\"](\w+)['\"]"
@@ -113,33 +112,20 @@ def plan_space(
     )
 
 
-def _read_model_manifest(folder: Path, *, verify: bool = False) -> dict[str, Any]:
+def _read_model_manifest(folder: Path, *, verify: bool = False) -> Manifest:
     """The manifest of a finished model or GGUF folder.
 
     Only `plan_space` verifies the files, which may be gigabytes.
     """
     if folder.is_dir():
         validate_folder(folder)
-    kind = (
-        load_manifest(folder)["kind"] if (folder / artifacts.MANIFEST).is_file() else MODEL_KINDS[0]
-    )
+    kind = load_manifest(folder).kind if (folder / artifacts.MANIFEST).is_file() else MODEL_KINDS[0]
     if kind not in MODEL_KINDS:
         raise ArtifactError(
             f"{folder} is something else", got=f"a {kind}", wanted=" or a ".join(MODEL_KINDS)
         )
     artifacts.read_manifest(folder, kind=kind, verify=verify)
-    found: dict[str, Any] = artifacts.read_json(folder / artifacts.MANIFEST)
-    return found
-
-
-@contextmanager
-def staged_space(plan: SpacePlan, out: Path, *, overwrite: bool = False) -> Iterator[Path]:
-    """Yield the finished staging folder; it is renamed to `out` when the block succeeds."""
-    with artifacts.staged_artifact(
-        out, kind=SPACE_KIND, about={"space": plan.space}, overwrite=overwrite
-    ) as aside:
-        write_repositories(plan, aside)
-        yield aside
+    return load_manifest(folder)
 
 
 def write_repositories(plan: SpacePlan, folder: Path) -> None:
@@ -156,21 +142,21 @@ def write_model_repository(plan: SpacePlan, folder: Path) -> None:
     (folder / "README.md").write_text(model_card(plan.space, plan.model, about, plan.metadata))
 
 
-def _copy_model(source: Path, folder: Path) -> dict[str, Any]:
+def _copy_model(source: Path, folder: Path) -> JsonObject:
     """Copy the files, as hard links if possible, and remove local paths from the manifest.
 
     Returns the remaining `about` of the manifest.
     """
     manifest = _read_model_manifest(source)
-    for name in manifest["files"]:
+    for name in manifest.files:
         to = folder / name
         to.parent.mkdir(parents=True, exist_ok=True)
         try:
             os.link(source / name, to)
         except OSError:  # another file system, or one without hard links
             shutil.copyfile(source / name, to)
-    about = {key: value for key, value in manifest["about"].items() if not _is_local(value)}
-    artifacts.write_json(folder / artifacts.MANIFEST, {**manifest, "about": about})
+    about = {key: value for key, value in manifest.about.items() if not _is_local(value)}
+    artifacts.write_json(folder / artifacts.MANIFEST, replace(manifest, about=about).to_dict())
     return about
 
 
@@ -218,7 +204,7 @@ def _copy_speech_part(plan: SpacePlan, folder: Path) -> str | None:
         (
             found
             for folder_ in (plan.model, plan.runtime_folder)
-            if (found := _read_model_manifest(folder_)["about"].get("speech"))
+            if (found := _read_model_manifest(folder_).text("speech"))
         ),
         None,
     )
@@ -328,71 +314,3 @@ _IMPORT_SPACES = [
     "except ImportError:",
     "    spaces = None",
 ]
-
-
-def check_hub_token() -> None:
-    """Raise UsageError, explaining how to get a token, unless huggingface_hub finds one.
-
-    The token itself is not used.
-    """
-    from huggingface_hub import get_token
-
-    if get_token() is None:
-        raise UsageError(
-            "there is no Hugging Face token here",
-            do=(
-                "Make one that may write, in your settings on huggingface.co under Access Tokens,"
-                " and run hf auth login (or set HF_TOKEN); --dry-run DIR needs none"
-            ),
-        )
-
-
-def upload_repositories(plan: SpacePlan, folder: Path, on_progress: Callable[[str], None]) -> str:
-    """Upload `folder/model` and `folder/space` to the hub; returns the Space's URL.
-
-    The model is first, since the Space pins its revision. Raises PhisenseError if the hub rejects
-    an upload, saying what was uploaded before.
-    """
-    from huggingface_hub import HfApi
-
-    api, done = HfApi(), "nothing was uploaded"
-    try:
-        on_progress(f"model {plan.space}")
-        api.create_repo(plan.space, repo_type="model", private=plan.private, exist_ok=True)
-        commit = api.upload_folder(
-            repo_id=plan.space,
-            repo_type="model",
-            folder_path=folder / "model",
-            commit_message="phisense deploy",
-        )
-        done = f"the model {plan.space} is there, the Space is not finished"
-        safe_replace.discard(folder / "space")
-        write_space_repository(plan, folder / "space", revision=commit.oid)
-        on_progress(f"space {plan.space}")
-        hardware: dict[str, Any] = (
-            {"space_hardware": plan.hardware} if plan.hardware_requested else {}
-        )
-        api.create_repo(
-            plan.space,
-            repo_type="space",
-            space_sdk="gradio",
-            private=plan.private,
-            exist_ok=True,
-            **hardware,
-        )
-        api.upload_folder(
-            repo_id=plan.space,
-            repo_type="space",
-            folder_path=folder / "space",
-            commit_message="phisense deploy",
-            # Remove files of an earlier deployment; others stay.
-            delete_patterns=["phisense/*", "speech/*"],
-        )
-    except Exception as error:  # the hub client raises errors of three libraries
-        reason = str(error).strip().splitlines()[0] if str(error).strip() else type(error).__name__
-        raise PhisenseError(
-            f"the hub refused; {done}",
-            got=reason.rstrip("."),
-            do="Mend that and deploy again; it goes on where it must",
-        ) from error
-    return f"https://huggingface.co/spaces/{plan.space}"

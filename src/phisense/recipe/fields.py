@@ -55,7 +55,7 @@ class OneOf:
         raise ValueError(f"input should be {known}")
 
 
-class Section(BaseModel):
+class RecipeSection(BaseModel):
     """Base class of the sections. Every number is finite and at most `MAX_NUMBER`."""
 
     model_config = ConfigDict(frozen=True, extra="forbid", allow_inf_nan=False)

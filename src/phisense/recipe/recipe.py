@@ -7,12 +7,12 @@ from typing import Any, Literal
 
 from pydantic import Field, model_validator
 
-from .fields import Name, Section
+from .fields import Name, RecipeSection
 from .sections import Data, DataSet, Evaluate, Features, Language, Merge, Projector, Speech, Vision
 from .stages import Train
 
 
-class Recipe(Section):
+class Recipe(RecipeSection):
     """Everything that defines a model: parts, data, stages, merge and evaluation. Frozen;
     `load_recipe` reads one.
     """

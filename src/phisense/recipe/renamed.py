@@ -5,7 +5,7 @@ from __future__ import annotations
 from typing import Any
 
 from .. import safe_parsing
-from .fields import Section
+from .fields import RecipeSection
 from .lookup import section_at, sections_in
 from .recipe import Recipe
 from .sections import Evaluate, Features, Merge
@@ -13,7 +13,7 @@ from .stages import Lora, Stage, Train
 
 #: Renamed keys, by section. In a recipe they are rejected, and the message gives the new one; in
 #: the record of an earlier run they are translated.
-RENAMED: dict[type[Section], dict[str, str]] = {
+RENAMED: dict[type[RecipeSection], dict[str, str]] = {
     Features: {"batch": "batch_size", "shard": "shard_size"},
     Lora: {"targets": "target_modules"},
     Stage: {
@@ -45,7 +45,7 @@ def successor(loc: tuple[int | str, ...]) -> str | None:
     return None
 
 
-def with_current_keys(raw: Any, section: type[Section] | None = None) -> Any:
+def with_current_keys(raw: Any, section: type[RecipeSection] | None = None) -> Any:
     """A recipe as it was recorded, with its keys under the names of today."""
     if not isinstance(raw, dict):
         return raw

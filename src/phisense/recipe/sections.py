@@ -10,10 +10,10 @@ from pydantic import BeforeValidator, Field, model_validator
 
 from .. import seams
 from ..registry import Registry
-from .fields import OneOf, Section, as_tuple
+from .fields import OneOf, RecipeSection, as_tuple
 
 
-class Language(Section):
+class Language(RecipeSection):
     """`language`: the language part and its context window."""
 
     part: str = Field(
@@ -26,13 +26,13 @@ class Language(Section):
     )
 
 
-class Vision(Section):
+class Vision(RecipeSection):
     """`vision`: the vision part, its kind, and the layer whose features are used."""
 
     part: str = Field(
         description="a CLIP, SigLIP or DINOv2 model: folder or hub id, also with a revision"
     )
-    encoder: Annotated[str, OneOf(seams.ENCODERS)] = Field(
+    encoder: Annotated[str, OneOf(seams.ENCODER_MODULES)] = Field(
         "clip", description="what kind of model the part is"
     )
     layer: int = Field(
@@ -40,7 +40,7 @@ class Vision(Section):
     )
 
 
-class Speech(Section):
+class Speech(RecipeSection):
     """`speech`: the speech part that transcribes voice input."""
 
     part: str = Field(description="a Whisper model: folder (transformers or CTranslate2) or hub id")
@@ -53,13 +53,13 @@ class _ProjectorKind(Protocol):
         """Why `pool` and `nested` do not go with this kind; None if they do."""
 
 
-_PROJECTORS: Registry[_ProjectorKind] = Registry("projector", "PROJECTOR", seams.PROJECTORS)
+_PROJECTORS: Registry[_ProjectorKind] = Registry("projector", "PROJECTOR", seams.PROJECTOR_MODULES)
 
 
-class Projector(Section):
+class Projector(RecipeSection):
     """`projector`: how patch features become image tokens."""
 
-    kind: Annotated[str, OneOf(seams.PROJECTORS)] = Field(
+    kind: Annotated[str, OneOf(seams.PROJECTOR_MODULES)] = Field(
         "mlp",
         description=(
             "pixel_shuffle joins patches as pool says and, unlike mlp with a pool, does not begin"
@@ -85,7 +85,7 @@ class Projector(Section):
         return self
 
 
-class DataSet(Section):
+class DataSet(RecipeSection):
     """A data set and its weight in the mixture."""
 
     path: Path = Field(description="a data set of any shape that phisense check reads")
@@ -108,7 +108,7 @@ DataFiles = Annotated[tuple[DataFile, ...], BeforeValidator(as_tuple)]
 Paths = Annotated[tuple[Path, ...], BeforeValidator(as_tuple)]
 
 
-class Data(Section):
+class Data(RecipeSection):
     """`data`: image folders, and the data sets of the stages and of evaluation."""
 
     images: Paths = Field(
@@ -127,7 +127,7 @@ class Data(Section):
     )
 
 
-class Features(Section):
+class Features(RecipeSection):
     """`features`: how encoded images are stored."""
 
     dtype: Literal["float32", "float16", "int8", "pixels"] = Field(
@@ -144,7 +144,7 @@ class Features(Section):
     shard_size: int = Field(512, ge=1, description="pictures in a shard")
 
 
-class Merge(Section):
+class Merge(RecipeSection):
     """`merge`: number format of the merged model, and the thresholds that it must pass."""
 
     dtype: Literal["float32", "bfloat16", "float16"] = Field(
@@ -159,7 +159,7 @@ class Merge(Section):
     )
 
 
-class Evaluate(Section):
+class Evaluate(RecipeSection):
     """`evaluate`: batch size and length of answers."""
 
     batch_size: int = Field(32, ge=1, description="questions at once")

@@ -8,7 +8,7 @@ from typing import Annotated, Literal
 from pydantic import BeforeValidator, Field, model_validator
 
 from .. import seams
-from .fields import OneOf, Pattern, Section, as_tuple
+from .fields import OneOf, Pattern, RecipeSection, as_tuple
 from .sections import DataFiles
 
 #: The integrations that transformers' Trainer can report to.
@@ -33,7 +33,7 @@ Integration = Literal[
 CHECKPOINT_KEYS = ("checkpoint_every", "keep_checkpoints")
 
 
-class Lora(Section):
+class Lora(RecipeSection):
     """`train.lora`: rank, scaling and target modules of LoRA."""
 
     rank: int = Field(
@@ -64,10 +64,10 @@ class Lora(Section):
     )
 
 
-class Stage(Section):
+class Stage(RecipeSection):
     """One training stage: its objective, steps, batch sizes, learning rates and lengths."""
 
-    objective: Annotated[str, OneOf(seams.OBJECTIVES)] = Field(
+    objective: Annotated[str, OneOf(seams.OBJECTIVE_MODULES)] = Field(
         "supervised",
         description="what is learned; supervised: the answers, by the next token's cross-entropy",
     )
@@ -105,7 +105,7 @@ class Stage(Section):
     )
 
 
-class TrainEval(Section):
+class TrainEval(RecipeSection):
     """`train.eval`: evaluation while a run trains."""
 
     questions: int = Field(
@@ -134,7 +134,7 @@ class FurtherStage(Stage):
     )
 
 
-class Train(Section):
+class Train(RecipeSection):
     """`train`: the stages and their common settings."""
 
     align: Stage | None = Field(

@@ -3,6 +3,7 @@
 """
 
 from .audio import read_audio
-from .transcriber import Transcriber, Transcript
+from .transcriber import Transcriber
+from .transcript import Transcript
 
 __all__ = ["Transcriber", "Transcript", "read_audio"]

@@ -24,7 +24,7 @@ import sys
 from collections.abc import Iterator
 from contextlib import suppress
 from dataclasses import dataclass, field
-from typing import Any, BinaryIO
+from typing import Any, BinaryIO, TypedDict
 
 import av
 from av.audio.frame import AudioFrame
@@ -173,6 +173,17 @@ class _OffsetFile(io.RawIOBase):
         return self._file.tell() - self._start
 
 
+class _ChannelSummary(TypedDict):
+    """Whether the end is damaged, how many channels there are, which is the loudest, and whether
+    they cancel each other out in the mean.
+    """
+
+    broken: bool
+    channels: int
+    loudest: int
+    cancels: bool
+
+
 @dataclass
 class _AudioStats:
     """Statistics collected while decoding: `energy` of the mean, then of each channel; `broken` if
@@ -186,7 +197,7 @@ class _AudioStats:
         self.energy += [0.0] * (at + 1 - len(self.energy))
         self.energy[at] += sum(value * value for value in samples[::_STEP].tolist())
 
-    def summary(self) -> dict[str, Any]:
+    def summary(self) -> _ChannelSummary:
         mean, channels = (self.energy or [0.0])[0], self.energy[1:]
         loudest = max(range(len(channels)), key=channels.__getitem__) if channels else 0
         # A single active channel among silent ones gives a mean above this threshold.

@@ -7,7 +7,6 @@ from __future__ import annotations
 import re
 import threading
 import zlib
-from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, Literal
 
@@ -22,6 +21,7 @@ from ..safe_parsing import quote
 from .audio import MAX_SECONDS, SAMPLE_RATE, AudioSamples, no_speech_error, read_recording
 from .ctranslate2_model import ctranslate2_folder, layer_counts
 from .languages import LANGUAGES
+from .transcript import Transcript
 
 TranscriptionTask = Literal["transcribe", "translate"]
 
@@ -33,68 +33,6 @@ COMPRESSION_RATIO_THRESHOLD = 2.4
 #: confident model returns one of the poor ones.
 BEAM_SEARCH_PATIENCE = 2.0
 MIN_BEAM_SEARCH_LAYERS = 4  # encoder and decoder layers of whisper-tiny
-CONFIDENT_PROBABILITY = 0.5  # a language detected with lower probability is uncertain
-
-
-@dataclass(frozen=True, slots=True)
-class Transcript:
-    """A transcript: `text` is trimmed, in the spoken language, or in English if `translated`;
-    `seconds` is the duration of the audio.
-
-    `language` is the code of the spoken language; `probability` is the model's own for it, or None
-    if the caller specified it. `truncated` is set if the recording ends before its audio does;
-    `repetitive` if a part of the text repeats itself even when decoded again; `channel_count` as in
-    `audio.Recording`.
-    """
-
-    text: str
-    seconds: float
-    language: str = "en"
-    probability: float | None = None
-    translated: bool = False
-    truncated: bool = False
-    repetitive: bool = False
-    channel_count: int | None = None
-
-    @property
-    def is_uncertain(self) -> bool:
-        """Whether the detected language is uncertain."""
-        return self.probability is not None and self.probability < CONFIDENT_PROBABILITY
-
-    @property
-    def language_description(self) -> str:
-        """For display: "German (97 %), put into English"; "perhaps German (41 %), put into
-        English".
-        """
-        sure = "" if self.probability is None else f" ({self.probability:.0%})".replace("%", " %")
-        named = LANGUAGES.get(self.language, self.language) + sure
-        return (
-            ("perhaps " if self.is_uncertain else "")
-            + named
-            + (", put into English" if self.translated else "")
-        )
-
-    @property
-    def warnings(self) -> list[str]:
-        """Warnings for the reader about the reliability of the text."""
-        found = []
-        if self.truncated:
-            found.append(
-                f"The recording is cut off: {self.seconds:.1f} s of it were there to be heard."
-            )
-        if self.channel_count is not None:
-            found.append(
-                f"The {self.channel_count} channels of the recording cancel each other out, so"
-                " the loudest"
-                " alone was heard."
-            )
-        if self.is_uncertain:
-            found.append("The language is a guess: name it, if it is another one.")
-        if self.repetitive:
-            found.append(
-                "The speech part repeats itself in some of this, which may not have been said."
-            )
-        return found
 
 
 class Transcriber:
@@ -175,6 +113,35 @@ class Transcriber:
         text; UsageError for an unknown language code; PartError if the model does not support the
         language, or cannot translate.
         """
+        self._check_can(language, task)
+        called = name or sound.name
+        recording = read_recording(sound, name=called, max_seconds=self.max_seconds)
+        windows = self._windows(recording.samples, called, vad)
+        language, probability = self._language(windows[0], language)
+        if task is None:
+            task = "transcribe" if language == "en" else "translate"
+        if task == "translate":
+            self._check_translates(language)
+        heard = [
+            text
+            for text in (self._transcribe_window(window, language, task) for window in windows)
+            if text
+        ]
+        self._model.clear_cache()
+        loops = _count_loops(heard, called)
+        return Transcript(
+            " ".join(heard),
+            recording.seconds,
+            language,
+            probability,
+            translated=task == "translate",
+            truncated=recording.truncated,
+            repetitive=loops > 0,
+            channel_count=recording.channel_count,
+        )
+
+    def _check_can(self, language: str | None, task: TranscriptionTask | None) -> None:
+        """Raise UsageError for an unknown language, PartError for what the model was not taught."""
         if language is not None and language not in LANGUAGES:
             raise UsageError(
                 "no such language",
@@ -193,39 +160,6 @@ class Transcriber:
             )
         if task == "translate":
             self._check_translates(language)
-        called = name or sound.name
-        recording = read_recording(sound, name=called, max_seconds=self.max_seconds)
-        windows = self._windows(recording.samples, called, vad)
-        language, probability = self._language(windows[0], language)
-        if task is None:
-            task = "transcribe" if language == "en" else "translate"
-        if task == "translate":
-            self._check_translates(language)
-        heard = [
-            text
-            for text in (self._transcribe_window(window, language, task) for window in windows)
-            if text
-        ]
-        self._model.clear_cache()
-        if not heard:
-            raise no_speech_error(called, "speech without words")
-        loops = sum(map(is_repetitive, heard))
-        if loops == len(heard):
-            do = "Speak again, in short sentences, or name the language that is spoken"
-            raise SoundError(
-                f"{called} was not understood", got=f"a loop: {quote(heard[0])}", do=do
-            )
-        translated = task == "translate"
-        return Transcript(
-            " ".join(heard),
-            recording.seconds,
-            language,
-            probability,
-            translated,
-            recording.truncated,
-            loops > 0,
-            recording.channel_count,
-        )
 
     def _check_translates(self, language: str | None) -> None:
         if not self.can_translate:
@@ -319,6 +253,20 @@ def is_repetitive(text: str) -> bool:
     """
     data = text.encode()
     return bool(data) and len(data) / len(zlib.compress(data)) > COMPRESSION_RATIO_THRESHOLD
+
+
+def _count_loops(heard: list[str], name: str) -> int:
+    """The number of repetitive texts. Raises SoundError if there is no text, or no other."""
+    if not heard:
+        raise no_speech_error(name, "speech without words")
+    loops = sum(map(is_repetitive, heard))
+    if loops == len(heard):
+        raise SoundError(
+            f"{name} was not understood",
+            got=f"a loop: {quote(heard[0])}",
+            do="Speak again, in short sentences, or name the language that is spoken",
+        )
+    return loops
 
 
 def _speech_segments(level: AudioSamples, options: VadOptions) -> list[AudioSamples]:

@@ -25,7 +25,7 @@ from .verdict import MIN_IMAGES, judge_looking
 
 ANSWERS_LOGGED = 3
 EVAL_BATCH_SIZE = 32
-MAX_NEW_TOKENS = 32  # tokens of an answer
+MAX_NEW_TOKENS = 32  # tokens of an answer, unless the recipe's evaluation cuts it earlier
 IsCorrect = Callable[[str, Sequence[str]], bool]
 QuestionImage = tuple[Question, str | None]  # a question, and the image that goes with it
 
@@ -78,6 +78,7 @@ class EvalCallback(TrainerCallback):
     ) -> None:
         self.built, self.store, self.is_correct, self.report = built, store, is_correct, report
         self.times = recipe.train.eval.times
+        self.max_new_tokens = min(MAX_NEW_TOKENS, recipe.evaluate.max_new_tokens)
         self.last_stage = stage == list(recipe.train.stages)[-1]
         wanted = eval_questions(recipe) if is_correct else []
         self.final_questions = [q for q in wanted if q.image is None or q.image in store]
@@ -182,7 +183,7 @@ class EvalCallback(TrainerCallback):
                     for _, (q, image) in batch
                 ]
                 answers = batch_generate(
-                    self.built, queries, max_new_tokens=MAX_NEW_TOKENS, losses=False
+                    self.built, queries, max_new_tokens=self.max_new_tokens, losses=False
                 )
                 found.update((key, one.text) for (key, _), one in zip(batch, answers, strict=True))
         return [found[q.text, image] for q, image in pairs]

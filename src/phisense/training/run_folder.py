@@ -17,9 +17,8 @@ import yaml
 from .. import artifacts, safe_replace
 from ..errors import ArtifactError, TrainingError, UsageError
 from ..pipeline.records import Record
+from ..pipeline.results import RUN_KIND
 from ..recipe import Recipe
-
-RUN_KIND = "run"
 
 
 @dataclass(frozen=True, slots=True)

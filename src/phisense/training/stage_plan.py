@@ -96,7 +96,7 @@ def _describe(
         "data": {"conversations": samples.conversations, "sha256": samples.digest},
         "features": {"encoder": store.encoder, "sha256": store.digest(samples.pictures)},
         "computes_in": run.arithmetic.format,
-        "parts": {name: told["sha256"] for name, told in run.parts.items() if name != "speech"},
+        "parts": {name: told.sha256 for name, told in run.parts.items() if name != "speech"},
         "base": {"four_bit_codes": frozen.codes, "plain_weights": frozen.plain},
     }
 

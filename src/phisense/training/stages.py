@@ -182,14 +182,14 @@ class Training:
         _check_moved(change)
         result = TrainResult(
             folder=recipe.run,
-            arithmetic=run.arithmetic.as_dict(),
+            arithmetic=run.arithmetic.to_dict(),
             four_bit_codes=frozen.codes,
             plain_weights=frozen.plain,
             calibration=calibration,
             stages=stages,
-            trainable=counted["trainable"],
-            trainable_expected=counted["trainable_expected"],
-            modules=tuple(counted["modules"]),
+            trainable=counted.trainable,
+            trainable_expected=counted.trainable_expected,
+            modules=tuple(counted.modules),
             verdict=TrainingVerdict() if verdict is None else verdict,
             projector_change=change,
             seconds=time.monotonic() - started,

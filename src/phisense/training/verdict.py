@@ -13,7 +13,8 @@ from typing import Literal
 
 import numpy as np
 
-from ..intervals import MIN_UNITS, Array, Interval, paired_bootstrap, percentile_interval
+from ..bootstrap import MIN_UNITS, Array, paired_bootstrap, percentile_interval
+from ..intervals import Interval
 from ..pipeline.results import TrainingVerdict
 
 MIN_IMAGES = 2  # images; fewer cannot be shuffled

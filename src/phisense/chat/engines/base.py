@@ -11,7 +11,7 @@ from ... import seams
 from ...registry import Registry
 from ..engine import Engine
 
-Source = Literal["model folder", "export", "server"]
+ModelSource = Literal["model folder", "export", "server"]
 """What an engine generates from: a folder of `phisense merge` or `phisense export`, or a server."""
 
 
@@ -40,9 +40,9 @@ class EngineKind:
     """
 
     title: str
-    opens: Source
+    opens: ModelSource
     open: Callable[[Path | None, EngineOptions], Engine]
     quantizes: bool = False
 
 
-ENGINES: Registry[EngineKind] = Registry("engine", "ENGINE", seams.ENGINES)
+ENGINES: Registry[EngineKind] = Registry("engine", "ENGINE", seams.ENGINE_MODULES)

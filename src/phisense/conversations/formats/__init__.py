@@ -1,5 +1,5 @@
 r"""Data formats by name, in order of precedence: each is one file with a `FORMAT`, registered in
-`seams.DATA_FORMATS`.
+`seams.FORMAT_MODULES`.
 
     llava                {"id", "image": name | [names] | null, "conversations": [{"from": "human",
                          "value": "<image>\n..."}, ...]}; LLaMA-Factory's with "images", "system"
@@ -18,6 +18,6 @@ from ... import seams
 from ...registry import Registry
 from .base import Format, RawRow
 
-FORMATS: Registry[Format] = Registry("data format", "FORMAT", seams.DATA_FORMATS)
+FORMATS: Registry[Format] = Registry("data format", "FORMAT", seams.FORMAT_MODULES)
 
 __all__ = ["FORMATS", "Format", "RawRow"]

@@ -39,8 +39,8 @@ class Format(Protocol):
         """The turns and images of a row, with the faults of what could not be parsed; None for a
         row of another format.
 
-        Formats are asked in the order of `seams.DATA_FORMATS`, and the first that returns a row has
-        it. `ParsedRow.shape` is the name that `check` counts it under. `row_images.add_images` adds
-        images from names, data URLs, bytes or lists of these; keys that mean something and are not
-        read belong into `ignored_keys`.
+        Formats are asked in the order of `seams.FORMAT_MODULES`, and the first that returns a row
+        has it. `ParsedRow.shape` is the name that `check` counts it under. `row_images.add_images`
+        adds images from names, data URLs, bytes or lists of these; keys that mean something and are
+        not read belong into `ignored_keys`.
         """

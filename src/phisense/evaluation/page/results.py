@@ -5,9 +5,8 @@ several models beside each other.
 from __future__ import annotations
 
 from collections.abc import Sequence
-from typing import TYPE_CHECKING, NamedTuple
+from typing import TYPE_CHECKING
 
-from ..published_results import PUBLISHED_RESULTS
 from ..results import CONDITIONS, ConditionScores, KindScore
 from .markup import (
     CONDITION_LABELS,
@@ -19,6 +18,7 @@ from .markup import (
     metric_label,
 )
 from .plots import bar_plot, interval_plot
+from .published import published_section
 
 if TYPE_CHECKING:
     from ..comparison import ComparisonGroup, Difference
@@ -36,7 +36,7 @@ def results_section(group: ComparisonGroup) -> str:
                 verdict(report),
                 caveats_section(report),
                 _side_by_side(_conditions(report), _plots(report)),
-                _published(group),
+                published_section(group),
             ]
         )
     named = list(zip(group.names, group.reports, strict=True))
@@ -46,7 +46,7 @@ def results_section(group: ComparisonGroup) -> str:
     ]
     told = [_comparison_table(group), *(_difference(group, one) for one in group.differences)]
     return "".join(
-        [*parts, _side_by_side("".join(told), _comparison_plots(group)), _published(group)]
+        [*parts, _side_by_side("".join(told), _comparison_plots(group)), published_section(group)]
     )
 
 
@@ -142,69 +142,6 @@ def _conditions(report: Report) -> str:
         ],
         rows,
     )
-
-
-def _published(group: ComparisonGroup) -> str:
-    """One table per metric, the headline first: the models of this page, then published results
-    with their source as plain text.
-    """
-    others = published_rows(group.task)
-    if not others:
-        return ""
-    rows = []
-    for figure in dict.fromkeys([group.headline, *(one.figure for one in others)]):
-        for name, report in zip(group.names, group.reports, strict=True):
-            found = report.scores.metric(report.condition, figure)
-            rows += (
-                [
-                    [
-                        f"<b>{escape_text(name)}</b>",
-                        metric_label(figure),
-                        format_interval(found),
-                        "measured here",
-                    ]
-                ]
-                if found
-                else []
-            )
-        rows += [
-            [
-                escape_text(one.model),
-                metric_label(one.figure),
-                format_number(one.value),
-                escape_text(one.source),
-            ]
-            for one in others
-            if one.figure == figure
-        ]
-    told = (
-        "<p class='small'>Published, not measured here: others' prompts, decoding and scorers may"
-        " differ.</p>"
-    )
-    return (
-        "<h3>Beside published"
-        f" figures</h3>{html_table(['model', 'figure', 'value', 'published in'], rows, 'told')}"
-        f"{told}"
-    )
-
-
-class PublishedRow(NamedTuple):
-    """A published value, the model, its source, and a note on what was measured differently."""
-
-    model: str
-    figure: str
-    value: float
-    source: str
-
-
-def published_rows(task: str) -> list[PublishedRow]:
-    found = []
-    for model, tasks in PUBLISHED_RESULTS.items():
-        if one := tasks.get(task):
-            note = f"; {one.note}" if one.note else ""
-            source = one.source.removeprefix("https://") + note
-            found.append(PublishedRow(model, one.figure, one.value, source))
-    return found
 
 
 def _plots(report: Report) -> str:

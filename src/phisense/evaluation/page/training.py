@@ -21,9 +21,10 @@ from .plots import loss_curve
 
 if TYPE_CHECKING:
     from ...intervals import Interval
+    from ...pipeline.results import TrainingVerdict
     from ..model_facts import ModelFacts
     from ..report import Report
-    from ..training_facts import MergeFacts, ShownVerdict, StageFacts
+    from ..training_facts import MergeFacts, StageFacts
 
 MERGE_LABELS = {
     "merged": "this model",
@@ -90,7 +91,7 @@ def _model(about: ModelFacts) -> str:
     return "".join([definition_list([*pairs, *parts]), *told, _recipe(about)])
 
 
-def _looks(looks: ShownVerdict | None) -> str:
+def _looks(looks: TrainingVerdict | None) -> str:
     """The verdict of training itself, from its last evaluation on held-out questions."""
     if not looks:
         return ""

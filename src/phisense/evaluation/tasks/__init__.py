@@ -1,5 +1,5 @@
 """The benchmarks by the names that `phisense evaluate --task` and `phisense score` use; each is one
-file with a `TASK`, registered in `seams.TASKS`.
+file with a `TASK`, registered in `seams.TASK_MODULES`.
 """
 
 from pathlib import Path
@@ -9,7 +9,7 @@ from ...parts import cache_folder
 from ...registry import Registry
 from ..task import Task
 
-TASKS: Registry[Task] = Registry("task", "TASK", seams.TASKS)
+TASKS: Registry[Task] = Registry("task", "TASK", seams.TASK_MODULES)
 
 __all__ = ["TASKS", "image_cache_folder"]
 

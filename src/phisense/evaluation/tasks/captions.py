@@ -12,17 +12,15 @@ from pathlib import Path
 import numpy as np
 
 from ...conversations import Question
+from ..benchmark_images import ImageUnpacker, picture_name, unpack_images
 from ..benchmark_io import (
     HubDefaults,
-    ImageUnpacker,
     Row,
     check_questions,
-    picture_name,
     read_source,
     rows_of,
     text_of,
     texts_of,
-    unpack_images,
 )
 from ..caption_metrics import MAX_NGRAM, CiderScorer, bleu, bleu_counts, rouge_l, tokenize_caption
 from ..caveats import Caveat, of_long_texts

@@ -13,6 +13,7 @@ from pathlib import Path
 from ...conversations import Question
 from ...unicode_scripts import is_non_latin
 from ..answer_metrics import normalize_any_script
+from ..benchmark_images import picture_name, unpack_images
 from ..benchmark_io import (
     HubDefaults,
     Row,
@@ -20,11 +21,9 @@ from ..benchmark_io import (
     kind_of,
     mapping,
     numbered_rows,
-    picture_name,
     read_source,
     rows_of,
     text_of,
-    unpack_images,
 )
 from ..caveats import of_scripts
 from ..task import Task, accuracy_metrics, aggregate_scores

@@ -18,6 +18,7 @@ import numpy as np
 from ...conversations import Question
 from ...errors import DataError
 from ..answer_metrics import OPTION_LETTERS, parse_letter
+from ..benchmark_images import unpack_images
 from ..benchmark_io import (
     HubDefaults,
     Row,
@@ -29,7 +30,6 @@ from ..benchmark_io import (
     read_source,
     rows_of,
     text_of,
-    unpack_images,
 )
 from ..caveats import Caveat, of_unread
 from ..task import Array, ScoredAnswer, Task, mean

@@ -20,16 +20,8 @@ import numpy as np
 
 from ...conversations import Question
 from ...errors import DataError
-from ..benchmark_io import (
-    HubDefaults,
-    Row,
-    check_questions,
-    picture_name,
-    read_source,
-    rows_of,
-    text_of,
-    unpack_images,
-)
+from ..benchmark_images import picture_name, unpack_images
+from ..benchmark_io import HubDefaults, Row, check_questions, read_source, rows_of, text_of
 from ..caveats import Caveat, of_unread
 from ..task import Array, ScoredAnswer, Task, mean
 from .prompts import SHORT_ANSWER

@@ -17,16 +17,8 @@ import numpy as np
 
 from ...conversations import Question
 from ...errors import DataError
-from ..benchmark_io import (
-    HubDefaults,
-    check_questions,
-    kind_of,
-    picture_name,
-    read_source,
-    rows_of,
-    text_of,
-    unpack_images,
-)
+from ..benchmark_images import picture_name, unpack_images
+from ..benchmark_io import HubDefaults, check_questions, kind_of, read_source, rows_of, text_of
 from ..caveats import Caveat, of_unread
 from ..task import Array, ScoredAnswer, Task
 from ..yes_no import parse_yes_no, parse_yes_no_pope, yes_no_counts, yes_no_metrics

@@ -14,6 +14,7 @@ import numpy as np
 from ...conversations import Question
 from ...errors import DataError
 from ..answer_metrics import OPTION_LETTERS, parse_letter, parse_letter_llava
+from ..benchmark_images import picture_name, unpack_images
 from ..benchmark_io import (
     HubDefaults,
     Row,
@@ -21,11 +22,9 @@ from ..benchmark_io import (
     kind_of,
     number_of,
     numbered_rows,
-    picture_name,
     read_source,
     text_of,
     texts_of,
-    unpack_images,
 )
 from ..caveats import Caveat, of_unread
 from ..task import Array, ScoredAnswer, Task, mean

@@ -12,16 +12,8 @@ from pathlib import Path
 from ...conversations import Question
 from ...errors import DataError
 from ..answer_metrics import textvqa_accuracy
-from ..benchmark_io import (
-    HubDefaults,
-    check_questions,
-    picture_name,
-    read_source,
-    rows_of,
-    text_of,
-    texts_of,
-    unpack_images,
-)
+from ..benchmark_images import picture_name, unpack_images
+from ..benchmark_io import HubDefaults, check_questions, read_source, rows_of, text_of, texts_of
 from ..caveats import Caveat, of_people, of_scripts
 from ..task import ScoredAnswer, Task, accuracy_metrics, aggregate_scores
 from .prompts import short_answer_prompt

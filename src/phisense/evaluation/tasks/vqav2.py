@@ -16,6 +16,7 @@ import numpy as np
 from ...conversations import Question
 from ...errors import DataError
 from ..answer_metrics import annotator_accuracy, normalize_official, vqa_accuracy
+from ..benchmark_images import picture_name, unpack_images
 from ..benchmark_io import (
     HubDefaults,
     Row,
@@ -24,11 +25,9 @@ from ..benchmark_io import (
     kind_of,
     list_of,
     number_of,
-    picture_name,
     read_source,
     rows_of,
     text_of,
-    unpack_images,
 )
 from ..caveats import Caveat, of_people, of_scripts
 from ..task import Array, ScoredAnswer, Task, mean

@@ -52,7 +52,7 @@ class ProjectorKind(Protocol):
         """Draw the weights of a native projector module, in place, from torch's generator."""
 
 
-PROJECTORS: Registry[ProjectorKind] = Registry("projector", "PROJECTOR", seams.PROJECTORS)
+PROJECTORS: Registry[ProjectorKind] = Registry("projector", "PROJECTOR", seams.PROJECTOR_MODULES)
 
 
 def native_model(config: Any) -> NativeModel:

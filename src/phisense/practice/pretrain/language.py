@@ -165,7 +165,7 @@ LANGUAGE_ROUNDS = (
 )
 
 
-def language_config() -> Phi3Config:
+def practice_language_config() -> Phi3Config:
     """Configuration of the practice language model."""
     return Phi3Config(
         vocab_size=ROWS,
@@ -205,7 +205,7 @@ class LanguageTrainer:
             f" {w}": self._one_id(w) for w in [*" ".join(vocabulary).split(), *"0123456789"]
         }
         self.model = model or Phi3ForCausalLM._from_config(
-            language_config(), attn_implementation="eager"
+            practice_language_config(), attn_implementation="eager"
         )
         self.optimizer = torch.optim.AdamW(
             self.model.parameters(), lr=plan.learning_rate, betas=(0.9, 0.98), weight_decay=0.03

@@ -19,194 +19,38 @@ import math
 import random
 import time
 from collections.abc import Sequence
-from concurrent.futures import ProcessPoolExecutor
-from dataclasses import dataclass
-from itertools import repeat
 from pathlib import Path
 from typing import Any
 
 import numpy as np
 import torch
-from PIL import Image
-from tokenizers import Regex, Tokenizer, models, normalizers, pre_tokenizers, processors
-from transformers import CLIPConfig, CLIPImageProcessorPil, CLIPModel, PreTrainedTokenizerFast
+from transformers import CLIPModel, PreTrainedTokenizerFast
 
 from ...model.arithmetic import choose_arithmetic
-from ..dialogue import caption, noun_phrase
-from ..draw import DigitSet, draw_scene
-from ..world import COLOURS, CORNERS, DIGITS, SHAPES, SIZES, Scene, near_miss, sample_scene
+from ..dialogue import caption
+from ..draw import DigitSet
+from ..world import COLOURS, CORNERS, DIGITS, SHAPES, SIZES, Scene, sample_scene
+from .vision_data import (
+    CORNER_FACTS,
+    NEAR_MISSES,
+    VISION_ROUNDS,
+    VisionRound,
+    corner_facts,
+    region_phrases,
+    render_all,
+    render_pixels,
+)
+from .vision_model import (
+    EMPTY,
+    MEAN,
+    STD,
+    build_caption_tokenizer,
+    build_practice_image_processor,
+    clip_config,
+)
 
-SIDE, PATCH = 96, 12  # pixels: 8x8 patches, 4x4 of them in a corner
-NEAR_MISSES = 3
-EMPTY = "nothing"
-MEAN, STD = 0.5, 0.25
 PATCH_SCALE = 16.0  # softer than the learned 100: a single patch is seldom certain
 READ = -2  # the hidden state that a projector reads, as in LLaVA
-
-
-@dataclass(frozen=True)
-class VisionRound:
-    """Settings of one round; each step takes `groups` x (1 + NEAR_MISSES) images.
-
-    `patches`: how many of a corner's 16 enter the loss per step. `digit_share`: of the things;
-    handwriting is harder to distinguish than shapes, so its share exceeds that in the world.
-    """
-
-    groups_rendered: int = 32_000
-    steps: int = 5_000
-    groups: int = 32
-    learning_rate: float = 1e-3
-    seed: int = 11
-    patches: int = 0
-    digit_share: float = 0.5
-
-
-VISION_ROUNDS = (
-    VisionRound(),
-    VisionRound(groups_rendered=20_000, steps=1_500, learning_rate=7e-4, seed=13, patches=1),
-    VisionRound(
-        groups_rendered=12_000,
-        steps=1_500,
-        groups=16,
-        learning_rate=7e-4,
-        seed=17,
-        patches=16,
-        digit_share=0.75,
-    ),
-)
-
-
-def clip_config() -> CLIPConfig:
-    """Configuration of the practice CLIP model."""
-    text = {
-        "hidden_size": 128,
-        "intermediate_size": 384,
-        "num_hidden_layers": 3,
-        "num_attention_heads": 4,
-        "hidden_act": "gelu",
-    }
-    vision = {
-        "hidden_size": 192,
-        "intermediate_size": 512,
-        "num_hidden_layers": 6,
-        "num_attention_heads": 6,
-        "hidden_act": "gelu",
-    }
-    return CLIPConfig(
-        text_config={
-            **text,
-            "vocab_size": len(_words()) + 4,
-            "max_position_embeddings": 40,
-            "bos_token_id": 1,
-            "eos_token_id": 3,
-            "pad_token_id": 0,
-        },
-        vision_config={**vision, "image_size": SIDE, "patch_size": PATCH},
-        projection_dim=128,
-    )
-
-
-def build_caption_tokenizer() -> PreTrainedTokenizerFast:
-    """Word-level tokenizer: the captions have few words."""
-    words = ["<pad>", "<s>", "<unk>", "</s>", *_words()]
-    inner = Tokenizer(
-        models.WordLevel({word: i for i, word in enumerate(words)}, unk_token="<unk>")
-    )
-    inner.normalizer = normalizers.Lowercase()
-    inner.pre_tokenizer = pre_tokenizers.Split(Regex(r"\w+|,"), "removed", invert=True)
-    inner.post_processor = processors.TemplateProcessing(
-        single="<s> $A </s>", special_tokens=[("<s>", 1), ("</s>", 3)]
-    )
-    return PreTrainedTokenizerFast(
-        tokenizer_object=inner,
-        pad_token="<pad>",
-        bos_token="<s>",
-        unk_token="<unk>",
-        eos_token="</s>",
-        model_max_length=40,
-    )
-
-
-def _words() -> list[str]:
-    return [
-        "a",
-        "at",
-        "the",
-        ",",
-        EMPTY,
-        "top",
-        "bottom",
-        "left",
-        "right",
-        *SIZES,
-        *COLOURS,
-        *SHAPES,
-        *DIGITS,
-    ]
-
-
-def build_practice_image_processor() -> CLIPImageProcessorPil:
-    """Image processor of the practice vision model: resized without a crop, normalized."""
-    return CLIPImageProcessorPil(
-        size={"height": SIDE, "width": SIDE},
-        do_center_crop=False,
-        image_mean=[MEAN] * 3,
-        image_std=[STD] * 3,
-        resample=Image.Resampling.BICUBIC,
-    )
-
-
-def sample_group(rng: random.Random, plan: VisionRound) -> list[Scene]:
-    """A scene and its near misses: scenes that differ from it in one fact."""
-    scene = sample_scene(rng, digit_share=plan.digit_share)
-    return [scene, *(near_miss(scene, rng) for _ in range(NEAR_MISSES))]
-
-
-def render_pixels(scene: Scene, digits: DigitSet = "train") -> np.ndarray:
-    """Render `(SIDE, SIDE, 3)` uint8, resized as the image processor does it."""
-    return np.asarray(draw_scene(scene, digits).resize((SIDE, SIDE), Image.Resampling.BICUBIC))
-
-
-def _render_groups(seed: int, count: int, plan: VisionRound) -> tuple[list[Scene], np.ndarray]:
-    rng = random.Random(seed)
-    scenes = [scene for _ in range(count) for scene in sample_group(rng, plan)]
-    return scenes, np.stack([render_pixels(scene) for scene in scenes])
-
-
-def render_all(plan: VisionRound, chunk: int = 1000) -> tuple[list[Scene], np.ndarray]:
-    """All scenes, group after group, and their images `(N, SIDE, SIDE, 3)` uint8."""
-    seeds = [plan.seed * 1_000_003 + i for i in range(plan.groups_rendered // chunk)]
-    with ProcessPoolExecutor() as pool:
-        parts = list(pool.map(_render_groups, seeds, repeat(chunk), repeat(plan)))
-    return [scene for scenes, _ in parts for scene in scenes], np.concatenate(
-        [pictures for _, pictures in parts]
-    )
-
-
-#: Classes of the patch loss by fact: noun, color, size, position; the one for an empty corner
-#: first.
-FACTS: tuple[tuple[str, ...], ...] = (
-    (EMPTY, *(f"a {noun}" for noun in (*SHAPES, *DIGITS))),
-    (EMPTY, *COLOURS),
-    (EMPTY, *SIZES),
-    CORNERS,
-)
-
-
-def corner_facts(scene: Scene) -> list[tuple[str, ...]]:
-    """The true word of each of `FACTS`, for each of the four corners."""
-    facts: list[tuple[str, ...]] = [(EMPTY, EMPTY, EMPTY, corner) for corner in CORNERS]
-    for thing in scene.things:
-        facts[thing.corner] = (f"a {thing.noun}", thing.colour, thing.size, CORNERS[thing.corner])
-    return facts
-
-
-def region_phrases(scene: Scene) -> list[str]:
-    """Phrases for the content of the four corners."""
-    phrases = [EMPTY] * 4
-    for thing in scene.things:
-        phrases[thing.corner] = f"a {noun_phrase(thing)}"
-    return phrases
 
 
 class VisionTrainer:
@@ -286,7 +130,7 @@ class VisionTrainer:
         patches = torch.nn.functional.normalize(patches.float(), dim=-1).flatten(0, 1)
         losses = []
         for words, truths in zip(
-            FACTS,
+            CORNER_FACTS,
             zip(*(facts for scene in scenes for facts in corner_facts(scene)), strict=True),
             strict=True,
         ):
@@ -408,9 +252,9 @@ def region_accuracy(
     singles = embed_patches(model, corners_of(vision.hidden_states[READ])).flatten(0, 1)
     likeness = (
         torch.nn.functional.normalize(singles, dim=-1)
-        @ torch.nn.functional.normalize(embed_texts(model, words, FACTS[0]), dim=-1).T
+        @ torch.nn.functional.normalize(embed_texts(model, words, CORNER_FACTS[0]), dim=-1).T
     )
-    nouns = [FACTS[0].index(facts[0]) for scene in scenes for facts in corner_facts(scene)]
+    nouns = [CORNER_FACTS[0].index(facts[0]) for scene in scenes for facts in corner_facts(scene)]
     for single, together, noun in zip(
         likeness.argmax(-1), likeness.mean(1).argmax(-1), nouns, strict=True
     ):

@@ -25,6 +25,7 @@ from scipy.signal import resample_poly
 
 from ...artifacts import write_json
 from ...errors import PartError
+from ...speech.audio import SAMPLE_RATE
 from ..dialogue import (
     DESCRIBE_REQUESTS,
     QUESTION_KINDS,
@@ -36,7 +37,6 @@ from ..world import sample_scene
 
 Waveform = NDArray[np.float32]
 
-SAMPLE_RATE = 16_000  # Hz
 ESPEAK_RATE = 22_050  # Hz
 # "en" is an alias of British English: espeak-ng 1.51 silently ignores the variant in "en-gb+m3".
 ACCENTS = (

@@ -35,7 +35,7 @@ class EncoderKind:
         return "default" if self.extra_rows else "full"
 
 
-ENCODERS: Registry[EncoderKind] = Registry("encoder", "ENCODER", seams.ENCODERS)
+ENCODERS: Registry[EncoderKind] = Registry("encoder", "ENCODER", seams.ENCODER_MODULES)
 
 
 def encoder_of(model_type: str) -> str | None:

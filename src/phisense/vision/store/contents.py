@@ -19,7 +19,7 @@ from pydantic import BaseModel, ConfigDict, TypeAdapter, ValidationError
 from ... import artifacts
 from ...errors import ArtifactError
 from ..encoders.encode import check_same_encoder
-from .formats import Format
+from .formats import StoreFormat
 from .shards import (
     ENCODE_AGAIN_HINT,
     MOVE_HINT,
@@ -50,7 +50,7 @@ class StoreMetadata(BaseModel):
     encoder: str
     facts: dict[str, Any]
     part: str | None = None
-    dtype: Format
+    dtype: StoreFormat
     tokens: int
     width: int
     computed_in: str
@@ -255,7 +255,7 @@ def _require(folder: Path, name: str) -> None:
         )
 
 
-def inspect_store(folder: Path, facts: dict[str, Any], format_: Format) -> ExistingStore:
+def inspect_store(folder: Path, facts: dict[str, Any], format_: StoreFormat) -> ExistingStore:
     """What an encoder with these `facts` can reuse of a folder, by the shards' headers.
 
     Rows are not read yet. Raises ArtifactError if something is damaged, is of another encoder,

@@ -13,7 +13,7 @@ from typing import Literal
 
 import torch
 
-Format = Literal["float32", "float16", "int8", "pixels"]
+StoreFormat = Literal["float32", "float16", "int8", "pixels"]
 _PLAIN = {"float32": torch.float32, "float16": torch.float16}
 _INT8_MAX = 127
 #: Tensors of a shard and their safetensors dtypes.
@@ -25,7 +25,7 @@ TENSORS: dict[str, dict[str, str]] = {
 }
 
 
-def pack_rows(rows: torch.Tensor, format_: Format) -> dict[str, torch.Tensor]:
+def pack_rows(rows: torch.Tensor, format_: StoreFormat) -> dict[str, torch.Tensor]:
     """Convert rows of a shard, `(N, P, D)` features or `(N, 3, S, S)` pixels, to its tensors."""
     if format_ == "pixels":
         return {"pixels": rows.contiguous()}
@@ -36,14 +36,14 @@ def pack_rows(rows: torch.Tensor, format_: Format) -> dict[str, torch.Tensor]:
     return {"features": (rows / scale).round().to(torch.int8), "scales": scale}
 
 
-def unpack_rows(tensors: dict[str, torch.Tensor], format_: Format) -> torch.Tensor:
+def unpack_rows(tensors: dict[str, torch.Tensor], format_: StoreFormat) -> torch.Tensor:
     """Invert `pack_rows` for one or more rows: features (int8 as float16), or unchanged pixels."""
     if format_ == "int8":
         return (tensors["features"].float() * tensors["scales"]).half()
     return tensors["pixels" if format_ == "pixels" else "features"]
 
 
-def bytes_per_image(format_: Format, *, tokens: int, width: int, side: int) -> int:
+def bytes_per_image(format_: StoreFormat, *, tokens: int, width: int, side: int) -> int:
     """Bytes of one image on disk."""
     if format_ == "pixels":
         return 3 * side * side
@@ -52,4 +52,4 @@ def bytes_per_image(format_: Format, *, tokens: int, width: int, side: int) -> i
     )
 
 
-__all__ = ["TENSORS", "Format", "bytes_per_image", "pack_rows", "unpack_rows"]
+__all__ = ["TENSORS", "StoreFormat", "bytes_per_image", "pack_rows", "unpack_rows"]

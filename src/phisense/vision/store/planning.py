@@ -6,21 +6,21 @@ import shutil
 import time
 from collections.abc import Sequence
 from pathlib import Path
-from typing import Any
 
 import torch
 from safetensors.torch import load, save
 
 from ...conversations import ImageFinder
 from ...errors import ArtifactError
+from ...pipeline.results import FeaturesPlan, StoreFormatPlan
 from ..encoders.encode import Encoder
 from ..image_io import open_image
-from .formats import Format, bytes_per_image, pack_rows, unpack_rows
+from .formats import StoreFormat, bytes_per_image, pack_rows, unpack_rows
 
 SAMPLED_IMAGES = 32
 #: A store should leave space for checkpoints and the merged model.
 MAX_DISK_SHARE = 0.5
-FORMAT_NOTES: dict[Format, str] = {
+FORMAT_NOTES: dict[StoreFormat, str] = {
     "float16": "exact",
     "int8": "errors under 0.5 % of a token's largest value",
     "pixels": "no features kept: resized pictures, encoded anew in every epoch",
@@ -29,7 +29,7 @@ FORMAT_NOTES: dict[Format, str] = {
 
 def plan_store(
     encoder: Encoder, names: Sequence[str], images: ImageFinder, root: Path, *, batch: int
-) -> dict[str, Any]:
+) -> FeaturesPlan:
     """Estimate size, write time and read time per epoch of each format, and recommend one.
 
     Measured on about `SAMPLED_IMAGES` of the images.
@@ -62,19 +62,26 @@ def plan_store(
         size = bytes_per_image(
             format_, tokens=encoder.patches, width=encoder.width, side=pixels.shape[-1]
         ) * len(distinct)
-        formats.append({
-            "format": format_, "note": note, "bytes": size,
-            "encode_seconds": each[format_] * len(distinct), "epoch_seconds": read * len(distinct),
-        })  # fmt: skip
-    return {
-        "pictures": len(distinct),
-        "free_bytes": free,
-        "formats": formats,
-        **_recommend(formats, free),
-    }
+        formats.append(
+            StoreFormatPlan(
+                format=format_,
+                note=note,
+                bytes=size,
+                encode_seconds=each[format_] * len(distinct),
+                epoch_seconds=read * len(distinct),
+            )
+        )
+    recommended, why = _recommend(formats, free)
+    return FeaturesPlan(
+        images=len(distinct),
+        free_bytes=free,
+        formats=tuple(formats),
+        recommended=recommended,
+        why=why,
+    )
 
 
-def _seconds_to_read(rows: torch.Tensor, format_: Format) -> float:
+def _seconds_to_read(rows: torch.Tensor, format_: StoreFormat) -> float:
     """Seconds per image, from bytes in memory.
 
     The disk's share is excluded, since it depends on whether the store fits the page cache.
@@ -85,7 +92,8 @@ def _seconds_to_read(rows: torch.Tensor, format_: Format) -> float:
     return (time.monotonic() - started) / len(rows)
 
 
-def _recommend(formats: list[dict[str, Any]], free: int) -> dict[str, str]:
+def _recommend(formats: Sequence[StoreFormatPlan], free: int) -> tuple[str, str]:
+    """The name of the recommended format, and why."""
     for one, why in zip(
         formats,
         (
@@ -95,12 +103,9 @@ def _recommend(formats: list[dict[str, Any]], free: int) -> dict[str, str]:
         ),
         strict=True,
     ):
-        if one["bytes"] <= MAX_DISK_SHARE * free:
-            return {"recommended": one["format"], "why": why}
-    return {
-        "recommended": "pixels",
-        "why": "it is the smallest, but the disk is too full for any; free some space",
-    }
+        if one.bytes <= MAX_DISK_SHARE * free:
+            return one.format, why
+    return "pixels", "it is the smallest, but the disk is too full for any; free some space"
 
 
 def _existing(path: Path) -> Path:

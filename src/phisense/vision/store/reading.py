@@ -21,7 +21,7 @@ from ...errors import ArtifactError
 from ..encoders.encode import Encoder, check_same_encoder, facts_fingerprint
 from .contents import check_locations, open_shards, read_index, read_store_manifest
 from .digests import image_digest
-from .formats import Format, unpack_rows
+from .formats import StoreFormat, unpack_rows
 from .shards import REPLACE_HINT
 
 ENCODE_HINT = "Run phisense features again with this recipe"
@@ -70,7 +70,7 @@ class FeatureStore:
         self.folder = folder
         self.encoder = facts_fingerprint(about.facts)
         self.tokens, self.width = about.tokens, about.width
-        self.format: Format = about.dtype
+        self.format: StoreFormat = about.dtype
         self.live = live
         self._images = images
         self._same: set[str] = set()  # names whose image files are verified

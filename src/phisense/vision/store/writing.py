@@ -27,6 +27,7 @@ from ...conversations import ImageFinder
 from ...distributed import ProcessGroup
 from ...errors import ImageError
 from ...pipeline.progress import OnEvent, Progress
+from ...pipeline.results import FeaturesResult
 from ..encoders.encode import Encoder, facts_fingerprint
 from ..image_io import open_image_with_notes
 from .contents import (
@@ -34,11 +35,12 @@ from .contents import (
     STORE_FORMAT,
     STORE_KIND,
     ExistingStore,
+    StoreMetadata,
     inspect_store,
     names_digest,
 )
 from .digests import image_digest, image_digests
-from .formats import Format, pack_rows
+from .formats import StoreFormat, pack_rows
 from .locking import exclusive_writer, remove_partial_files, replace_store
 from .shards import Shard, shard_bytes, shard_name
 
@@ -51,7 +53,7 @@ def encode_images(
     names: Sequence[str],
     images: ImageFinder,
     *,
-    dtype: Format,
+    dtype: StoreFormat,
     batch: int,
     shard: int,
     on_event: OnEvent,
@@ -59,7 +61,7 @@ def encode_images(
     computed_in: str = "float32",
     overwrite: bool = False,
     log: Log = lambda words: None,
-) -> dict[str, Any]:
+) -> FeaturesResult:
     """Add `names` (found in `images`) to the store, which keeps its rows; returns what was added.
 
     Identical images are encoded once. The images of a shard depend only on the names and their
@@ -120,7 +122,26 @@ def encode_images(
         if processes.is_main:
             _finish(at, existing, new, digests, sums, about)
     processes.barrier()
-    return {**about, "pictures": len(digests), "distinct": len(firsts), "stored": about["pictures"]}
+    return _added(folder, about, pictures=len(digests), distinct=len(firsts))
+
+
+def _added(folder: Path, about: StoreMetadata, *, pictures: int, distinct: int) -> FeaturesResult:
+    """The store, and how many of its images this recipe uses."""
+    return FeaturesResult(
+        folder=folder,
+        store_format=about.store_format,
+        encoder=about.encoder,
+        encoder_facts=about.facts,
+        part=about.part,
+        dtype=about.dtype,
+        tokens=about.tokens,
+        width=about.width,
+        computed_in=about.computed_in,
+        images=pictures,
+        distinct=distinct,
+        names_digest=about.names,
+        stored=about.pictures,
+    )
 
 
 def _verify(existing: ExistingStore, on_event: OnEvent) -> dict[int, str]:
@@ -180,28 +201,28 @@ def _about(
     new: dict[int, list[str]],
     digests: dict[str, str],
     encoder: Encoder,
-    dtype: Format,
+    dtype: StoreFormat,
     computed_in: str,
-) -> dict[str, Any]:
+) -> StoreMetadata:
     places = _places(existing, new)
     names = _names(existing, digests, places)
     formats = {
         existing.shards[number].computed_in if number in existing.shards else computed_in
         for number, _ in places.values()
     }
-    return {
-        "store_format": STORE_FORMAT,
-        "encoder": facts_fingerprint(encoder.facts),
-        "facts": encoder.facts,
-        "part": encoder.part,
-        "dtype": dtype,
-        "tokens": encoder.patches,
-        "width": encoder.width,
-        "computed_in": ", ".join(sorted(formats or {computed_in})),
-        "pictures": len(names),
-        "distinct": len(places),
-        "names": names_digest(names),
-    }
+    return StoreMetadata(
+        store_format=STORE_FORMAT,
+        encoder=facts_fingerprint(encoder.facts),
+        facts=encoder.facts,
+        part=encoder.part,
+        dtype=dtype,
+        tokens=encoder.patches,
+        width=encoder.width,
+        computed_in=", ".join(sorted(formats or {computed_in})),
+        pictures=len(names),
+        distinct=len(places),
+        names=names_digest(names),
+    )
 
 
 def _names(
@@ -221,7 +242,7 @@ def _finish(
     new: dict[int, list[str]],
     digests: dict[str, str],
     sums: dict[int, str],
-    about: dict[str, Any],
+    about: StoreMetadata,
 ) -> None:
     """Write the index beside the previous one, replace the manifest, and remove the previous index.
 
@@ -256,7 +277,7 @@ def _finish(
     manifest = {
         "kind": STORE_KIND,
         "format": 1,
-        "about": about,
+        "about": about.model_dump(),
         "files": dict(sorted(files.items())),
     }
     path = folder / artifacts.MANIFEST
@@ -272,7 +293,7 @@ def _encode(
     some: dict[str, str],
     images: ImageFinder,
     batch: int,
-    format_: Format,
+    format_: StoreFormat,
     blank: list[str],
 ) -> Iterator[torch.Tensor]:
     """Encode the images in `some`, which maps names to expected digests, batch by batch.
