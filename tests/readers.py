@@ -12,11 +12,22 @@ import inspect
 import textwrap
 from collections import defaultdict
 from collections.abc import Iterable, Iterator
+from dataclasses import dataclass, field
 from typing import Any, get_type_hints
 
 from pydantic import BaseModel
 
 Section = type[BaseModel]
+
+
+@dataclass
+class Holder:
+    """A class that holds sections, such as `RunContext` with its `recipe`: field -> type."""
+
+    fields: dict[str, Type] = field(default_factory=dict)
+
+
+Type = Section | Holder
 #: Calls whose result has the type of what they are called on, or of their first argument.
 PASSING = {"values", "items", "get", "model_copy"}
 WRAPPING = {"list", "tuple", "sorted", "reversed", "enumerate", "next", "iter", "min", "max"}
@@ -32,10 +43,10 @@ def sections_in(annotation: Any) -> Iterator[Section]:
 
 def keys(section: Section, path: str = "") -> Iterator[tuple[str, Section, str]]:
     """Every key below a section: its path, the section that defines it, its name."""
-    for name, field in section.model_fields.items():
+    for name, one in section.model_fields.items():
         at = f"{path}.{name}".lstrip(".")
         yield at, _owner(section, name), name
-        for inner in sections_in(field.annotation):
+        for inner in sections_in(one.annotation):
             yield from keys(inner, at)
 
 
@@ -49,29 +60,46 @@ class Readers:
 
     def __init__(self, schema: Section, sources: Iterable[tuple[str, str]]) -> None:
         self.sections = {one.__name__: one for one in {schema, *_below(schema)}}
-        self.returning: dict[str, Section] = {}  # functions that return a section
+        self.holders: dict[str, Holder] = {}
+        self.returning: dict[str, Type] = {}  # functions that return a section, or a holder
         self.reads: dict[tuple[Section, str], list[str]] = defaultdict(list)
         self.used: dict[tuple[Section, str], list[str]] = defaultdict(list)  # properties, methods
         trees = [(name, ast.parse(source)) for name, source in sources]
-        for _, tree in trees:
-            for node in ast.walk(tree):
-                if isinstance(node, ast.FunctionDef) and (found := self.annotated(node.returns)):
-                    self.returning[node.name] = found
+        nodes = [node for _, tree in trees for node in ast.walk(tree)]
+        for _ in range(2):  # a holder may hold another
+            for node in nodes:
+                if isinstance(node, ast.ClassDef) and (fields := self._fields(node)):
+                    self.holders.setdefault(node.name, Holder()).fields |= fields
+        for node in nodes:
+            if isinstance(node, ast.FunctionDef) and (found := self.annotated(node.returns)):
+                self.returning[node.name] = found
         for name, tree in trees:
             _Module(self, name).read(tree)
         self._follow_methods()
 
-    def annotated(self, annotation: ast.expr | None) -> Section | None:
-        """The section that an annotation names."""
+    def _fields(self, node: ast.ClassDef) -> dict[str, Type]:
+        return {
+            line.target.id: found
+            for line in node.body
+            if isinstance(line, ast.AnnAssign)
+            and isinstance(line.target, ast.Name)
+            and (found := self.annotated(line.annotation)) is not None
+        }
+
+    def annotated(self, annotation: ast.expr | None) -> Type | None:
+        """The section or holder that an annotation names."""
         if annotation is None:
             return None
         if isinstance(annotation, ast.Constant) and isinstance(annotation.value, str):
             annotation = ast.parse(annotation.value, mode="eval").body
         named = (node.id for node in ast.walk(annotation) if isinstance(node, ast.Name))
-        return next((self.sections[name] for name in named if name in self.sections), None)
+        known = {**self.holders, **self.sections}
+        return next((known[name] for name in named if name in known), None)
 
-    def member(self, section: Section, name: str) -> Section | None:
-        """The section that `section.name` is, or contains."""
+    def member(self, section: Type, name: str) -> Type | None:
+        """What `section.name` is, or contains."""
+        if isinstance(section, Holder):
+            return section.fields.get(name)
         if name in section.model_fields:
             return next(sections_in(section.model_fields[name].annotation), None)
         method = _method(section, name)
@@ -79,8 +107,10 @@ class Readers:
             return None
         return next(sections_in(get_type_hints(method).get("return")), None)
 
-    def record(self, section: Section, name: str, place: str) -> None:
+    def record(self, section: Type, name: str, place: str) -> None:
         """Note that `section.name` is read at a place."""
+        if isinstance(section, Holder):
+            return
         if name in section.model_fields:
             self.reads[_owner(section, name), name].append(place)
         elif _method(section, name) is not None:
@@ -99,8 +129,8 @@ class Readers:
 
 
 def _below(section: Section) -> Iterator[Section]:
-    for field in section.model_fields.values():
-        for inner in sections_in(field.annotation):
+    for key in section.model_fields.values():
+        for inner in sections_in(key.annotation):
             yield from (inner, *_below(inner))
             yield from (one for one in inner.__mro__ if getattr(one, "model_fields", None))
 
@@ -121,22 +151,17 @@ class _Module:
 
     def __init__(self, readers: Readers, name: str, own: Section | None = None) -> None:
         self.readers, self.name, self.own = readers, name, own
-        self.attributes: dict[str, Section] = {}
+        self.attributes: dict[str, Type] = {}
 
     def read(self, tree: ast.Module) -> None:
         for _ in range(2):  # an attribute may be assigned below its use
             for node in ast.walk(tree):
-                if isinstance(node, ast.ClassDef):
-                    self._fields(node)
+                if isinstance(node, ast.ClassDef) and node.name in self.readers.holders:
+                    self.attributes |= self.readers.holders[node.name].fields
             self._scope(tree.body, {}, note=False)
         self._scope(tree.body, {}, note=True)
 
-    def _fields(self, node: ast.ClassDef) -> None:
-        for line in node.body:
-            if isinstance(line, ast.AnnAssign) and isinstance(line.target, ast.Name):
-                self._know(self.attributes, line.target, self.readers.annotated(line.annotation))
-
-    def _scope(self, body: list[ast.stmt], outer: dict[str, Section], *, note: bool) -> None:
+    def _scope(self, body: list[ast.stmt], outer: dict[str, Type], *, note: bool) -> None:
         """One function or module: names are resolved in it before reads are noted."""
         known, inner = dict(outer), []
         nodes = []
@@ -167,7 +192,7 @@ class _Module:
                     own[one.arg] = found
             self._scope(function.body, own, note=note)
 
-    def _assign(self, node: ast.AST, known: dict[str, Section]) -> None:
+    def _assign(self, node: ast.AST, known: dict[str, Type]) -> None:
         if isinstance(node, ast.Assign):
             for target in node.targets:
                 self._bind(target, node.value, known)
@@ -181,7 +206,7 @@ class _Module:
                 target = target.elts[-1]
             self._know(known, target, self._type(node.iter, known))
 
-    def _bind(self, target: ast.expr, value: ast.expr, known: dict[str, Section]) -> None:
+    def _bind(self, target: ast.expr, value: ast.expr, known: dict[str, Type]) -> None:
         if isinstance(target, ast.Tuple):
             if isinstance(value, ast.Tuple) and len(value.elts) == len(target.elts):
                 for one, its in zip(target.elts, value.elts, strict=True):
@@ -189,7 +214,7 @@ class _Module:
         else:
             self._know(known, target, self._type(value, known))
 
-    def _know(self, known: dict[str, Section], target: ast.expr, section: Section | None) -> None:
+    def _know(self, known: dict[str, Type], target: ast.expr, section: Type | None) -> None:
         if section is None:
             return
         if isinstance(target, ast.Name):
@@ -197,7 +222,7 @@ class _Module:
         elif isinstance(target, ast.Attribute):
             self.attributes[target.attr] = section
 
-    def _type(self, node: ast.expr, known: dict[str, Section]) -> Section | None:
+    def _type(self, node: ast.expr, known: dict[str, Type]) -> Type | None:
         if isinstance(node, ast.Name):
             return known.get(node.id)
         if isinstance(node, ast.Attribute):
@@ -214,7 +239,7 @@ class _Module:
             return next((found for one in options if (found := self._type(one, known))), None)
         return self._called(node, known) if isinstance(node, ast.Call) else None
 
-    def _called(self, node: ast.Call, known: dict[str, Section]) -> Section | None:
+    def _called(self, node: ast.Call, known: dict[str, Type]) -> Type | None:
         called = node.func
         if isinstance(called, ast.Attribute):
             if called.attr in PASSING:
@@ -225,5 +250,5 @@ class _Module:
         if isinstance(called, ast.Name):
             if called.id in WRAPPING and node.args:
                 return self._type(node.args[0], known)
-            return self.readers.sections.get(called.id) or self.readers.returning.get(called.id)
+            return self.readers.annotated(called) or self.readers.returning.get(called.id)
         return None

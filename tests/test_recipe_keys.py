@@ -23,11 +23,12 @@ from phisense.model.agreement import Agreement
 from phisense.model.arithmetic import choose_arithmetic
 from phisense.pipeline.features import encode_features
 from phisense.recipe import Recipe, load_recipe
-from phisense.training import Training
 from phisense.training.eval_callback import EvalCallback, eval_questions
 from phisense.training.loss_guard import LossGuard
 from phisense.training.optimizer import stage_optimizer
 from phisense.training.preflight import preflight
+from phisense.training.run_context import RunContext
+from phisense.training.stage_plan import _arguments
 from phisense.vision.encoders.encode import Encoder
 
 from .readers import Readers, keys
@@ -125,12 +126,13 @@ def root(tmp_path_factory: pytest.TempPathFactory) -> Path:
 
 def schedule(recipe: Recipe) -> Any:
     """The samples of each stage, and what its Trainer is told."""
-    training = Training(recipe, device="cpu")
-    training.arithmetic = choose_arithmetic("train", "cpu", compute_dtype=recipe.compute_dtype)
+    arithmetic = choose_arithmetic("train", "cpu", compute_dtype=recipe.compute_dtype)
+    store: Any = None
+    run = RunContext(recipe, {}, arithmetic, store, current_process_group(), print, None)
     found = {}
     for name, ahead in preflight(recipe).items():
         stage = recipe.train.stages[name]
-        told = training._arguments(stage, ahead, recipe.run).to_dict()
+        told = _arguments(run, stage, ahead, recipe.run).to_dict()
         held = ahead.samples.digest, ahead.samples.lengths, ahead.rows, ahead.passes, ahead.steps
         found[name] = told, held
     return found
