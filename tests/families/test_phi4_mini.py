@@ -271,8 +271,8 @@ def test_llama_cpp_says_the_same(saved: Path, tmp_path: Path) -> None:
 
     questions, pictures = gguf_agreement.drawn_questions()
     report = export(saved, tmp_path / "out", "f16", questions[::6], pictures[::6], ignore)
-    assert report["f16"]["kl"] <= 1e-4
-    assert report["f16"]["top1"] >= 0.99
+    assert report.f16.kl <= 1e-4
+    assert report.f16.top1 >= 0.99
     engine = LlamaEngine.open(tmp_path / "out")
     assert engine.prompt.family is FAMILY
     session = ChatSession(engine, Sampling(max_new_tokens=4))
