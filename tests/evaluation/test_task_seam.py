@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import json
 from pathlib import Path
 from typing import Any
 
@@ -70,11 +71,15 @@ def test_a_toy_task_is_evaluated(verb: Any, questions: str, tmp_path: Path) -> N
         verb(step, tmp_path / "tiny.yaml")
     verb("merge", tmp_path / "runs" / "tiny")
     report = evaluate(
-        tmp_path / "models" / "tiny", "letters", data=[questions], out=tmp_path / "report"
+        tmp_path / "models" / "tiny",
+        "letters",
+        data=[questions],
+        conditions=["real"],
+        out=tmp_path / "report",
+        device="cpu",
     )
-    assert report.scores.task == "letters"
-    assert list(report.real.metrics) == ["share"]
-    assert "As many letters" in (tmp_path / "report" / "report.html").read_text()
+    assert (report.task, report.headline, report.questions) == ("letters", "share", 4)
+    assert json.loads((tmp_path / "report" / "scores.json").read_text()) == report.to_dict()
 
 
 def test_control_it_is_unknown_without_its_line(verb: Any, questions: str) -> None:
