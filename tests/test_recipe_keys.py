@@ -189,7 +189,7 @@ def gate(recipe: Recipe) -> None:
 
 
 def probes(recipe: Recipe) -> Any:
-    return [(probe.question.text, probe.visual is None) for probe in _probes(recipe, "cpu")]
+    return [(probe.question.text, probe.visual is None) for probe in _probes(recipe)]
 
 
 def spike(recipe: Recipe) -> None:

@@ -74,7 +74,7 @@ def test_a_toy_task_is_evaluated(verb: Any, questions: str, tmp_path: Path) -> N
     report = evaluate(
         tmp_path / "models" / "tiny", "letters", data=[questions], out=tmp_path / "report"
     )
-    assert report.scores.task == "letters"
+    assert report.task == "letters"
     assert list(report.real.metrics) == ["share"]
     assert "As many letters" in (tmp_path / "report" / "report.html").read_text()
 

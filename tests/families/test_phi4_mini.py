@@ -90,7 +90,7 @@ def is_tied(built: Phi3WithProjector) -> bool:
 
 
 def logits(built: Phi3WithProjector) -> torch.Tensor:
-    batch = built.inputs([TALK], [[Image.new("RGB", (40, 30), "red")]])
+    batch = built.inputs([TALK], [[Image.new("RGB", (40, 30), "red")]]).to_kwargs()
     with torch.inference_mode():
         found: torch.Tensor = built.model(**batch).logits
     return found
@@ -182,7 +182,7 @@ def test_one_gradient_reaches_what_is_trained(parts: Path) -> None:
     lora = 2 * 2 * ((32 + 64) + (32 + 32) + (32 + 128) + (64 + 32))
     assert counted == lora + sum(p.numel() for p in projector.parameters())
     assert counted == expected_trainable(built.model, Lora(rank=2), projector=projector)
-    batch = built.inputs([TALK], [[Image.new("RGB", (40, 30), "red")]])
+    batch = built.inputs([TALK], [[Image.new("RGB", (40, 30), "red")]]).to_kwargs()
     built.model(**batch).loss.backward()
     for name, parameter in trained.items():
         assert parameter.grad is not None, name
@@ -206,7 +206,7 @@ def test_a_saved_folder_stays_tied_and_opens_the_same(
     assert again.window == built.window == 1024
     torch.testing.assert_close(logits(again), logits(built))
     native: Any = AutoModelForImageTextToText.from_pretrained(saved, dtype=torch.float32)
-    batch = again.inputs([TALK], [[Image.new("RGB", (40, 30), "red")]])
+    batch = again.inputs([TALK], [[Image.new("RGB", (40, 30), "red")]]).to_kwargs()
     with torch.inference_mode():
         torch.testing.assert_close(native(**batch).logits, logits(again))
 
@@ -271,8 +271,8 @@ def test_llama_cpp_says_the_same(saved: Path, tmp_path: Path) -> None:
 
     questions, pictures = gguf_agreement.drawn_questions()
     report = export(saved, tmp_path / "out", "f16", questions[::6], pictures[::6], ignore)
-    assert report["f16"]["kl"] <= 1e-4
-    assert report["f16"]["top1"] >= 0.99
+    assert report.f16.kl <= 1e-4
+    assert report.f16.top1 >= 0.99
     engine = LlamaEngine.open(tmp_path / "out")
     assert engine.prompt.family is FAMILY
     session = ChatSession(engine, Sampling(max_new_tokens=4))

@@ -142,8 +142,8 @@ def test_a_tiny_model_is_quantised_whatever_kernels_this_machine_has(
     quant: str, tiny: Path, asked: Any, tmp_path: Path
 ) -> None:
     made = export(tiny, tmp_path / "out", quant, *asked, ignore)
-    assert made["f16"]["kl"] <= 1e-4
-    assert made[quant]["kl"] < 0.5
+    assert made.f16.kl <= 1e-4
+    assert made.agreements[quant].kl < 0.5
     session = ChatSession(LlamaEngine.open(tmp_path / "out"), Sampling(max_new_tokens=4))
     session.set_image(asked[1][0])
     assert list(session.ask("What is it?"))

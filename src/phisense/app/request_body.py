@@ -139,7 +139,8 @@ async def spool_upload(
     boundary = _BOUNDARY.match(content_type)
     if boundary is None:
         raise RejectedError(400, "An upload is a form with a file in it.")
-    held: IO[bytes] = tempfile.SpooledTemporaryFile(2**20)  # noqa: SIM115 - closed by whoever reads it
+    # closed by whoever reads it
+    held: IO[bytes] = tempfile.SpooledTemporaryFile(2**20)  # noqa: SIM115
     size = 0
     try:
         async for piece in iter_body(receive, limits):

@@ -248,7 +248,9 @@ def _requirements(plan: SpacePlan, speech: bool) -> list[str]:
     )
     for requirement in declared:
         extra = re.search(_EXTRA, requirement)
-        name, wanted = re.match(r"([\w.-]+)(?:\[[^]]*\])?\s*([^;]*)", requirement).groups()  # type: ignore[union-attr]
+        parsed = re.match(r"([\w.-]+)(?:\[[^]]*\])?\s*([^;]*)", requirement)
+        assert parsed is not None, requirement  # pyproject.toml's own
+        name, wanted = parsed.groups()
         if name == "phisense" or (extra is not None and extra[1] not in extras):
             continue
         if name == "torch" and plan.hardware.startswith("zero"):

@@ -55,7 +55,9 @@ class Muon(torch.optim.Optimizer):
         super().__init__(matrices, {"lr": lr, "weight_decay": weight_decay})
 
     @torch.no_grad()
-    def step(self, closure: Callable[[], float] | None = None) -> float | None:  # type: ignore[override]
+    def step(  # type: ignore[override]
+        self, closure: Callable[[], float] | None = None
+    ) -> float | None:
         """Take one step; `closure` is evaluated before it, as torch prescribes."""
         loss = closure() if closure is not None else None
         for group in self.param_groups:
@@ -95,7 +97,9 @@ class CombinedOptimizer(torch.optim.Optimizer):
         self.param_groups = [group for part in optimizers for group in part.param_groups]
 
     @torch.no_grad()
-    def step(self, closure: Callable[[], float] | None = None) -> float | None:  # type: ignore[override]
+    def step(  # type: ignore[override]
+        self, closure: Callable[[], float] | None = None
+    ) -> float | None:
         """Take one step with each optimizer."""
         loss = closure() if closure is not None else None
         for part in self.optimizers:

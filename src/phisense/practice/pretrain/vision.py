@@ -309,7 +309,8 @@ def report_accuracy(model: CLIPModel) -> None:
     rng = random.Random(977)
     for split, digits in (("train", "train"), ("heldout", "heldout"), ("combinations", "heldout")):
         scenes = [sample_scene(rng, split) for _ in range(300)]  # type: ignore[arg-type]
-        figures = region_accuracy(model, build_caption_tokenizer(), scenes, digits)  # type: ignore[arg-type]
+        words = build_caption_tokenizer()
+        figures = region_accuracy(model, words, scenes, digits)  # type: ignore[arg-type]
         print(
             split,
             " ".join(f"{key} {value:.3f}" for key, value in sorted(figures.items())),

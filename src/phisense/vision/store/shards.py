@@ -79,7 +79,8 @@ class Shard:
                     f"{path} was written by an earlier version, without checksums", do=REPLACE_HINT
                 )
             self._said = _ShardMetadata.model_validate(raw)
-            self._slices = {key: self._file.get_slice(key) for key in self._file.keys()}  # noqa: SIM118, it is no mapping
+            keys = list(self._file.keys())  # it is no mapping
+            self._slices = {key: self._file.get_slice(key) for key in keys}
             found = {key: held.get_dtype() for key, held in self._slices.items()}
             rows = {
                 len(self._said.digests),
