@@ -71,7 +71,7 @@ def candidate_changes(recipe: Recipe, stage: str) -> Iterator[tuple[str, str, Re
         yield "train.gradient_checkpointing=true", "the same result, a third slower", changed
     if train.lora is None:
         changed = recipe.model_copy(update={"train": train.model_copy(update={"lora": Lora()})})
-        yield "train.lora={}", "LoRA of rank 64 instead of every weight", changed
+        yield "train.lora={}", f"LoRA of rank {Lora().rank} instead of every weight", changed
     elif not train.quantize:
         changed = recipe.model_copy(update={"train": train.model_copy(update={"quantize": True})})
         yield "train.quantize=true", "the frozen base in 4 bits", changed

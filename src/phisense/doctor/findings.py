@@ -22,10 +22,10 @@ from ..model.quantized import four_bit_backend
 from ..parts import resolve_part
 from ..pipeline.records import Record
 from ..recipe import Recipe
+from .devices import GB
 
 _NEEDED = ("torch", "transformers", "peft", "accelerate", "bitsandbytes", "safetensors")
 _OPTIONAL = {"gradio": "the app", "faster-whisper": "speech"}
-_GB = 1e9
 
 
 @dataclass(frozen=True, slots=True)
@@ -72,7 +72,7 @@ def _machine() -> list[Finding]:
     has = describe_machine(device)
     if device.type == "cuda":
         facts = torch.cuda.get_device_properties(device)
-        name = f"{facts.name}, {facts.total_memory / _GB:.0f} GB"
+        name = f"{facts.name}, {facts.total_memory / GB:.0f} GB"
     else:
         name = f"CPU, {os.cpu_count()} cores: {has.processor}"
     told = ", ".join(has.instructions) or "none that matter here"
@@ -81,7 +81,7 @@ def _machine() -> list[Finding]:
         Finding("instructions", f"{told}; PyTorch uses {has.capability}"),
         Finding("attention", attention(choose_arithmetic("train", device))),
         Finding("4-bit layers", four_bit_backend(device)),
-        Finding("free disk here", f"{shutil.disk_usage('.').free / _GB:.0f} GB"),
+        Finding("free disk here", f"{shutil.disk_usage('.').free / GB:.0f} GB"),
     ]
 
 

@@ -3,7 +3,7 @@
 A step has phases with different live tensors; the largest is the peak. In training they are
 
     loading        the weights are loaded
-    calibrating    the new projector runs on 64 images
+    calibrating    the new projector runs on `CALIBRATION_IMAGES` images
     loss           everything that autograd saved, the log-probabilities and their gradients
     last layer     everything that autograd saved, and the temporaries of one layer's backward
                    pass; with checkpointing also that layer's recomputed activations
@@ -18,6 +18,8 @@ from __future__ import annotations
 
 from dataclasses import dataclass
 
+from ..evaluation.predictors import ENCODE_BATCH_SIZE
+from ..model.quantized import NF4_BLOCK, NF4_SCALES_BLOCK
 from ..recipe import Recipe
 from ..training.run_context import CALIBRATION_IMAGES
 from . import activations
@@ -26,7 +28,6 @@ from .devices import Device
 from .lengths import Lengths
 from .shapes import Shapes
 
-IMAGES_ENCODED_AT_ONCE = 32  # images per batch of the vision tower in an evaluation
 QUESTION_TOKENS = 64  # assumed tokens per question
 #: Memory that allocators hold in addition, as a fraction of temporary tensors. Fitted for the CPU
 #: (docs/memory.md), a guess for GPUs.
@@ -58,8 +59,8 @@ class Peak:
 
 def nf4_bytes(weights: int) -> int:
     """Bytes of one NF4 matrix with this many weights."""
-    blocks = -(-weights // 64)
-    return -(-weights // 2) + blocks + 4 * -(-blocks // 256) + 4
+    blocks = -(-weights // NF4_BLOCK)
+    return -(-weights // 2) + blocks + 4 * -(-blocks // NF4_SCALES_BLOCK) + 4
 
 
 def language_bytes(s: Shapes, itemsize: int, quantize: bool) -> int:
@@ -259,7 +260,7 @@ def _inference_peak(
         "weights": float(itemsize * (s.language + s.vision + s.projector)),
     }
     # The tower returns all hidden states, of which one is selected.
-    pictures = IMAGES_ENCODED_AT_ONCE if step == "evaluate" else 1
+    pictures = ENCODE_BATCH_SIZE if step == "evaluate" else 1
     seen = (
         pictures * (s.patches + 1) * (s.width * (s.vision_layers + 3) + 2 * s.vision_mlp) * itemsize
     )

@@ -10,7 +10,7 @@ from ..pipeline.records import Record
 from ..recipe import Recipe
 from . import duration, memory
 from .advice import Change, advise
-from .devices import Device, cpu_memory
+from .devices import GB, Device, cpu_memory
 from .findings import Finding
 from .lengths import Lengths, measure_lengths
 from .memory import Peak
@@ -128,7 +128,7 @@ def _plan_stage(recipe: Recipe, name: str, s: Shapes, device: Device) -> StepPla
 
     best, tried = advise(recipe, name, device.memory, predict)
     told = (
-        f"--set {best.keys} ({best.cost}): {best.peak / 1e9:.1f} GB"
+        f"--set {best.keys} ({best.cost}): {best.peak / GB:.1f} GB"
         if best
         else "no single change makes it fit"
     )
@@ -142,7 +142,7 @@ def _merge_elsewhere(recipe: Recipe, s: Shapes, peak: Peak, device: Device) -> s
         here = cpu_memory()
         return (
             "merge with --device cpu: it needs as much memory there, this machine has"
-            f" {here / 1e9:.0f} GB"
+            f" {here / GB:.0f} GB"
         )
     return "no single change makes it fit"
 

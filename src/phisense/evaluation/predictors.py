@@ -21,7 +21,7 @@ from ..model.batch_generate import Query, batch_generate
 from ..vision.image_io import open_image
 
 _MAX_CACHED_BYTES = 1e9  # bytes of projected images kept for the next batches and conditions
-_ENCODE_BATCH_SIZE = 16  # images encoded together
+ENCODE_BATCH_SIZE = 16  # images encoded together
 
 
 @dataclass(frozen=True, slots=True)
@@ -97,8 +97,8 @@ class BatchPredictor:
         return {}
 
     def prepare(self, pictures: Sequence[Path]) -> None:
-        for start in range(0, len(pictures), _ENCODE_BATCH_SIZE):
-            group = tuple(pictures[start : start + _ENCODE_BATCH_SIZE])
+        for start in range(0, len(pictures), ENCODE_BATCH_SIZE):
+            group = tuple(pictures[start : start + ENCODE_BATCH_SIZE])
             self._groups.update(dict.fromkeys(group, group))
 
     @property

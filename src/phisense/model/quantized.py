@@ -23,6 +23,8 @@ from ..errors import PhisenseError
 # bitsandbytes' per-layer flag; always false on CPUs without the instructions
 _REPACK = "support_avx512bf16_for_cpu"
 _PACKED = "packing_format_for_cpu"  # set by bitsandbytes on a repacked quant state
+#: bitsandbytes' defaults: weights with one scale, and scales with one scale of their own.
+NF4_BLOCK, NF4_SCALES_BLOCK = 64, 256
 _INFERENCE_ROWS = 32  # the repacked layout has blocks of this many output rows
 
 
