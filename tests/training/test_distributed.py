@@ -226,7 +226,10 @@ def assert_gradients_checked(facts: dict[str, Any]) -> None:
     for stage in facts["stages"].values():
         assert stage["gradient_check"]
         for one in stage["gradient_check"]:
-            assert all(part["error"] < 0.02 and part["cosine"] > 0.98 for part in one["parts"])
+            assert all(
+                part["error"] < 0.02 and (part["cosine"] is None or part["cosine"] > 0.98)
+                for part in one["parts"]
+            )
 
 
 @pytest.mark.parametrize("flag", ["ACCELERATE_USE_FSDP", "ACCELERATE_USE_DEEPSPEED"])
