@@ -132,7 +132,8 @@ def test_one_step_however_it_is_cut(
     )
     assert ran.returncode == 0, ran.stderr
     facts = json.loads(ran.stdout)  # once, not by each
-    assert_gradients_checked(facts)
+    if compute == "bfloat16":  # else there is no twin
+        assert_gradients_checked(facts)
     whole = told(root, "whole")
     for name in ("cut", "two"):
         losses, weights = apart(whole, told(root, name))
@@ -226,10 +227,7 @@ def assert_gradients_checked(facts: dict[str, Any]) -> None:
     for stage in facts["stages"].values():
         assert stage["gradient_check"]
         for one in stage["gradient_check"]:
-            assert all(
-                part["error"] < 0.02 and (part["cosine"] is None or part["cosine"] > 0.98)
-                for part in one["parts"]
-            )
+            assert all(part["error"] < 0.02 and part["cosine"] > 0.98 for part in one["parts"])
 
 
 @pytest.mark.parametrize("flag", ["ACCELERATE_USE_FSDP", "ACCELERATE_USE_DEEPSPEED"])
