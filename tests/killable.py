@@ -67,8 +67,12 @@ def run_cli(
 
 
 def _run_there(out: Path, errors: Path, cwd: str, env: dict[str, str], *words: str) -> None:
+    from phisense import console
+
     os.dup2(os.open(out, os.O_WRONLY | os.O_CREAT | os.O_TRUNC), 1)
     os.environ.clear()
     os.environ.update(env)
     os.chdir(cwd)
+    for one in (console.out, console.err):  # they were made where another width was set
+        one.width = int(env.get("COLUMNS", 80))
     run_command(errors, *words)

@@ -132,7 +132,8 @@ def test_one_step_however_it_is_cut(
     )
     assert ran.returncode == 0, ran.stderr
     facts = json.loads(ran.stdout)  # once, not by each
-    assert_gradients_checked(facts)
+    if compute == "bfloat16":  # else there is no twin
+        assert_gradients_checked(facts)
     whole = told(root, "whole")
     for name in ("cut", "two"):
         losses, weights = apart(whole, told(root, name))
