@@ -102,6 +102,16 @@ def page() -> Iterator[tuple[str, Any]]:
     made.close()
 
 
+@pytest.mark.parametrize(("engine", "shown"), [(Looker, True), (Echo, False)])
+def test_the_attention_button_is_there_only_if_the_engine_has_the_map(
+    engine: type[Echo], shown: bool
+) -> None:
+    made = build(engine())  # type: ignore[arg-type]
+    (button,) = [block for block in made.blocks.values() if block.elem_id == "where"]
+    assert button.visible is shown
+    made.close()
+
+
 def test_another_worker_uploads_elsewhere(tmp_path_factory: pytest.TempPathFactory) -> None:
     """A page that is closed deletes its uploads, whose paths follow from their contents: in a
     folder for all it would delete those of the page in another worker.

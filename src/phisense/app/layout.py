@@ -128,7 +128,7 @@ def _image_column(room: AppState, examples: Sequence[Example]) -> ImageColumn:
         "Where it looked",
         size="sm",
         elem_id="where",
-        visible=hasattr(engine, "attention_map"),
+        visible=engine.attention_map is not None,
     )
     looked = gr.Image(
         label="Where the last answer looked",
