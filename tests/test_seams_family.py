@@ -20,6 +20,8 @@ from phisense.model import Phi3WithProjector, load_model, save_model
 from phisense.model.lora import add_lora, check_targets, expected_trainable, target_pattern
 from phisense.model.trainable import count_trainable, freeze_all_but_projector, unfreeze_language
 from phisense.opening.configs import validate_config
+from phisense.opening.rope_checks import check_rope
+from phisense.opening.tokenizer_checks import validate_tokenizer_config
 from phisense.prompt import IGNORE_INDEX, Prompt, chat_template, prepare_tokenizer
 from phisense.publish.gguf import format_of
 from phisense.recipe import Lora, load_recipe
@@ -207,3 +209,24 @@ def test_a_window_that_is_none_is_refused(told: object) -> None:
     validate_config(Path("x/config.json"), {**config, families.WINDOW_KEY: 512})
     with pytest.raises(PartError, match="says what no model here says; got context_window"):
         validate_config(Path("x/config.json"), {**config, families.WINDOW_KEY: told})
+
+
+def test_what_its_files_may_name_is_read_from_the_family(
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    """A tokenizer class and a kind of position factors are accepted with the family's line, and
+    refused without it.
+    """
+
+    def check() -> None:
+        path = Path("x/config.json")
+        validate_tokenizer_config(path, {"tokenizer_class": "GemmaTokenizerFast"})
+        check_rope(path, {"rope_parameters": {"rope_type": "llama3", "rope_theta": 1e4}}, "")
+
+    with pytest.raises(PartError, match="GemmaTokenizer"):
+        check()
+    monkeypatch.setitem(seams.FAMILY_MODULES, "toy", "tests.toys.family_toy")
+    check()
+    monkeypatch.setattr(family_toy, "FAMILY", replace(family_toy.FAMILY, rope_types=("default",)))
+    with pytest.raises(PartError, match="rope_type llama3; wanted one of default"):
+        check()

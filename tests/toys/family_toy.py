@@ -33,6 +33,8 @@ FAMILY = Family(
         *(f"mlp.{name}_proj" for name in ("gate", "up", "down")),
     ),
     lora_shapes=lora_shapes,
+    rope_types=("default", "llama3"),
+    tokenizer_classes=("GemmaTokenizer",),
     config_defaults=ConfigDefaults(
         vocab_size=50304,
         special_token_ids={"bos_token_id": None, "eos_token_id": 50279, "pad_token_id": 1},

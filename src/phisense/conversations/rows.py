@@ -9,6 +9,7 @@ import re
 from dataclasses import dataclass
 from typing import Any, Literal
 
+from ..families import known_special_tokens
 from ..file_types import AVIF, HEAD_BYTES, sniff
 from ..safe_parsing import is_encodable, quote
 from .defects import DEFECT_KINDS
@@ -23,7 +24,10 @@ from .types import IMAGE, Conversation, ImageReference, Message
 MAX_ANSWER_LENGTH = (
     20_000  # characters; a longer answer does not fit into a context window of 4,096 tokens
 )
-_SPECIAL_TOKEN = re.compile(r"<\|[A-Za-z_0-9]+\|>")
+_SPECIAL_TOKEN = re.compile(
+    "|".join([r"<\|[A-Za-z_0-9]+\|>", *map(re.escape, known_special_tokens())])
+)
+_TOKEN_STARTS = tuple({token[:2] for token in ("<|", *known_special_tokens())})
 _TOOLS = (
     "tool",
     "function",
@@ -230,7 +234,7 @@ def _marks(text: str, found: int, role: str, index: int, faults: list[Fault]) ->
     """The number of `<image>` markers of a question; elsewhere they are a fault, and so are special
     tokens anywhere.
     """
-    if "<|" in text and (control := _SPECIAL_TOKEN.search(text)):
+    if any(start in text for start in _TOKEN_STARTS) and (control := _SPECIAL_TOKEN.search(text)):
         faults.append(
             ("control-token", f"holds the control token {control.group()[:40]} in turn {index}")
         )

@@ -22,6 +22,7 @@ from .base import ChatFormat, ConfigDefaults, Family, GGUFFormat
 __all__ = [
     "DEFAULT_WINDOW",
     "FAMILIES",
+    "LARGEST_WINDOW",
     "WINDOW_KEY",
     "ChatFormat",
     "ConfigDefaults",
@@ -42,6 +43,8 @@ FAMILIES: Registry[Family] = Registry("language family", "FAMILY", seams.FAMILY_
 
 #: Tokens: the window of a model whose configuration is not at hand.
 DEFAULT_WINDOW = 4096
+#: Tokens: no family has a larger one.
+LARGEST_WINDOW = max(family.max_window for family in FAMILIES.values())
 #: In the configuration of a model folder: its window in tokens, if it is smaller than the family's.
 WINDOW_KEY = "context_window"
 

@@ -155,8 +155,10 @@ class Family:
     in tokens. `lora_targets` are the linear layers of one decoder layer by name, `lora_shapes`
     their (inputs, outputs) for a configuration.
 
-    Files. `gguf` is None if llama.cpp has no such model; `tokenizer_patterns` are the regular
-    expressions that its tokenizer.json may split texts with; `known_configs` are configurations of
+    Files. `rope_types` are the kinds of position factors that its config.json may name. `gguf` is
+    None if llama.cpp has no such model. `tokenizer_classes` are the classes that its
+    tokenizer_config.json may name besides those of every family, `tokenizer_patterns` the regular
+    expressions that its tokenizer.json may split texts with. `known_configs` are configurations of
     published models by hub id, with which `doctor` plans without a download.
     """
 
@@ -169,9 +171,11 @@ class Family:
     lora_targets: tuple[str, ...]
     lora_shapes: Callable[[Any], tuple[tuple[int, int], ...]]
     config_defaults: ConfigDefaults
+    rope_types: tuple[str, ...] = ("default",)
     gguf: GGUFFormat | None = None
     config_marks: Mapping[str, Any] = field(default_factory=dict)
     token_marks: Mapping[str, int] = field(default_factory=dict)
+    tokenizer_classes: tuple[str, ...] = ()
     tokenizer_patterns: tuple[str, ...] = ()
     known_configs: Mapping[str, Mapping[str, Any]] = field(default_factory=dict)
 

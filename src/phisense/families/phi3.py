@@ -74,6 +74,7 @@ FAMILY = Family(
         vocab_size=32064,
         special_token_ids={"bos_token_id": 1, "eos_token_id": 32000, "pad_token_id": 32000},
     ),
+    rope_types=("default", "longrope", "su"),
     gguf=GGUFFormat(
         architecture="phi3",
         layer_names={

@@ -19,6 +19,8 @@ class _Encoder(Protocol):
     @property
     def model_types(self) -> Sequence[str]: ...
     @property
+    def processors(self) -> Sequence[str]: ...
+    @property
     def image_processors(self) -> Sequence[str]: ...
     @property
     def stored_prefix(self) -> str: ...
@@ -52,6 +54,11 @@ def composite_model_types() -> tuple[str, ...]:
 def vision_model_types() -> tuple[str, ...]:
     """The model types of vision encoders."""
     return tuple(name for kind in _ENCODERS.values() for name in kind.model_types)
+
+
+def processors() -> tuple[str, ...]:
+    """The processor classes, for images and texts, that vision encoders' folders may name."""
+    return tuple(name for kind in _ENCODERS.values() for name in kind.processors)
 
 
 def image_processors() -> tuple[str, ...]:

@@ -6,6 +6,7 @@ from pathlib import Path
 from typing import Any
 
 from ..errors import PartError
+from ..families import FAMILIES
 
 
 def check_rope(path: Path, judged: dict[str, Any], where: str) -> None:
@@ -32,17 +33,13 @@ def check_rope(path: Path, judged: dict[str, Any], where: str) -> None:
             )
             if not all(isinstance(one, (int, float)) and 0 < one <= 1e12 for one in numbers):
                 raise unexpected_value_error(path, f"{where}{key}.{name}", value, "numbers above 0")
-        if rope.get("rope_type", rope.get("type", "default")) not in (
-            "default",
-            "longrope",
-            "su",
-            None,
-        ):
+        kind = rope.get("rope_type", rope.get("type"))
+        known = tuple(
+            dict.fromkeys(name for family in FAMILIES.values() for name in family.rope_types)
+        )
+        if kind is not None and kind not in known:
             raise unexpected_value_error(
-                path,
-                f"{where}{key}.rope_type",
-                rope.get("rope_type", rope.get("type")),
-                "default or longrope",
+                path, f"{where}{key}.rope_type", kind, f"one of {', '.join(known)}"
             )
         for name in ("short_factor", "long_factor"):
             factors = rope.get(name)

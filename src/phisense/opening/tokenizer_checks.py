@@ -18,7 +18,7 @@ from typing import Any
 
 from ..errors import PartError
 from ..families import FAMILIES
-from .registered import image_processors
+from .registered import image_processors, processors
 
 _ALLOWED_STEPS = {
     "normalizer": (
@@ -90,8 +90,6 @@ _PROCESSOR_CLASSES = (
     "LlavaProcessor",
     "LlavaNextProcessor",
     "AyaVisionProcessor",
-    "CLIPProcessor",
-    "SiglipProcessor",
     "WhisperProcessor",
 )
 #: Besides those of the registered encoders.
@@ -201,7 +199,9 @@ def validate_tokenizer_config(path: Path, document: Mapping[str, Any]) -> None:
     for key in _FILE_KEYS:
         if document.get(key) and not (key == "tokenizer_file" and _is_dangling_path(document[key])):
             raise _unexpected_value(path, key, document[key], "tokenizer.json of the folder itself")
-    _check_class(path, "tokenizer_class", document.get("tokenizer_class"), _TOKENIZER_CLASSES)
+    classes = (name for family in FAMILIES.values() for name in family.tokenizer_classes)
+    known = (*_TOKENIZER_CLASSES, *classes)
+    _check_class(path, "tokenizer_class", document.get("tokenizer_class"), known)
     for key in ("padding_side", "truncation_side"):
         if document.get(key) not in (None, "left", "right"):
             raise _unexpected_value(path, key, document[key], "left or right")
@@ -223,7 +223,8 @@ def _is_dangling_path(told: Any) -> bool:
 
 def validate_processor(path: Path, document: Mapping[str, Any]) -> None:
     """Raise PartError for an unsupported class or numbers that no preprocessing can use."""
-    _check_class(path, "processor_class", document.get("processor_class"), _PROCESSOR_CLASSES)
+    known = (*_PROCESSOR_CLASSES, *processors())
+    _check_class(path, "processor_class", document.get("processor_class"), known)
     known = (*image_processors(), *_IMAGE_PROCESSOR_CLASSES)
     inner = document.get("image_processor")
     for facts in (document, *([inner] if isinstance(inner, dict) else [])):

@@ -9,6 +9,7 @@ from typing import Annotated, Any, Literal, Protocol
 from pydantic import BeforeValidator, Field, model_validator
 
 from .. import seams
+from ..families import DEFAULT_WINDOW, LARGEST_WINDOW
 from ..registry import Registry
 from .fields import OneOf, RecipeSection, as_tuple
 
@@ -22,7 +23,10 @@ class Language(RecipeSection):
         )
     )
     window: int = Field(
-        4096, ge=64, le=4096, description="tokens; Phi-3.5's position factors change past 4096"
+        DEFAULT_WINDOW,
+        ge=64,
+        le=LARGEST_WINDOW,
+        description="tokens; Phi-3.5's position factors change past 4096",
     )
 
 

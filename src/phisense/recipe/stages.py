@@ -8,6 +8,7 @@ from typing import Annotated, Literal
 from pydantic import BeforeValidator, Field, model_validator
 
 from .. import seams
+from ..families import LARGEST_WINDOW
 from .fields import OneOf, Pattern, RecipeSection, as_tuple
 from .sections import DataFiles
 
@@ -101,7 +102,10 @@ class Stage(RecipeSection):
     weight_decay: float = Field(0.0, ge=0, description="how strongly weights are drawn to zero")
     max_grad_norm: float = Field(1.0, gt=0, description="largest gradient norm")
     max_length: int = Field(
-        2048, ge=16, le=4096, description="tokens; a longer conversation loses its last turns"
+        2048,
+        ge=16,
+        le=LARGEST_WINDOW,
+        description="tokens; a longer conversation loses its last turns",
     )
 
 

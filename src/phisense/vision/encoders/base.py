@@ -16,7 +16,9 @@ class EncoderKind:
 
     `model_class` imports and returns that class; its hidden states are `(N, R + P, D)`, with the P
     patches of a square image row by row after R `extra_rows`. `model_types` are the accepted model
-    types of a configuration, `image_processors` the accepted names of an image processor's class.
+    types of a configuration, which has `hidden_size`, `num_hidden_layers`, `image_size` and
+    `patch_size`. `processors` and `image_processors` are the accepted class names of a processor
+    for images and texts, and of one for images alone.
 
     Stored weight names begin with `stored_prefix` in the encoder's own folder; in a published
     LLaVA folder they begin with `vision_tower.` and then `published_prefix`.
@@ -25,6 +27,7 @@ class EncoderKind:
     model_class: Callable[[], Any]
     model_types: tuple[str, ...]
     extra_rows: Literal[0, 1]
+    processors: tuple[str, ...] = ()
     image_processors: tuple[str, ...] = ()
     stored_prefix: str = ""
     published_prefix: str = ""

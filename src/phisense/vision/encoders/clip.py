@@ -17,6 +17,7 @@ ENCODER = EncoderKind(
     _model_class,
     model_types=("clip", "clip_vision_model"),
     extra_rows=1,
+    processors=("CLIPProcessor",),
     image_processors=("CLIPImageProcessor", "CLIPFeatureExtractor"),
     stored_prefix="vision_model.",
     published_prefix="vision_model.",

@@ -17,6 +17,7 @@ ENCODER = EncoderKind(
     _model_class,
     model_types=("siglip", "siglip_vision_model"),
     extra_rows=0,
+    processors=("SiglipProcessor",),
     image_processors=("SiglipImageProcessor",),
     stored_prefix="vision_model.",
     published_prefix="vision_model.",
