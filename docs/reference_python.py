@@ -9,6 +9,7 @@ import inspect
 import re
 import sys
 from collections.abc import Iterator
+from importlib import import_module
 from pathlib import Path
 from types import UnionType
 from typing import Any, get_args
@@ -51,6 +52,18 @@ GROUPS = {
     "Errors": ["PhisenseError"],
 }
 
+#: Types that fields of the results have. They are not imported by users, who read them.
+NESTED = (
+    "phisense.pipeline.results.StageResult",
+    "phisense.pipeline.results.TrainingVerdict",
+    "phisense.pipeline.results.MergeMeasurement",
+    "phisense.pipeline.results.MergeGate",
+    "phisense.pipeline.results.FileAgreement",
+    "phisense.evaluation.results.ConditionScores",
+    "phisense.evaluation.results.ImageUse",
+    "phisense.intervals.Interval",
+)
+
 #: What all names of a group have in common is said once.
 INTRODUCTIONS = {
     "What the steps return": [
@@ -85,6 +98,11 @@ def reference() -> str:
         said += [f"## {heading}", *INTRODUCTIONS.get(heading, ())]
         for name in names:
             said += _entry(name, getattr(phisense, name))
+        if heading == "What the steps return":
+            said.append("The types of their fields:")
+            for path in NESTED:
+                module, _, name = path.rpartition(".")
+                said += _entry(name, getattr(import_module(module), name))
     said += markdown(errors.__doc__)
     return "\n\n".join(said) + "\n"
 
@@ -105,7 +123,8 @@ def _class(name: str, it: type[Any]) -> Iterator[str]:
         yield _code(_signature(name, it.__init__))
     elif dataclasses.is_dataclass(it):
         fields = [field for field in dataclasses.fields(it) if not field.name.startswith("_")]
-        yield _code("\n".join([f"class {name}:", *(f"    {f.name}: {f.type}" for f in fields)]))
+        lines = [f"class {name}:", *(f"    {f.name}: {f.type}" for f in fields)]
+        yield _code("\n".join(lines).replace("'", '"'))
     elif hasattr(it, "model_fields"):
         yield "Its keys are in [Recipe keys](reference-recipe.md)."
     else:

@@ -149,7 +149,7 @@ def staged_artifact(
     `folder`, on an exception it is removed.
 
     `about` is written at the end, so the block may fill it. Raises UsageError if `folder` exists
-    and may not be replaced (safe_replace.py); an artifact of the same kind is replaced only with
+    and may not be replaced (safe_replace/); an artifact of the same kind is replaced only with
     `overwrite`.
     """
     safe_replace.check_can_write(folder, kind=kind, overwrite=overwrite)

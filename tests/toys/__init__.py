@@ -1,1 +1,3 @@
-"""A toy implementation of each seam: one object in one file."""
+"""Toy encoder, projector, engine and language family: one object in one file each. Toys of the
+other seams are in the tests that add them.
+"""

@@ -52,8 +52,8 @@ class Lora(RecipeSection):
     target_modules: Pattern = Field(
         r".*language_model.*\.(qkv_proj|o_proj|gate_up_proj|down_proj)",
         description=(
-            "regular expression that must match all four fused matrices of each layer, and nothing"
-            " else"
+            "regular expression that must match every matrix of each layer that the language"
+            " family names (Phi-3: four fused ones), and nothing else"
         ),
     )
     vision: bool = Field(
