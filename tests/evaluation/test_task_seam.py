@@ -1,4 +1,4 @@
-"""A task is one file and one line in `seams.TASKS`: a toy one is scored as the shipped ones are."""
+"""A task is one file and one line in `seams.TASK_MODULES`: a toy one is scored as those that ship."""
 
 from __future__ import annotations
 
@@ -45,7 +45,7 @@ TASK = Task(
 def toy(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     (tmp_path / "letters_task.py").write_text(TOY)
     monkeypatch.syspath_prepend(str(tmp_path))
-    monkeypatch.setitem(seams.TASKS, "letters", "letters_task")
+    monkeypatch.setitem(seams.TASK_MODULES, "letters", "letters_task")
 
 
 @pytest.fixture
