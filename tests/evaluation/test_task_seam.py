@@ -1,4 +1,4 @@
-"""A task is one file and one line in `seams.TASK_MODULES`: a toy one is scored as those that ship."""
+"""A task is one file and one line in `seams.TASK_MODULES`: a toy one is scored as any other."""
 
 from __future__ import annotations
 
