@@ -50,6 +50,15 @@ class EvalResponse:
 
 
 class Predictor(Protocol):
+    """Answers questions under a condition: a model in torch, or any chat engine."""
+
+    @property
+    def built(self) -> Phi3WithProjector | None:
+        """The model in torch, whose arithmetic and attention maps a report records; None for one
+        that runs elsewhere.
+        """
+        ...
+
     @property
     def batch_size(self) -> int:
         """The number of questions in a call of `answer`."""
@@ -166,6 +175,7 @@ class EnginePredictor:
     """
 
     batch_size = 1
+    built: Phi3WithProjector | None = None
 
     def __init__(self, engine: Engine) -> None:
         self.engine = engine

@@ -26,7 +26,7 @@ from .scores import Prediction
 from .task import Task
 
 if TYPE_CHECKING:
-    from ..model import Phi3WithProjector
+    pass
 
 
 def evaluate(
@@ -103,13 +103,8 @@ def _answers(
         raise
 
 
-def _built(predictor: Predictor) -> Phi3WithProjector | None:
-    """The model in torch; other predictors have neither arithmetic nor attention maps to record."""
-    return getattr(predictor, "built", None)
-
-
 def _arithmetic(predictor: Predictor) -> dict[str, object]:
-    built = _built(predictor)
+    built = predictor.built
     if built is None or built.arithmetic is None:
         return {}
     return {"arithmetic": built.arithmetic.to_dict()}
@@ -122,7 +117,7 @@ def _attention(
     on_event: OnEvent,
 ) -> dict[str, AttentionGrid] | None:
     """Where the model looked, for some of the images; None if the engine cannot tell."""
-    built = _built(predictor)
+    built = predictor.built
     if built is None:
         return None
 
