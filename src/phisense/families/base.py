@@ -151,15 +151,18 @@ class Family:
     are keys of config.json with their values, `token_marks` tokens with their ids. A family without
     marks is the default of its model type, or of its chat tokens.
 
+    Conversation. `chat` is the text around each message.
+
     Model. `model_class` names the class of transformers. `max_window` is the largest context window
     in tokens. `lora_targets` are the linear layers of one decoder layer by name, `lora_shapes`
     their (inputs, outputs) for a configuration.
 
-    Files. `rope_types` are the kinds of position factors that its config.json may name. `gguf` is
-    None if llama.cpp has no such model. `tokenizer_classes` are the classes that its
-    tokenizer_config.json may name besides those of every family, `tokenizer_patterns` the regular
-    expressions that its tokenizer.json may split texts with. `known_configs` are configurations of
-    published models by hub id, with which `doctor` plans without a download.
+    Files. `config_defaults` are the values of keys that config.json leaves out, `rope_types` the
+    kinds of position factors that it may name. `gguf` is None if llama.cpp has no such model.
+    `tokenizer_classes` are the classes that tokenizer_config.json may name besides those of every
+    family, `tokenizer_patterns` the regular expressions that tokenizer.json may split texts with.
+    `known_configs` are configurations of published models by hub id, with which `doctor` plans
+    without a download.
     """
 
     title: str
