@@ -15,8 +15,9 @@ from typing import Any
 
 import pytest
 
-from phisense.chat import servers
-from phisense.chat.servers import Server, choose_server, run_server, text_and_mmproj
+from phisense.chat import server_process, servers
+from phisense.chat.server_process import run_server
+from phisense.chat.servers import Server, choose_server, text_and_mmproj
 from phisense.errors import ArtifactError, PhisenseError, UsageError
 
 TOWER = '"vision_config": {"model_type": "clip_vision_model"}'
@@ -241,7 +242,7 @@ def test_a_signal_is_passed_on(number: signal.Signals, code: int) -> None:
 
 
 def test_a_server_that_does_not_want_to_end(monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(servers, "SHUTDOWN_TIMEOUT", 0.5)
+    monkeypatch.setattr(server_process, "SHUTDOWN_TIMEOUT", 0.5)
     server, began = stub("stubborn"), time.monotonic()
     assert (
         run_server(server, lambda: signal.raise_signal(signal.SIGTERM), lambda seconds: None) == 143
@@ -318,11 +319,11 @@ def test_it_serves_once_it_has_answered_under_its_name(tmp_path: Path, sees: boo
 def test_what_does_not_serve_is_not_said_to(
     monkeypatch: pytest.MonkeyPatch, how: str, said: str
 ) -> None:
-    monkeypatch.setattr(servers, "STARTUP_TIMEOUT", 1.0)
+    monkeypatch.setattr(server_process, "STARTUP_TIMEOUT", 1.0)
     monkeypatch.setattr(
-        servers, "FIRST_TOKEN_TIMEOUT", 1.0 if how in ("hangs", "trickles") else 60.0
+        server_process, "FIRST_TOKEN_TIMEOUT", 1.0 if how in ("hangs", "trickles") else 60.0
     )
-    monkeypatch.setattr(servers, "SHUTDOWN_TIMEOUT", 2.0)
+    monkeypatch.setattr(server_process, "SHUTDOWN_TIMEOUT", 2.0)
     server = stub(how)
     with pytest.raises(PhisenseError, match=said):
         run_server(server, lambda: pytest.fail("ready"), lambda seconds: None)
@@ -335,7 +336,7 @@ def test_what_does_not_serve_is_not_said_to(
 )
 def test_without_the_trial_it_would_be_said_to(monkeypatch: pytest.MonkeyPatch, how: str) -> None:
     """The control."""
-    monkeypatch.setattr(servers, "_find_fault", lambda server, stop: None)
+    monkeypatch.setattr(server_process, "_find_fault", lambda server, stop: None)
     assert (
         run_server(stub(how), lambda: signal.raise_signal(signal.SIGTERM), lambda seconds: None)
         == 143
@@ -414,7 +415,7 @@ def test_a_signal_at_the_first_question(
     code: int,
 ) -> None:
     """It waits for no answer, and the server is gone even if it takes no notice itself."""
-    monkeypatch.setattr(servers, "SHUTDOWN_TIMEOUT", 0.5)
+    monkeypatch.setattr(server_process, "SHUTDOWN_TIMEOUT", 0.5)
     server, before = stub(*how, asked=tmp_path / "asked"), signal.getsignal(number)
     at_the_question(tmp_path / "asked", number)
     assert run_server(server, lambda: pytest.fail("ready"), lambda seconds: None) == code
@@ -429,7 +430,7 @@ def test_a_question_is_not_waited_for(
     """A question that heeds nothing is left to itself; the control asks it where the signals are
     waited for, and waits for its end.
     """
-    monkeypatch.setattr(servers, "SHUTDOWN_TIMEOUT", 0.5)
+    monkeypatch.setattr(server_process, "SHUTDOWN_TIMEOUT", 0.5)
     released, waited = threading.Event(), []
     began = tmp_path / "asked"
 
@@ -438,10 +439,10 @@ def test_a_question_is_not_waited_for(
         released.wait(60.0 if mended else 2.0)
         waited.append(1)
 
-    monkeypatch.setattr(servers, "_find_fault", deaf)
+    monkeypatch.setattr(server_process, "_find_fault", deaf)
     if not mended:
         monkeypatch.setattr(
-            servers, "_find_fault_in_thread", lambda server, child, stop: deaf(server, stop)
+            server_process, "_find_fault_in_thread", lambda server, child, stop: deaf(server, stop)
         )
     at_the_question(began, signal.SIGTERM)
     assert run_server(stub(), lambda: pytest.fail("ready"), lambda seconds: None) == 143
@@ -451,15 +452,15 @@ def test_a_question_is_not_waited_for(
 
 def test_an_answer_behind_a_signal_makes_nothing_ready(monkeypatch: pytest.MonkeyPatch) -> None:
     """The server answers, and well, but we were asked to end while it did."""
-    monkeypatch.setattr(servers, "SHUTDOWN_TIMEOUT", 3.0)
-    fault = servers._find_fault
+    monkeypatch.setattr(server_process, "SHUTDOWN_TIMEOUT", 3.0)
+    fault = server_process._find_fault
     monkeypatch.setattr(
-        servers, "_find_fault", lambda server, stop: fault(server, threading.Event())
+        server_process, "_find_fault", lambda server, stop: fault(server, threading.Event())
     )
     server = stub("parent", "stubborn")
     assert run_server(server, lambda: pytest.fail("ready"), lambda seconds: None) == 143
     monkeypatch.setattr(
-        servers,
+        server_process,
         "_find_fault_in_thread",
         lambda server, child, stop: fault(server, threading.Event()),
     )
@@ -470,7 +471,7 @@ def test_an_answer_behind_a_signal_makes_nothing_ready(monkeypatch: pytest.Monke
 
 def test_a_signal_while_it_starts(monkeypatch: pytest.MonkeyPatch) -> None:
     """Between the child's birth and our knowing it: it is ended, and never asked."""
-    start, born = servers._spawn, []
+    start, born = server_process._spawn, []
 
     def slow(server: Server) -> Any:
         signal.raise_signal(signal.SIGTERM)  # before
@@ -478,7 +479,7 @@ def test_a_signal_while_it_starts(monkeypatch: pytest.MonkeyPatch) -> None:
         signal.raise_signal(signal.SIGTERM)  # and behind
         return born[0]
 
-    monkeypatch.setattr(servers, "_spawn", slow)
+    monkeypatch.setattr(server_process, "_spawn", slow)
     before = signal.getsignal(signal.SIGTERM)
     assert run_server(stub(), lambda: pytest.fail("ready"), lambda seconds: None) == 143
     assert born[0].returncode is not None

@@ -40,7 +40,8 @@ def serve(
     from contextlib import ExitStack
 
     from .. import console
-    from ..chat.servers import choose_server, run_server
+    from ..chat.server_process import run_server
+    from ..chat.servers import choose_server
 
     chosen = choose_server(model, engine, port)
     with ExitStack() as while_starting:
