@@ -212,16 +212,16 @@ def test_data_that_is_read_late_is_told_late(
     bad = load_recipe(write(root, recipe))
     whole = preflight.preflight
 
-    def late(self: Training, name: str, *args: Any, _train: Any = Training._train) -> Any:
-        if name == "last":
+    def late(run: Any, plan: Any, *args: Any, _train: Any = training_run.train_stage) -> Any:
+        if plan.name == "last":
             whole(bad)
-        return _train(self, name, *args)
+        return _train(run, plan, *args)
 
     (root / "last.json").write_text((root / "deeper.json").read_text())
     ahead = whole(good)
     change(root, recipe, "last")
     monkeypatch.setattr(training_run, "preflight", lambda recipe, processes: ahead)
-    monkeypatch.setattr(Training, "_train", late)
+    monkeypatch.setattr(training_run, "train_stage", late)
     with pytest.raises(kind, match=said.format(stage="last")):
         Training(bad, lambda row: None, device="cpu")()
     assert set(steps) == {"align", "instruct", "deeper"}
