@@ -6,6 +6,7 @@ from __future__ import annotations
 
 import hashlib
 import re
+from collections.abc import Iterable
 from dataclasses import dataclass
 from typing import Any, Literal
 
@@ -24,10 +25,6 @@ from .types import IMAGE, Conversation, ImageReference, Message
 MAX_ANSWER_LENGTH = (
     20_000  # characters; a longer answer does not fit into a context window of 4,096 tokens
 )
-_SPECIAL_TOKEN = re.compile(
-    "|".join([r"<\|[A-Za-z_0-9]+\|>", *map(re.escape, known_special_tokens())])
-)
-_TOKEN_STARTS = tuple({token[:2] for token in ("<|", *known_special_tokens())})
 _TOOLS = (
     "tool",
     "function",
@@ -47,6 +44,19 @@ _FORMATS = (
     (b"II*", ".tif"),
     (b"MM\0*", ".tif"),
 )
+
+
+def special_token_finder(known: Iterable[str]) -> tuple[re.Pattern[str], tuple[str, ...]]:
+    """The pattern that finds `<|...|>` and the `known` tokens in a text; and the first characters of
+    those that begin otherwise than `<|`: most texts have neither.
+    """
+    usual = r"<\|[A-Za-z_0-9]+\|>"
+    tokens = [token for token in known if not re.fullmatch(usual, token)]
+    pattern = re.compile("|".join([usual, *map(re.escape, tokens)]))
+    return pattern, tuple({token[:2] for token in tokens} - {"<|"})
+
+
+_SPECIAL_TOKEN, _OTHER_STARTS = special_token_finder(known_special_tokens())
 
 
 @dataclass(slots=True)
@@ -234,7 +244,8 @@ def _marks(text: str, found: int, role: str, index: int, faults: list[Fault]) ->
     """The number of `<image>` markers of a question; elsewhere they are a fault, and so are special
     tokens anywhere.
     """
-    if any(start in text for start in _TOKEN_STARTS) and (control := _SPECIAL_TOKEN.search(text)):
+    may_hold = "<|" in text or (_OTHER_STARTS and any(start in text for start in _OTHER_STARTS))
+    if may_hold and (control := _SPECIAL_TOKEN.search(text)):
         faults.append(
             ("control-token", f"holds the control token {control.group()[:40]} in turn {index}")
         )
