@@ -47,8 +47,8 @@ _FORMATS = (
 
 
 def special_token_finder(known: Iterable[str]) -> tuple[re.Pattern[str], tuple[str, ...]]:
-    """The pattern that finds `<|...|>` and the `known` tokens in a text; and the first characters of
-    those that begin otherwise than `<|`: most texts have neither.
+    """The pattern that finds `<|...|>` and the `known` tokens in a text; and how those begin that
+    begin otherwise than `<|`: most texts have neither.
     """
     usual = r"<\|[A-Za-z_0-9]+\|>"
     tokens = [token for token in known if not re.fullmatch(usual, token)]
