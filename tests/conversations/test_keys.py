@@ -25,7 +25,8 @@ from phisense.conversations import (
     read_questions,
 )
 from phisense.conversations.convert import convert
-from phisense.conversations.keys import IGNORED_GROUP, PART_KEYS, ROW_KEYS, TURN_KEYS, GroupedFields
+from phisense.conversations.grouped_fields import GroupedFields
+from phisense.conversations.keys import IGNORED_GROUP, PART_KEYS, ROW_KEYS, TURN_KEYS
 from phisense.conversations.rows import Row, validate_row
 from phisense.safe_parsing import quote
 
@@ -502,7 +503,7 @@ def test_what_may_hold_instructions_is_unread(tmp_path: Path, key: str) -> None:
 
 
 @pytest.mark.parametrize(
-    "key", sorted(key for key, what in keys._WHAT.items() if what in keys._MEDIA)
+    "key", sorted(key for key, what in keys._WHAT.items() if what in keys.MEDIA)
 )
 def test_a_number_is_no_video_and_no_sound(tmp_path: Path, key: str) -> None:
     for name in ("llava", "pairs"):

@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections.abc import Iterable
 
 from .defects import Defect
-from .keys import ignored_key_note
+from .grouped_fields import ignored_key_note
 
 MAX_NOTES = 1000  # distinct keys reported separately; data used as keys has no limit
 

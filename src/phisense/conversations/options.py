@@ -1,12 +1,9 @@
-r"""Options of a multiple-choice question, and which option an answer given as a letter or number
-means.
+r"""Options of a multiple-choice question: lists, lettered columns or lines.
 
-    {"question": "Which shape is red?", "choices": ["star", "ring"], "answer": 1}     ScienceQA:
-    numbers count from 0
-    {"question": "Which shape is red?", "A": "star", "B": "ring", "answer": "B"}      MMBench
+    {"question": "Which shape is red?", "choices": ["star", "ring"]}     ScienceQA
+    {"question": "Which shape is red?", "A": "star", "B": "ring"}        MMBench
 
-become "Which shape is red?\nA. star\nB. ring" and "ring". Nothing is guessed: an ambiguous answer
-is a defect.
+become "Which shape is red?\nA. star\nB. ring". Nothing is guessed: an ambiguous set is a defect.
 """
 
 from __future__ import annotations
@@ -17,13 +14,12 @@ from dataclasses import dataclass
 from typing import Any
 
 from ..safe_parsing import quote
+from .cells import CellError, cell_text, is_empty, parse_cell
+from .grouped_fields import GroupedFields, ambiguity_fault
 from .json_reader import Fault
-from .keys import CellError, GroupedFields, ambiguity_fault, cell_text, is_empty, parse_cell
 
 LETTERS = "ABCDEFGHIJKLMNOPQRSTUVWXYZ"
-_LETTER = re.compile(r"[(\[]?([A-Za-z])[)\].:]?")
-_LETTERED = re.compile(r"[(\[]?([A-Z])[)\].:]\s*(.+)", re.DOTALL)
-_NUMBER = re.compile(r"\d{1,4}")
+LETTERED = re.compile(r"[(\[]?([A-Z])[)\].:]\s*(.+)", re.DOTALL)
 _WANTS = (
     r"(?:answer|reply|respond|response|give|select|choose|pick|output|provide|write|return"
     r"|option|choice|only|just)"
@@ -32,12 +28,6 @@ _WANTS = (
 _ASKS_FOR_LETTER = re.compile(
     rf"\b{_WANTS}(?:'?s)?\b[^.?!\n]{{0,60}}?\bletters?\b"
     r"|\bletters?\b[^.?!\n]{0,40}?\b(?:options?|choices?|answers?|only)\b",
-    re.IGNORECASE,
-)
-#: "The answer is B.", "Option (B)", "Answer: B".
-_SAYS = re.compile(
-    r"(?:the\s+)?(?:correct\s+|right\s+|best\s+|final\s+)?(?:answer|option|"
-    r"choice)(?:\s+is)?\s*:?\s+(?:option\s+|choice\s+)?([(\[]?[A-Z][)\].:]?\.?)",
     re.IGNORECASE,
 )
 #: What may be between two options listed in running text: punctuation, letters, numbers and short
@@ -49,10 +39,6 @@ _BETWEEN = re.compile(
 )
 _MAX_GAP = 40  # characters between two options of a list
 _LISTED = 10_000  # characters at the end of a question that are searched for options
-_MAX_TEXT_LENGTH = (
-    20_000  # characters; a longer answer is not an option, and is rejected as an answer anyway
-)
-_SENTENCE = 8  # words; a longer answer is an explanation and stays as it is
 
 
 @dataclass(frozen=True, slots=True)
@@ -76,7 +62,7 @@ class Options:
             return False
         ends: list[int] | None = None
         for text in self.texts:
-            found = [match.span() for match in _whole_word(text.casefold()).finditer(low)]
+            found = [match.span() for match in whole_word(text.casefold()).finditer(low)]
             ends = [end for start, end in found if ends is None or _follows(low, ends, start)]
             if not ends:
                 return False
@@ -164,7 +150,7 @@ def _options(value: Any, where: str) -> tuple[Options | None, list[Fault]]:
             )
         ]
     texts = tuple(cell_text(one).strip() for one in value)
-    found = [_LETTERED.fullmatch(text) for text in texts]
+    found = [LETTERED.fullmatch(text) for text in texts]
     # strip letters: "A. star" is "star"
     if all(match is not None and match[1] == LETTERS[index] for index, match in enumerate(found)):
         return (
@@ -183,7 +169,7 @@ def _lines(value: Any) -> dict[str, str] | None:
         if isinstance(value, str)
         else []
     )
-    found = [match for line in lines[: len(LETTERS) + 1] if (match := _LETTERED.fullmatch(line))]
+    found = [match for line in lines[: len(LETTERS) + 1] if (match := LETTERED.fullmatch(line))]
     lettered = {match[1]: match[2].strip() for match in found}
     return (
         lettered
@@ -218,83 +204,7 @@ def _labelled(value: Any) -> Any:
     return value
 
 
-def resolve_answer(answer: Any, options: Options, *, spoken: bool = False) -> int | Fault | None:
-    """The index of the option that an answer means; None for a sentence that is more than an
-    option; or a fault if it cannot be decided.
-
-    An answer that is `spoken`, in a conversation, may be any words except a letter or number that
-    is not an option.
-    """
-    if isinstance(answer, bool) or not isinstance(answer, (str, int, float)):
-        return (
-            "bad-options",
-            f"has the answer {quote(answer)}, wanted a letter, a number or the text of an option",
-        )
-    if isinstance(answer, float):
-        if not answer.is_integer():
-            return _outside(answer, options)
-        answer = int(answer)
-    if isinstance(answer, str) and len(answer) > _MAX_TEXT_LENGTH:
-        return None
-    by_text = _by_text(str(answer), options)
-    named = (
-        _by_number(answer, options)
-        if isinstance(answer, int)
-        else _by_name(answer.strip(), options)
-    )
-    if by_text is not None and named is not None and not 0 <= named < len(options.texts):
-        named = None  # "7" of 5, 7 and 9 is an option's text, not its index
-    if isinstance(answer, int) and options.listed and not options.numeric and named is not None:
-        by_text = None  # as in ScienceQA, a number with a list of texts is an index
-    if by_text is not None and named is not None and named != by_text:
-        return (
-            "bad-options",
-            f"has the answer {quote(answer)}, which is one option and names another",
-        )
-    if isinstance(answer, str) and (match := _LETTERED.fullmatch(answer.strip())):
-        index, said = LETTERS.index(match[1]), _by_text(match[2], options)
-        if said is not None and said != index:
-            return (
-                "bad-options",
-                (
-                    f"has the answer {quote(answer)}, whose letter is one option and whose text"
-                    " another"
-                ),
-            )
-    found = by_text if by_text is not None else named
-    if found is None:
-        return None if _is_sentence(answer, options, spoken=spoken) else _outside(answer, options)
-    return found if 0 <= found < len(options.texts) else _outside(answer, options)
-
-
-def _is_sentence(answer: Any, options: Options, *, spoken: bool) -> bool:
-    """Whether an answer is an explanation, mentions an option among other words, or is free text in
-    a conversation.
-    """
-    if not isinstance(answer, str):
-        return False
-    words = len(answer.split())
-    if words > _SENTENCE or (
-        spoken
-        and words > 1
-        and not _LETTERED.fullmatch(answer.strip())
-        and not _SAYS.fullmatch(answer.strip())
-    ):
-        return True
-    low = answer.casefold()
-    return any(_whole_word(text.casefold()).search(low) is not None for text in options.texts)
-
-
-def _outside(answer: Any, options: Options) -> Fault:
-    last = LETTERS[len(options.texts) - 1]
-    counted = f", or 0 to {len(options.texts) - 1}" if options.listed else ""
-    return (
-        "bad-options",
-        f"has the answer {quote(answer)}, wanted one of its options, A to {last}{counted}",
-    )
-
-
-def _whole_word(word: str) -> re.Pattern[str]:
+def whole_word(word: str) -> re.Pattern[str]:
     """A pattern that matches `word` only as whole words."""
     return re.compile(rf"(?<!\w){re.escape(word)}(?!\w)")
 
@@ -307,43 +217,3 @@ def _follows(text: str, ends: list[int], start: int) -> bool:
         and start - ends[index - 1] <= _MAX_GAP
         and _BETWEEN.fullmatch(text, ends[index - 1], start) is not None
     )
-
-
-def _by_text(answer: str, options: Options) -> int | None:
-    texts = [text.casefold() for text in options.texts]
-    said = answer.strip().casefold()
-    for one in (said, said.rstrip(".")):
-        if one in texts:
-            return texts.index(one)
-    return None
-
-
-def _by_number(answer: int, options: Options) -> int | None:
-    return answer if options.listed else None
-
-
-def _by_name(answer: str, options: Options) -> int | None:
-    """The index for a letter, a letter with its text, or, for a list, a number in a table cell."""
-    if said := _SAYS.fullmatch(answer):
-        answer = said[1].removesuffix(".")
-    if match := _LETTER.fullmatch(answer):
-        return LETTERS.index(match[1].upper())
-    if (match := _LETTERED.fullmatch(answer)) and (index := LETTERS.index(match[1])) < len(
-        options.texts
-    ):
-        return (
-            index
-            if match[2].strip().rstrip(".").casefold()
-            == options.texts[index].rstrip(".").casefold()
-            else None
-        )
-    return int(answer) if options.listed and _NUMBER.fullmatch(answer) else None
-
-
-def answer_text(answer: str, index: int | None, options: Options, question: str) -> str:
-    """The training target: the option's text; its letter if the question shows the options and asks
-    for the letter; a sentence unchanged.
-    """
-    if index is None:
-        return answer
-    return LETTERS[index] if options.expects_letter(question) else options.texts[index]

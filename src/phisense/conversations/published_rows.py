@@ -5,7 +5,8 @@ from __future__ import annotations
 from typing import Any
 
 from . import turn_parser
-from .keys import IMAGE_ID_KEYS, names_image
+from .cells import names_image
+from .keys import IMAGE_ID_KEYS
 from .parsed_row import ParsedRow
 from .row_images import add_images, use_part_images
 

@@ -25,7 +25,7 @@ from typing import Any
 
 from ..errors import ConversationError
 from ..unicode_scripts import word_count
-from .keys import is_empty
+from .cells import is_empty
 from .read import require_conversation, warn_ignored_keys
 from .rows import Row, validate_row
 from .sources import open_data_source

@@ -9,18 +9,13 @@ from dataclasses import dataclass
 from typing import Any
 
 from ..safe_parsing import quote
-from . import question_answer, turn_parser
+from . import turn_parser
+from .cells import CellError, is_empty, names_image, parse_cell
 from .formats.base import SPOKEN_GROUPS, RawRow
-from .keys import (
-    CellError,
-    GroupedFields,
-    ambiguity_fault,
-    is_empty,
-    names_image,
-    parse_cell,
-)
+from .grouped_fields import GroupedFields, ambiguity_fault
 from .options import Options, parse_options
 from .parsed_row import ParsedRow
+from .question_options import append_options
 from .row_images import add_images, names_same_images, read_row_images, use_part_images
 
 
@@ -112,7 +107,7 @@ def finish_turns(parsed: ParsedRow, parts: RowParts, shape: str) -> None:
     """
     parsed.shape = shape if parsed.shape == "unknown" else parsed.shape
     if parts.choices is not None:
-        question_answer.append_options(parsed, parts.choices)
+        append_options(parsed, parts.choices)
 
 
 def _cell(parsed: ParsedRow, key: str, value: Any) -> Any:

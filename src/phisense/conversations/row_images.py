@@ -11,17 +11,10 @@ from typing import Any
 
 from ..file_types import sniff
 from ..safe_parsing import MAX_PATH_LENGTH, quote
+from .cells import CellError, ends_like_data, is_empty, parse_cell
+from .grouped_fields import GroupedFields, ambiguity_fault
 from .image_finder import normalize_image_name
-from .keys import (
-    FILE_NAME_KEYS,
-    CellError,
-    GroupedFields,
-    ambiguity_fault,
-    ends_like_data,
-    is_empty,
-    normalize_key,
-    parse_cell,
-)
+from .keys import FILE_NAME_KEYS, normalize_key
 from .parsed_row import ParsedRow
 from .types import ImageReference
 

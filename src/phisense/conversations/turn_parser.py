@@ -7,7 +7,8 @@ from __future__ import annotations
 from typing import Any
 
 from ..safe_parsing import quote, shorten
-from .keys import GroupedFields, ambiguity_fault, is_empty
+from .cells import is_empty
+from .grouped_fields import GroupedFields, ambiguity_fault
 from .parsed_row import ParsedRow
 from .placeholders import count_placeholders
 from .types import IMAGE, Role

@@ -5,7 +5,9 @@ from __future__ import annotations
 from functools import cached_property
 from typing import Any, Protocol
 
-from ..keys import PLAIN_KEYS, GroupedFields, is_empty
+from ..cells import is_empty
+from ..grouped_fields import GroupedFields
+from ..keys import PLAIN_KEYS
 from ..parsed_row import ParsedRow
 
 #: Groups of keys.py that hold all turns of a row.
@@ -21,7 +23,7 @@ class RawRow:
 
     @cached_property
     def fields(self) -> GroupedFields:
-        """The keys by group, as keys.py sorts them; a format takes from a `copy`."""
+        """The keys by group, as keys.py has them; a format takes from a `copy`."""
         return GroupedFields(self.mapping)
 
     @cached_property

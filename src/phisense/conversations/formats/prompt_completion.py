@@ -5,7 +5,9 @@ from __future__ import annotations
 from typing import Any
 
 from .. import turn_parser
-from ..keys import CellError, ambiguity_fault, normalize_key, parse_cell
+from ..cells import CellError, parse_cell
+from ..grouped_fields import ambiguity_fault
+from ..keys import normalize_key
 from ..parsed_row import ParsedRow
 from ..row_fields import RowParts, finish_turns, parse_by_keys
 from .base import Format, RawRow
