@@ -1,5 +1,5 @@
-"""Parse untrusted YAML, JSON and regular expressions in bounded time and memory, or raise a
-readable error.
+"""Parse untrusted YAML and JSON in bounded time and memory, or raise a readable error; and shorten
+and quote untrusted text for messages. Untrusted regular expressions: see `safe_patterns`.
 
 A few lines of YAML can nest aliases so that they expand to more nodes than memory holds; a mapping
 can contain itself; `2026-13-45` and `!!python/...` raise exceptions of many kinds. Therefore the
@@ -9,12 +9,9 @@ limits are checked while parsing: bytes, nesting depth, and nodes with aliases e
 from __future__ import annotations
 
 import codecs
-import math
 import re
 import reprlib
-from collections.abc import Iterable
 from pathlib import Path
-from re import _constants, _parser  # type: ignore[attr-defined]
 from typing import Any
 
 import orjson
@@ -27,11 +24,6 @@ MAX_JSON_BYTES = 2 * 2**30
 MAX_NODES = 10_000
 MAX_DEPTH = 32
 MAX_DIGITS = 100
-MAX_PATTERN_LENGTH = 1000
-MAX_MATCH_PATHS = (
-    5 * 10**7
-)  # ways in which a pattern may try to match a text of `MAX_NAME_LENGTH` characters
-MAX_NAME_LENGTH = 100
 _MAX_SHOWN = 200
 MAX_PATH_LENGTH = 300  # characters of an image path that a message shows
 
@@ -314,67 +306,6 @@ def nesting_depth(value: Any) -> int:
         deepest += 1
         now = [child for one in now for child in (one.values() if isinstance(one, dict) else one)]
     return deepest
-
-
-def compile_safe_pattern(text: str) -> re.Pattern[str]:
-    """Compile a regular expression that matches names of up to `MAX_NAME_LENGTH` characters in
-    bounded time.
-
-    Raises ValueError for an invalid one, and for one that could try a name in more than
-    `MAX_MATCH_PATHS` ways, such as `(a+)+`.
-    """
-    if len(text) > MAX_PATTERN_LENGTH:
-        raise ValueError(
-            f"a pattern of {len(text):,} characters, at most {MAX_PATTERN_LENGTH:,} are read"
-        )
-    try:
-        parsed = _parser.parse(text)
-        if _count_match_paths(parsed) > MAX_MATCH_PATHS:
-            raise ValueError(
-                "the pattern could take for ever: it repeats what can match in several ways, such"
-                " as (a+)+ or .*.*.*.*"
-            )
-        return re.compile(text)
-    except (re.error, RecursionError, OverflowError) as error:
-        raise ValueError(f"not a regular expression ({truncate(str(error))})") from error
-
-
-def _count_match_paths(parsed: Iterable[tuple[Any, Any]]) -> int:
-    """An upper bound on the number of ways in which a sequence of items can match prefixes of a
-    name.
-    """
-    choices, free = _counted(parsed)
-    return min(choices * math.comb(MAX_NAME_LENGTH + free, free), MAX_MATCH_PATHS + 1)
-
-
-def _counted(parsed: Iterable[tuple[Any, Any]]) -> tuple[int, int]:
-    """Returns (ways without unbounded repeats of a single-way item such as `.*`, number of such
-    repeats): `free` of them share a name of L characters in comb(L + free, free) ways.
-    """
-    choices, free = 1, 0
-    for kind, about in parsed:
-        more, endless = _of_item(kind, about)
-        choices, free = min(choices * more, MAX_MATCH_PATHS + 1), min(free + endless, 20)
-    return choices, free
-
-
-def _of_item(kind: Any, about: Any) -> tuple[int, int]:
-    if kind in (_constants.MAX_REPEAT, _constants.MIN_REPEAT, _constants.POSSESSIVE_REPEAT):
-        least, most, body = about
-        inner, longest = _count_match_paths(body), min(int(most), MAX_NAME_LENGTH)
-        if inner == 1:
-            return (1, 1) if longest == MAX_NAME_LENGTH else (longest - int(least) + 1, 0)
-        return (inner**longest * (longest + 1) if longest <= 24 else MAX_MATCH_PATHS + 1), 0
-    if kind is _constants.BRANCH:
-        branches = [_counted(branch) for branch in about[1]]
-        return sum(choices for choices, _ in branches), max(free for _, free in branches)
-    if kind is _constants.GROUPREF_EXISTS:
-        return _count_match_paths(about[1]) + _count_match_paths(about[2] or ()), 0
-    if kind is _constants.ATOMIC_GROUP:
-        return _counted(about)
-    if kind in (_constants.SUBPATTERN, _constants.ASSERT, _constants.ASSERT_NOT):
-        return _counted(about[-1])
-    return 1, 0
 
 
 def _size(count: int) -> str:

@@ -20,7 +20,8 @@ import pytest
 from PIL import Image
 
 from phisense.chat import ChatSession, Sampling
-from phisense.chat.remote_engine import API_KEY_VARIABLE, RemoteEngine
+from phisense.chat.openai_protocol import API_KEY_VARIABLE
+from phisense.chat.remote_engine import RemoteEngine
 from phisense.chat.sse_client import ServerAddress
 from phisense.conversations import IMAGE, Message
 from phisense.errors import ChatError, ConversationError, PhisenseError, UsageError

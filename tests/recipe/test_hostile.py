@@ -17,7 +17,7 @@ import pytest
 import yaml
 from pydantic import BaseModel
 
-from phisense import safe_parsing
+from phisense import safe_parsing, safe_patterns
 from phisense.errors import DataError, PhisenseError, RecipeError, UsageError
 from phisense.recipe import MAX_NUMBER, SHIPPED, Pattern, Recipe, load_recipe, parse_recipe
 from phisense.tuning import parse_range
@@ -367,13 +367,13 @@ def test_the_control_an_endless_pattern_takes_twice_as_long_with_each_letter() -
     """
     for pattern in ENDLESS:
         assert (
-            safe_parsing._count_match_paths(safe_parsing._parser.parse(pattern))
-            > safe_parsing.MAX_MATCH_PATHS
+            safe_patterns._count_match_paths(safe_patterns._parser.parse(pattern))
+            > safe_patterns.MAX_MATCH_PATHS
         )
     for pattern in FINE:
         assert (
-            safe_parsing._count_match_paths(safe_parsing._parser.parse(pattern))
-            <= safe_parsing.MAX_MATCH_PATHS
+            safe_patterns._count_match_paths(safe_patterns._parser.parse(pattern))
+            <= safe_patterns.MAX_MATCH_PATHS
         )
 
 

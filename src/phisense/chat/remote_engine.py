@@ -2,19 +2,17 @@
 `transformers serve` or llama-server.
 
 The server holds the model and renders the prompt; this engine sends text, and images as data URLs.
-The operator chooses the server's address, never a visitor, and no error message reveals it. The
-server's own error messages are only logged.
+The operator chooses the server's address, never a visitor, and no error message reveals it. What
+the server answers is read by `openai_protocol`.
 """
 
 from __future__ import annotations
 
 import base64
 import io
-import logging
 import os
 import threading
 from collections.abc import Iterator, Sequence
-from itertools import islice
 from pathlib import Path
 from typing import Any
 
@@ -26,21 +24,24 @@ from ..errors import ChatError, ConversationError
 from ..families import DEFAULT_WINDOW, context_window, known_special_tokens
 from ..prompt import Prompt, escape_special_tokens
 from .engine import Sampling
+from .openai_protocol import (
+    API_KEY_VARIABLE,
+    list_models,
+    malformed_error,
+    parse_event,
+    to_chat_error,
+)
 from .sse_client import HTTPStatusError, ServerAddress, StreamingRequest
 
-API_KEY_VARIABLE = "PHISENSE_SERVER_KEY"
 READ_TIMEOUT = 120.0  # seconds without any data
 DEFAULT_IMAGE_TOKENS = 576  # CLIP-L/14-336 without pooling, if unknown
 ENGLISH_CHARACTERS_PER_TOKEN = 3.5  # estimate for English text
 MAX_PNG_PIXELS = 512 * 512  # pixels; larger images are sent as JPEG
 MAX_IMAGE_SIDE = 2048  # pixels
-MAX_MODEL_LIST_LINES = 64  # response lines of /v1/models, each of at most 1 MiB
 
 #: By `owned_by` of a listed model: llama-cpp-python's server, unlike all others, applies a
 #: repetition penalty unless it is disabled.
 _EXTRA_BODY_BY_OWNER: dict[Any, dict[str, Any]] = {"me": {"repeat_penalty": 1.0}}
-
-_logger = logging.getLogger(__name__)
 
 
 class RemoteEngine:
@@ -176,13 +177,13 @@ class RemoteEngine:
             # Retry without a model name: a server may list models that it does not serve
             # (transformers serve lists its cache), and then uses the one it has.
             if self._explicit_model or self.model is None or refused.status not in (400, 404, 422):
-                raise self._to_chat_error(refused) from None
+                raise to_chat_error(refused) from None
             try:
                 for piece in self._request(body, None, stop):
                     self.model = None  # the name was the problem
                     yield piece
             except HTTPStatusError:
-                raise self._to_chat_error(refused) from None
+                raise to_chat_error(refused) from None
 
     def _request(
         self, body: dict[str, Any], model: str | None, stop: threading.Event
@@ -197,12 +198,12 @@ class RemoteEngine:
                 # SSE: comments keep the connection alive, blank lines separate events
                 if not line.startswith(b"data:"):
                     if line.startswith(b"{"):
-                        raise _malformed_error("no stream")
+                        raise malformed_error("no stream")
                     continue
                 data = line[5:].strip()
                 if data == b"[DONE]":
                     return
-                piece, last = _parse_event(data)
+                piece, last = parse_event(data)
                 ended = ended or last
                 if piece:
                     yield piece
@@ -238,98 +239,6 @@ class RemoteEngine:
                 parts += [{"type": "text", "text": text}] if text else []
             made.append({"role": message.role, "content": parts if rest else first})
         return made
-
-    def _to_chat_error(self, refused: HTTPStatusError) -> ChatError:
-        _logger.warning("the server said, with status %d: %s", refused.status, refused.body[:2000])
-        known = {
-            401: (
-                "the model's server wants another key",
-                f"Whoever runs this must set {API_KEY_VARIABLE}",
-            ),
-            403: (
-                "the model's server wants another key",
-                f"Whoever runs this must set {API_KEY_VARIABLE}",
-            ),
-            404: (
-                "the model's server does not have this model",
-                "Whoever runs this must name one that it has",
-            ),
-            413: (
-                "the picture or the question is too large for the model's server",
-                "Take a smaller one",
-            ),
-            429: ("the model's server is busy", "Ask again later"),
-            503: ("the model's server is busy", "Ask again later"),
-        }
-        fallback = (
-            (
-                "the model's server failed"
-                if refused.status >= 500
-                else "the model's server refused the question"
-            ),
-            "Ask otherwise or later",
-        )
-        what, do = known.get(refused.status, fallback)
-        return ChatError(what, got=f"status {refused.status}", do=do)
-
-
-def list_models(
-    address: ServerAddress, timeout: float = 30.0, stop: threading.Event | None = None
-) -> list[dict[str, Any]]:
-    """Return the entries of `/v1/models`. Raises ChatError if the server is unreachable, the
-    response is not a list of models, or `stop` was set before it was complete.
-    """
-    exchange = StreamingRequest(address, "/models", None, timeout)
-    try:
-        told = orjson.loads(
-            b"\n".join(islice(exchange.lines(stop or threading.Event()), MAX_MODEL_LIST_LINES))
-        )
-        return [entry for entry in told["data"] if isinstance(entry["id"], str)]
-    except HTTPStatusError as refused:
-        if (
-            refused.status == 500
-            # transformers serve with a Hub cache folder that does not exist: listing it fails
-        ):
-            return []
-        raise ChatError(
-            "there is no OpenAI-compatible server at that address, or it wants a key",
-            got=f"status {refused.status} for {address.path}/models",
-            do=f"Check the address; a key is taken from the environment's {API_KEY_VARIABLE}",
-        ) from refused
-    except (orjson.JSONDecodeError, KeyError, TypeError) as error:
-        raise ChatError(
-            "there is no OpenAI-compatible server at that address", got="no list of models"
-        ) from error
-    finally:
-        exchange.close()
-
-
-def _parse_event(data: bytes) -> tuple[str, bool]:
-    """Return the text of an event, and whether it is the last one of the answer."""
-    try:
-        told = orjson.loads(data)
-        if "error" in told:
-            _logger.warning("the server said in its answer: %s", str(told["error"])[:2000])
-            raise ChatError(
-                "the model's server failed in the middle of the answer", do="Ask again later"
-            )
-        if not told["choices"]:  # usage statistics
-            return "", False
-        choice = told["choices"][0]
-        said = choice.get("delta", {}).get("content")
-        if said is not None and not isinstance(said, str):
-            raise _malformed_error(type(said).__name__)
-        return said or "", choice.get("finish_reason") is not None
-    except (orjson.JSONDecodeError, KeyError, IndexError, TypeError, AttributeError) as error:
-        raise _malformed_error(type(error).__name__) from error
-
-
-def _malformed_error(got: str) -> ChatError:
-    return ChatError(
-        "the model's server answers something that is no answer",
-        got=got,
-        wanted="a stream of OpenAI's chat completions",
-    )
 
 
 def _read_folder(folder: Path) -> tuple[Prompt, int, int]:

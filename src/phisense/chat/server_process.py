@@ -20,7 +20,8 @@ from ..conversations import IMAGE, Message
 from ..errors import ChatError, PhisenseError
 from ..safe_parsing import quote
 from .engine import Sampling
-from .remote_engine import RemoteEngine, list_models
+from .openai_protocol import list_models
+from .remote_engine import RemoteEngine
 from .servers import Server
 from .sse_client import ServerAddress
 

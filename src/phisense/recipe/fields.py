@@ -18,14 +18,14 @@ from pydantic import (
 )
 from pydantic_core import CoreSchema, core_schema
 
-from .. import safe_parsing
+from .. import safe_patterns
 
 #: No key needs a larger number, and larger ones overflow in libraries.
 MAX_NUMBER = 2**31 - 1
 
 
 def _check_pattern(pattern: str) -> str:
-    safe_parsing.compile_safe_pattern(pattern)
+    safe_patterns.compile_safe_pattern(pattern)
     return pattern
 
 

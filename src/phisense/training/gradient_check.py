@@ -20,7 +20,8 @@ wrong length, and along random directions, which detect missing parts: over N we
 (Hutchinson's estimator). All of it is in float32, since a difference of two losses in bfloat16 is
 mostly rounding. Dropout is on, with the same random numbers each time.
 
-The check has no side effects: weights are restored bit by bit, and so are gradients and RNG state.
+The check has no side effects: weights are restored bit by bit (finite_differences.py), and so are
+gradients and RNG state (loss_gradients.py).
 """
 
 from __future__ import annotations
@@ -28,12 +29,10 @@ from __future__ import annotations
 import math
 import re
 import time
-from collections.abc import Callable, Iterator, Mapping
-from contextlib import contextmanager
+from collections.abc import Callable
 from typing import Any
 
 import torch
-from torch import nn
 from transformers import TrainerCallback, TrainerControl, TrainerState, TrainingArguments
 
 from ..distributed import ProcessGroup
@@ -53,6 +52,7 @@ from .finite_differences import (
     fits,
     norm_of,
 )
+from .loss_gradients import dropouts, gradients, preserved_state, without_dropout
 
 # random directions per part; one if there are more than two parts, since a fault shows in several
 NUM_DIRECTIONS = 2
@@ -206,17 +206,17 @@ def check_gradient(
     """
     parts = group_parameters(model)
     checked = []
-    with _preserved_state(model, seed) as drawn_alike:
+    with preserved_state(model, seed) as drawn_alike:
 
         def loss() -> torch.Tensor:
             return drawn_alike(loss_of)
 
-        with _without_dropout(model):
-            trained = _gradients(model, parts, loss)
+        with without_dropout(model):
+            trained = gradients(model, parts, loss)
             with computed_in_float32(model):
-                twin = _gradients(model, parts, loss)
+                twin = gradients(model, parts, loss)
         with computed_in_float32(model):
-            as_drawn = _gradients(model, parts, loss) if _dropouts(model) else twin
+            as_drawn = gradients(model, parts, loss) if dropouts(model) else twin
             differences = Differences(loss, NUM_DIRECTIONS if len(parts) <= 2 else 1)
             for number, (name, weights) in enumerate(parts.items()):
                 cosine, ratio = _compare_to_twin(name, trained[name], twin[name], dtype)
@@ -284,62 +284,3 @@ def _compare_to_differences(
         wanted=f"an error of at most {MAX_ERROR:.0%}, and within {MAX_DEVIATION:.0%} along it",
         do=_WRONG_GRAPH,
     )
-
-
-def _gradients(
-    model: Any, parts: Mapping[str, Weights], loss: Callable[[], torch.Tensor]
-) -> dict[str, Gradient]:
-    """Backward pass as in training, into `.grad`, which is empty before and after; zeros for
-    parameters without a gradient.
-    """
-    model.zero_grad(set_to_none=True)
-    loss().backward()
-    found = {
-        name: [torch.zeros_like(w) if w.grad is None else w.grad.detach().float() for w in part]
-        for name, part in parts.items()
-    }
-    model.zero_grad(set_to_none=True)
-    return found
-
-
-@contextmanager
-def _preserved_state(
-    model: Any, seed: int
-) -> Iterator[Callable[[Callable[[], torch.Tensor]], torch.Tensor]]:
-    """Yields a function that computes a loss in training mode with fixed random numbers; restores
-    all state on exit.
-    """
-    weights = [p for p in model.parameters() if p.requires_grad]
-    kept = [p.grad for p in weights]
-    mode = {module: module.training for module in model.modules()}
-    devices = [weights[0].device] if weights[0].device.type == "cuda" else []
-
-    def loss(of: Callable[[], torch.Tensor]) -> torch.Tensor:
-        torch.manual_seed(seed)
-        return of()
-
-    with torch.random.fork_rng(devices=devices):
-        model.train()
-        try:
-            yield loss
-        finally:
-            for module, training in mode.items():
-                module.training = training
-            for p, grad in zip(weights, kept, strict=True):
-                p.grad = grad
-
-
-def _dropouts(model: Any) -> list[nn.Dropout]:
-    return [module for module in model.modules() if isinstance(module, nn.Dropout) and module.p > 0]
-
-
-@contextmanager
-def _without_dropout(model: Any) -> Iterator[None]:
-    before = [(module, module.p) for module in _dropouts(model)]
-    for module, _ in before:
-        module.p = 0.0
-    try:
-        yield
-    finally:
-        for module, p in before:
-            module.p = p
