@@ -175,6 +175,7 @@ def heavy_after(*modules: str) -> set[str]:
     return set(ran.stdout.split())
 
 
+@pytest.mark.slow
 def test_the_modules_in_the_tables_are_light() -> None:
     """Recipes and the checks of folders ask them before anything heavy is wanted."""
     tables = (seams.ENCODER_MODULES, seams.PROJECTOR_MODULES, seams.ENGINE_MODULES)

@@ -20,6 +20,8 @@ from phisense.chat.server_process import run_server
 from phisense.chat.servers import Server, choose_server, text_and_mmproj
 from phisense.errors import ArtifactError, PhisenseError, UsageError
 
+pytestmark = pytest.mark.slow  # servers are started and given time
+
 TOWER = '"vision_config": {"model_type": "clip_vision_model"}'
 
 

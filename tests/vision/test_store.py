@@ -253,6 +253,7 @@ write_slowly(Path(images), part, Path(out))
 """
 
 
+@pytest.mark.slow
 def test_killed_at_random_moments_it_ends_the_same(
     tmp_path: Path, images: Path, parts: tuple[str, str], encoder: Encoder
 ) -> None:
