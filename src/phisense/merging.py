@@ -24,7 +24,7 @@ import torch
 from transformers import AutoConfig
 
 from . import artifacts, safe_replace
-from .conversations import ImageFinder, Question, read_questions
+from .conversations import ImageFinder, Question
 from .errors import MergeError
 from .model import Phi3WithProjector, save_model
 from .model.agreement import Agreement, Gate, Outputs, compare_outputs
@@ -34,6 +34,7 @@ from .model.batch_generate import Completion, batch_generate, query_for
 from .model.device import DTYPES
 from .model.folder import MODEL_KIND
 from .model.inputs import Visual
+from .model.merge_questions import merge_questions
 from .model.provenance import PartDigests, check_parts_unchanged
 from .model.quantized import dequantize, frozen_linear
 from .model.trainable import get_projector, snapshot
@@ -212,16 +213,7 @@ def _probes(recipe: Recipe) -> list[Probe]:
 
     All questions about a chosen image are taken, since it is encoded only once.
     """
-    questions: list[Question] = [
-        q for file in recipe.data.held_out for q in read_questions(recipe.path(file))
-    ]
-    if not questions:
-        raise MergeError(
-            "there is nothing to compare on",
-            got="no held-out question",
-            wanted="some",
-            do="Set data.held_out in the recipe",
-        )
+    questions = merge_questions(recipe)
     step = max(1, len(questions) // recipe.merge.samples)
     about: dict[str, list[Question]] = {}
     for i, question in enumerate(questions):

@@ -50,11 +50,7 @@ def parquet_rows(files: list[Path]) -> Iterator[NumberedRow]:
                         yield number, row, None
         except (pa.ArrowException, *_DAMAGE_ERRORS) as error:
             number += 1
-            yield (
-                number,
-                None,
-                ("malformed-table", f"cannot be read from {file.name}: {_short(error)}"),
-            )
+            yield _unreadable(number, file, error)
 
 
 def arrow_rows(files: list[Path]) -> Iterator[NumberedRow]:
@@ -74,11 +70,7 @@ def arrow_rows(files: list[Path]) -> Iterator[NumberedRow]:
                             yield number, row, None
         except (pa.ArrowException, *_DAMAGE_ERRORS) as error:
             number += 1
-            yield (
-                number,
-                None,
-                ("malformed-table", f"cannot be read from {file.name}: {_short(error)}"),
-            )
+            yield _unreadable(number, file, error)
 
 
 def _batches(pa: Any, source: Any) -> Iterator[Any]:
@@ -164,6 +156,11 @@ def _pyarrow() -> Any:
             "Parquet and Arrow need pyarrow", do="pip install 'phisense[data]'"
         ) from error
     return pyarrow
+
+
+def _unreadable(number: int, file: Path, error: Exception) -> NumberedRow:
+    """The row at which a damaged table ends."""
+    return number, None, ("malformed-table", f"cannot be read from {file.name}: {_short(error)}")
 
 
 def _short(error: Exception) -> str:

@@ -19,9 +19,10 @@ import torch
 from transformers.integrations import integration_utils
 
 from ..conversations import ImageFinder, Question, read_questions
-from ..errors import ArtifactError, ImageError, MergeError, TrainingError
+from ..errors import ArtifactError, ImageError, TrainingError
 from ..model import Phi3WithProjector, count_image_tokens, trainable
 from ..model.lora import check_targets, target_pattern
+from ..model.merge_questions import merge_questions
 from ..model.projectors.weights import check_projector
 from ..parts import resolve_part
 from ..recipe import Recipe, Stage
@@ -139,16 +140,7 @@ def check_probes(recipe: Recipe) -> None:
     """Raises MergeError, ConversationError or ImageError unless the merge finds the held-out
     questions and images that it compares on.
     """
-    questions = [
-        question for file in recipe.data.held_out for question in read_questions(recipe.path(file))
-    ]
-    if not questions:
-        raise MergeError(
-            "there is nothing to compare on",
-            got="no held-out question",
-            wanted="some",
-            do="Set data.held_out in the recipe",
-        )
+    questions = merge_questions(recipe)
     pictures = ImageFinder(recipe.image_folders)
     lost = sorted(
         {
