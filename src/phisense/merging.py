@@ -2,12 +2,13 @@
 
 The adapter was trained against the dequantized NF4 base, in the training dtype; so it is merged
 onto exactly that (model/unmerged.py), in float32, and the result is cast once. On held-out
-questions four models are compared with the unmerged adapter:
+questions these models are compared with the unmerged adapter:
 
     merged           dequantized base + adapter, in the recipe's dtype: what is written
     on_original      the original base + adapter
     back_to_nf4      the merged weights quantized again (the naive merge: small changes are rounded
                      back to the same codes)
+    four_bit         the written folder as `--quantize` opens it (model/adapter_beside.py)
     shuffled         the adapter's layers in reverse order: the control, which the gate must reject
 
 After full fine-tuning there is no adapter: the trained weights are compared with their cast to the
@@ -26,7 +27,8 @@ from transformers import AutoConfig
 from . import artifacts, safe_replace
 from .conversations import ImageFinder, Question
 from .errors import MergeError
-from .model import Phi3WithProjector, save_model
+from .model import Phi3WithProjector, load_model, save_model
+from .model.adapter_beside import read_adapter, write_beside
 from .model.agreement import Agreement, Gate, Outputs, compare_outputs
 from .model.arithmetic import choose_arithmetic
 from .model.assembly import load_language
@@ -86,7 +88,7 @@ def merge(
         "adapter",
         "merged",
     ]
-    order += ["back_to_nf4"] if recipe.train.quantize else []
+    order += ["back_to_nf4", "four_bit"] if recipe.train.quantize else ["four_bit"]
 
     def measure(name: str, built: Phi3WithProjector) -> None:
         results[name] = _measure(built, recipe, probes)
@@ -107,6 +109,7 @@ def merge(
     adapted = load_with_adapter(recipe, run, device)
     measure("adapter", adapted)  # the reference: the unmerged adapter
     trained = snapshot(get_projector(adapted.model))
+    adapter = read_adapter(adapted.model)
     merged = _merge_lora(adapted, recipe)
     del adapted
     measure("merged", merged)
@@ -122,6 +125,15 @@ def merge(
         save_model(merged, aside)
         if recipe.train.quantize:
             measure("back_to_nf4", _requantized(merged, aside))
+        where = merged.device
+        del merged
+        if recipe.train.quantize:
+            base = load_language(
+                resolve_part(recipe.language.part), where, torch.float32, quantize=True
+            )
+            write_beside(aside, base, adapter, DTYPES[recipe.merge.dtype])
+            del base
+        measure("four_bit", load_model(aside, device, quantize=True, measured=False, step="merge"))
         report = replace(_report(recipe, results, projector_change, device), folder=folder)
         artifacts.write_json(aside / MergeResult.FILE, report.to_dict())
         artifacts.write_json(aside / RECORD_FILE, training_record(run, recipe).to_dict())
@@ -149,6 +161,7 @@ def _report(
         merged=measured["merged"],
         on_original=measured.get("on_original"),
         back_to_nf4=measured.get("back_to_nf4"),
+        four_bit=measured["four_bit"],
         shuffled=measured["shuffled"],
         gate=MergeGate(
             max_delta_loss=recipe.merge.max_delta_loss,

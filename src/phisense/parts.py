@@ -115,7 +115,8 @@ def _is_id(part: str) -> bool:
 
 def load_weights(model_class: Any, folder: Path, **options: Any) -> Any:
     """`model_class.from_pretrained` from safetensors only. Missing weights raise instead of being
-    initialized at random with a warning.
+    initialized at random with a warning. A `state_dict` among the options is taken instead of the
+    files' weights.
 
     Raises PartError naming the first missing or misshapen weight, before any is read, or if the
     files cannot be read.
@@ -128,6 +129,8 @@ def load_weights(model_class: Any, folder: Path, **options: Any) -> Any:
     check_stored_weights(
         folder, build_meta_model(model_class, config, folder), judged.headers, is_whole=whole
     )
+    if "state_dict" in options:
+        return _load(model_class, folder, None, config=config, **options)
     return _load(model_class, folder, folder, config=config, use_safetensors=True, **options)
 
 
