@@ -8,7 +8,8 @@ snap back to the base wherever the change is smaller than half a step. So a merg
         NAME.lora_A, NAME.lora_B    the adapter, in the folder's dtype; LoRA's factor is in B
         NAME.weight.*               the base's scales as bitsandbytes stores them, without the codes
         NAME.patch_at, NAME.patch   codes that the merged weights do not tell (see nf4_grid.py)
-    its metadata                    the digest of the codes, and of the merged weights
+    its metadata                    digests of the file's own tensors, the codes and the merged
+                                    weights
 
 and `load_beside` finds the codes again in the merged weights less the adapter. Transformers, vLLM
 and llama.cpp's converter do not look into the folder: to them the model is the merged one.
@@ -38,7 +39,7 @@ from .quantized import four_bit_layers
 
 BESIDE_FILE = Path("four_bit") / "beside.safetensors"
 _FORMAT = "1"
-_CODES, _WEIGHTS = "codes", "merged_weights"  # keys of the metadata
+_TENSORS, _CODES, _WEIGHTS = "tensors", "codes", "merged_weights"  # keys of the metadata
 _LANGUAGE = "language_model."
 _AGAIN = "Run phisense merge RUN again"
 
@@ -122,7 +123,12 @@ def write_beside(folder: Path, base: Any, adapter: Adapter, dtype: torch.dtype) 
         digests[name] = _sha256(codes)
     path = folder / BESIDE_FILE
     path.parent.mkdir()
-    facts = {"format": _FORMAT, _CODES: _joined(digests), _WEIGHTS: _weights_digest(folder)}
+    facts = {
+        "format": _FORMAT,
+        _TENSORS: _joined({name: _sha256(one) for name, one in tensors.items()}),
+        _CODES: _joined(digests),
+        _WEIGHTS: _weights_digest(folder),
+    }
     save_file(tensors, path, metadata=facts)
 
 
@@ -195,6 +201,7 @@ def _read(path: Path, folder: Path) -> tuple[dict[str, _Layer], dict[str, str]]:
     """The layers and the metadata of the file."""
     check_regular_file(path, folder)
     layers: dict[str, _Layer] = {}
+    digests: dict[str, str] = {}
     with safe_open(path, "pt") as file:
         facts = file.metadata() or {}
         if facts.get("format") != _FORMAT:
@@ -204,7 +211,10 @@ def _read(path: Path, folder: Path) -> tuple[dict[str, _Layer], dict[str, str]]:
             if not inner:
                 layer, _, key = name.rpartition(".")
             one = layers.setdefault(layer, _Layer())
-            (one.stats if inner else one.parts)[key] = file.get_tensor(name)
+            tensor = (one.stats if inner else one.parts)[key] = file.get_tensor(name)
+            digests[name] = _sha256(tensor)
+    if facts.get(_TENSORS) != _joined(digests):
+        raise ArtifactError(f"{path} is damaged", got="other tensors than it tells of", do=_AGAIN)
     return layers, facts
 
 
@@ -240,8 +250,8 @@ def _joined(digests: Mapping[str, str]) -> str:
     return hashlib.sha256("".join(lines).encode()).hexdigest()
 
 
-def _sha256(codes: torch.Tensor) -> str:
-    return hashlib.sha256(codes.contiguous().view(-1).numpy().data).hexdigest()
+def _sha256(tensor: torch.Tensor) -> str:
+    return hashlib.sha256(tensor.contiguous().view(-1).view(torch.uint8).numpy().data).hexdigest()
 
 
 @contextmanager
