@@ -19,7 +19,8 @@ from torch import nn
 
 from phisense import Phi3WithProjector, artifacts, seams
 from phisense.errors import PhisenseError
-from phisense.merging import _merge_lora
+from phisense.merging.adding import add_adapter
+from phisense.merging.steps import _cast
 from phisense.model import load_model, nf4_grid, save_model
 from phisense.model.adapter_beside import BESIDE_FILE, AdapterBeside, read_adapter, write_beside
 from phisense.model.assembly import load_language
@@ -81,7 +82,7 @@ def merge(trained: Trained, folder: Path, dtype: str) -> Path:
     adapter = read_adapter(trained.built.model)
     recipe: Any = SimpleNamespace(merge=SimpleNamespace(dtype=dtype))
     folder.mkdir()
-    save_model(_merge_lora(trained.built, recipe), folder)
+    save_model(_cast(add_adapter(trained.built), recipe), folder)
     base = load_language(trained.language, CPU, torch.float32, quantize=True)
     write_beside(folder, base, adapter, DTYPES[dtype])
     return folder

@@ -13,9 +13,10 @@ from phisense.errors import ArtifactError, PhisenseError
 from phisense.model.four_bit import check_four_bit
 
 
-def figures(loss: float, accuracy: float | None = None) -> dict[str, float]:
-    known = {} if accuracy is None else {"accuracy": accuracy}
-    return {"loss": 0.3 + loss, "delta_loss": loss, "same_answers": 0.9, **known}
+def figures(loss: float | None, accuracy: float | None = None) -> dict[str, Any]:
+    interval = {"value": accuracy, "low": 0.0, "high": 1.0}
+    known = {} if accuracy is None else {"accuracy": interval}
+    return {"loss": 0.3, "delta_loss": loss, "same_answers": 0.9, **known}
 
 
 def write(folder: Path, **measured: Any) -> Path:
@@ -34,7 +35,7 @@ def write(folder: Path, **measured: Any) -> Path:
     ],
 )
 def test_what_keeps_it_is_opened(
-    tmp_path: Path, caplog: pytest.LogCaptureFixture, found: dict[str, float]
+    tmp_path: Path, caplog: pytest.LogCaptureFixture, found: dict[str, Any]
 ) -> None:
     check_four_bit(write(tmp_path, four_bit=found))
     assert not caplog.records
@@ -44,14 +45,13 @@ def test_what_keeps_it_is_opened(
     ("found", "said"),
     [
         (figures(3.249), r"got loss \+3.249; wanted at most \+0.1 and -0.02"),
+        (figures(None), "got loss .?nan; wanted"),  # JSON has null in place of NaN
         (figures(0.01, 0.77), r"got loss \+0.010, accuracy -0.030"),
         (figures(0.11, 0.8), r"got loss \+0.110, accuracy [+]0.000"),
     ],
 )
 @pytest.mark.parametrize("name", ["four_bit", "back_to_nf4"])
-def test_what_loses_is_refused(
-    tmp_path: Path, found: dict[str, float], said: str, name: str
-) -> None:
+def test_what_loses_is_refused(tmp_path: Path, found: dict[str, Any], said: str, name: str) -> None:
     """It says what does not lose; for a folder of an earlier version, that is to merge again."""
     with pytest.raises(PhisenseError, match=said) as refused:
         check_four_bit(write(tmp_path, **{name: found}))
@@ -75,7 +75,7 @@ def test_what_nobody_measured_is_said(tmp_path: Path, caplog: pytest.LogCaptureF
     assert [said in one.getMessage() for one in caplog.records] == [True, True]
 
 
-@pytest.mark.parametrize("found", [3, {"loss": 1.0}, {"delta_loss": None}, {"delta_loss": "none"}])
+@pytest.mark.parametrize("found", [3, {"loss": 1.0}, {"delta_loss": "none"}])
 def test_a_damaged_report_is_an_error(tmp_path: Path, found: object) -> None:
     with pytest.raises(ArtifactError, match="four_bit"):
         check_four_bit(write(tmp_path, four_bit=found))

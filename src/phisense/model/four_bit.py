@@ -13,8 +13,8 @@ from pathlib import Path
 
 from .. import artifacts
 from ..errors import ArtifactError, PhisenseError
-from ..pipeline.json_fields import JsonObject, as_object, optional, required
-from ..pipeline.results import MergeResult
+from ..pipeline.json_fields import JsonObject, as_object
+from ..pipeline.results import MergeMeasurement, MergeResult
 from .adapter_beside import BESIDE_FILE, has_beside
 
 _logger = logging.getLogger(__name__)
@@ -61,16 +61,21 @@ def _check_beside(folder: Path, report: JsonObject, source: Path) -> None:
 
 
 def _check_measured(folder: Path, report: JsonObject, name: str, source: Path) -> None:
-    where = f"{source}: {name}"
-    found, merged = (as_object(report.get(key), f"{source}: {key}") for key in (name, "merged"))
-    loss = required(found, "delta_loss", float, where)
-    before, after = (optional(one, "accuracy", float, where) for one in (merged, found))
-    lost = None if before is None or after is None else before - after
-    if loss <= MAX_DELTA_LOSS and (lost is None or lost <= MAX_LOST_ACCURACY + _ROUNDING):
+    found, merged = (
+        MergeMeasurement.from_dict(report.get(key), f"{source}: {key}") for key in (name, "merged")
+    )
+    lost = (
+        0.0
+        if found.accuracy is None or merged.accuracy is None
+        else merged.accuracy.value - found.accuracy.value
+    )
+    # a figure that is NaN is within no limit
+    if found.delta_loss <= MAX_DELTA_LOSS and lost <= MAX_LOST_ACCURACY + _ROUNDING:
         return
     raise PhisenseError(
         f"{folder} would lose in 4 bits what it was trained to do",
-        got=f"loss {loss:+.3f}" + ("" if lost is None else f", accuracy {0 - lost:+.3f}"),
+        got=f"loss {found.delta_loss:+.3f}"
+        + ("" if found.accuracy is None else f", accuracy {0 - lost:+.3f}"),
         wanted=f"at most +{MAX_DELTA_LOSS} and -{MAX_LOST_ACCURACY}, as merge measured it",
         do=(
             f"{_INSTEAD[0].upper()}{_INSTEAD[1:]}"
