@@ -30,7 +30,6 @@ from ..pipeline.results import (
 )
 from ..recipe import Recipe
 
-
 #: The advice offers to loosen a limit up to so many times.
 MAX_LOOSER = 10
 
