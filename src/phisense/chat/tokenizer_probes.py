@@ -120,8 +120,8 @@ def find_differences(
 
     Each stands behind the special token `behind`, as messages stand behind tags: at the beginning
     of a text some tokenizers put a space that they put nowhere else. With `prefix_space` the
-    tokenizer puts one before each text and llama.cpp does not, so it is given one. A tokenizer that normalizes to NFC is compared on normalized texts: llama.cpp
-    normalizes nothing.
+    tokenizer puts one before each text and llama.cpp does not, so it is given one. A tokenizer that
+    normalizes to NFC is compared on normalized texts: llama.cpp normalizes nothing.
     """
     normalizer = json.loads(tokenizer.backend_tokenizer.to_str()).get("normalizer")
     composed = '"NFC"' in json.dumps(normalizer)

@@ -21,6 +21,7 @@ from pathlib import Path
 from typing import Any, ClassVar
 
 import torch
+from transformers import AutoTokenizer
 
 from .. import artifacts, safe_replace
 from ..chat.cpu_limits import physical_cores
@@ -137,7 +138,7 @@ def import_gguf(
 def load_auto_tokenizer(folder: Path, config: Any) -> Any:
     """The tokenizer that was written, opened as that of a part, whose config.json is needed."""
     config.save_pretrained(folder)
-    return load_auto("AutoTokenizer", folder)
+    return load_auto(AutoTokenizer, folder)
 
 
 def _set_generation(model: Any, keys: Mapping[str, Any]) -> None:
@@ -179,7 +180,7 @@ def _compare(
     """The written part's logits beside llama.cpp's on short conversations: with the file widened to
     float32, and with the file as it is.
     """
-    tokenizer = load_auto("AutoTokenizer", folder)
+    tokenizer = load_auto(AutoTokenizer, folder)
     chat = family.chat
     rows = [
         tokenizer(
