@@ -18,6 +18,7 @@ from transformers import AutoModelForImageTextToText
 
 from phisense import artifacts
 from phisense.chat import ChatSession, Sampling
+from phisense.chat_tokenizer import prepare_tokenizer
 from phisense.conversations import IMAGE, Message
 from phisense.doctor.shapes import read_shapes
 from phisense.errors import PartError
@@ -27,7 +28,7 @@ from phisense.model.lora import add_lora, expected_trainable
 from phisense.model.trainable import freeze_all_but_projector
 from phisense.opening.tokenizer_checks import validate_tokenizer
 from phisense.pipeline.progress import ignore
-from phisense.prompt import IGNORE_INDEX, Prompt, prepare_tokenizer
+from phisense.prompt import IGNORE_INDEX, Prompt
 from phisense.recipe import Lora, Projector, load_recipe
 
 from ..tiny import PRACTICE, make_root, make_vision
