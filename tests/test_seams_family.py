@@ -24,7 +24,7 @@ from phisense.opening.configs import validate_config
 from phisense.opening.rope_checks import check_rope
 from phisense.opening.tokenizer_checks import validate_tokenizer_config
 from phisense.prompt import IGNORE_INDEX, Prompt, chat_template
-from phisense.publish.gguf import format_of
+from phisense.publish.gguf_text import format_of
 from phisense.recipe import Lora, load_recipe
 
 from .tiny import make_language, make_vision

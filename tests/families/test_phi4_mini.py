@@ -4,6 +4,7 @@ template, from the tokenizer to llama.cpp's files.
 
 from __future__ import annotations
 
+import dataclasses
 import json
 import shutil
 from pathlib import Path
@@ -270,8 +271,10 @@ def test_llama_cpp_says_the_same(saved: Path, tmp_path: Path) -> None:
     from phisense.publish import gguf_agreement
     from phisense.publish.export import export
 
-    questions, pictures = gguf_agreement.drawn_questions()
-    report = export(saved, tmp_path / "out", "f16", questions[::6], pictures[::6], ignore)
+    drawn = gguf_agreement.drawn_set()
+    questions, pictures = drawn.compared
+    asked = dataclasses.replace(drawn, compared=(questions[::6], pictures[::6]))
+    report = export(saved, tmp_path / "out", "f16", asked, ignore)
     assert report.f16.kl <= 1e-4
     assert report.f16.top1 >= 0.99
     engine = LlamaEngine.open(tmp_path / "out")

@@ -187,15 +187,14 @@ class GGUFFormat:
     length first, for width, width of the MLP, heads, heads of the keys and width of a head; the
     biases are named with `.bias`. The rows of the matrices in `interleaved` are stored in another
     order: llama.cpp rotates neighbouring elements of a head, transformers those half a head apart.
-    `pre_tokenizer` is llama.cpp's name for how byte-level BPE splits a text first. `name` returns
-    `general.name` for a folder's name and the vocabulary's pieces: llama.cpp reads tokenizer
-    behaviour from it.
+    `name` returns `general.name` for a folder's name and the vocabulary's pieces: llama.cpp reads
+    tokenizer behaviour from it. (How byte-level BPE splits a text follows from the tokenizer, see
+    `pre_tokenizers.py`.)
     """
 
     architecture: str
     layer_names: Mapping[str, str]
     block_shapes: Callable[[int, int, int, int, int], Mapping[str, Shape]]
-    pre_tokenizer: str
     name: Callable[[str, Collection[str]], str]
     biased: tuple[str, ...] = ()
     interleaved: tuple[str, ...] = ()
