@@ -58,6 +58,7 @@ from .projectors.config import make_config, make_processor, native_class
 from .projectors.image_tokens import count_image_tokens
 from .projectors.weights import fresh_projector, load_projector
 from .quantized import forbid_repacking, nf4_config, set_compute_dtype
+from .tied_head import match_config_to_head
 
 
 @dataclass
@@ -314,4 +315,5 @@ def load_language(folder: Path, device: torch.device, dtype: torch.dtype, quanti
         del language.config.quantization_config
         set_compute_dtype(language, dtype)
         forbid_repacking(language)
+    match_config_to_head(language, folder)
     return language

@@ -24,7 +24,9 @@ class EncoderKind:
     its stored positions are for (`positions.py`).
 
     Stored weight names begin with `stored_prefix` in the encoder's own folder; in a published
-    LLaVA folder they begin with `vision_tower.` and then `published_prefix`.
+    LLaVA folder they begin with `vision_tower.` and then `published_prefix`. `unused_weights` are
+    the beginnings of names that an encoder's own folder may hold beside it, such as those of the
+    text encoder it was trained with; any other weight without a place is an error.
     """
 
     model_class: Callable[[], Any]
@@ -34,6 +36,7 @@ class EncoderKind:
     image_processors: tuple[str, ...] = ()
     stored_prefix: str = ""
     published_prefix: str = ""
+    unused_weights: tuple[str, ...] = ()
 
     @property
     def strategy(self) -> Literal["default", "full"]:
