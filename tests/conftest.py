@@ -211,19 +211,32 @@ def states(top: Path) -> dict[Path, tuple[int, int, int]]:
 
 def differences(before: dict[Path, Any], after: dict[Path, Any], error: Exception) -> list[Path]:
     """What a refusal changed. A wrong request adds nothing either; what was begun may leave a log,
-    or a list of rejects.
+    or a list of rejects, and a rejected merge its report, which the run's manifest then names.
     """
-    from phisense.errors import TrainingError, UsageError
+    from phisense.errors import MergeError, TrainingError, UsageError
 
     if isinstance(error, TrainingError):  # training had begun, and its run is there to be looked at
         return []
     changed = [
         path
         for path, state in before.items()
-        if after.get(path) != state and path.suffix != ".lock"
+        if after.get(path) != state
+        and path.suffix != ".lock"
+        and not (isinstance(error, MergeError) and names_merge_report(path))
     ]
     return changed + (
         [path for path in after if path not in before] if isinstance(error, UsageError) else []
+    )
+
+
+def names_merge_report(path: Path) -> bool:
+    """Whether a file is the report of a rejected merge in a run's folder, or the manifest there."""
+    report = path.with_name("merge_report.json")
+    return (
+        path.name in ("manifest.json", report.name)
+        and path.with_name("train.json").is_file()
+        and report.is_file()
+        and "rejected" in json.loads(report.read_text())
     )
 
 

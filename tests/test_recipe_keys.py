@@ -17,11 +17,13 @@ from pydantic import BaseModel
 import phisense
 from phisense.distributed import current_process_group
 from phisense.errors import PhisenseError
-from phisense.merging import _probes, check_merge
+from phisense.intervals import Interval
+from phisense.merging.gate import gate_of
+from phisense.merging.probes import choose_probes
 from phisense.model import Phi3WithProjector, trainable
-from phisense.model.agreement import Agreement
 from phisense.model.arithmetic import choose_arithmetic
 from phisense.pipeline.features import encode_features
+from phisense.pipeline.results import MergeMeasurement
 from phisense.recipe import Recipe, load_recipe
 from phisense.training.eval_callback import EvalCallback, eval_questions
 from phisense.training.loss_guard import LossGuard
@@ -184,12 +186,21 @@ def evaluation(recipe: Recipe) -> Any:
     )
 
 
-def gate(recipe: Recipe) -> None:
-    check_merge(Agreement(same_answers=0.95, delta_loss=0.1), 0.0, recipe)
+def gate(recipe: Recipe) -> Any:
+    """Which figures of a merge that lost a little of everything pass."""
+    measured = MergeMeasurement(
+        loss=1.0,
+        same_answers=0.95,
+        delta_loss=0.1,
+        delta_accuracy=Interval(-0.2, -0.3, -0.1),
+        lost=Interval(0.1, 0.05, 0.2),
+        lost_answers=10,
+    )
+    return [one.passes for one in gate_of(recipe).judge(measured)]
 
 
 def probes(recipe: Recipe) -> Any:
-    return [(probe.question.text, probe.visual is None) for probe in _probes(recipe)]
+    return [(probe.question.text, probe.visual is None) for probe in choose_probes(recipe)]
 
 
 def spike(recipe: Recipe) -> None:
@@ -245,6 +256,7 @@ PROOFS = {
     "vision.part": Proof(model, "vision.part=./nowhere"),
     "vision.encoder": Proof(model, "vision.encoder=dinov2"),
     "vision.layer": Proof(model, "vision.layer=-1"),
+    "vision.size": Proof(model, "vision.size=40"),
     "projector.kind": Proof(model, "projector.kind=linear"),
     "projector.pool": Proof(model, "projector.pool=2"),
     "projector.nested": Proof(model, "projector.nested=[1,2]"),
@@ -301,12 +313,10 @@ PROOFS = {
     "train.checkpoint_every": Proof(schedule, "train.checkpoint_every=3"),
     "train.report_to": Proof(schedule, "train.report_to=[clearml]"),  # not installed: refused
     "merge.samples": Proof(probes, "merge.samples=2"),
-    "merge.max_delta_loss": Proof(
-        gate, "merge.max_delta_loss=0.5", ("merge.min_same_answers=0.5",)
-    ),
-    "merge.min_same_answers": Proof(
-        gate, "merge.min_same_answers=0.5", ("merge.max_delta_loss=0.5",)
-    ),
+    "merge.max_delta_loss": Proof(gate, "merge.max_delta_loss=0.5"),
+    "merge.max_lost_accuracy": Proof(gate, "merge.max_lost_accuracy=0.15"),
+    "merge.max_lost_answers": Proof(gate, "merge.max_lost_answers=0.07"),
+    "merge.min_same_answers": Proof(gate, "merge.min_same_answers=0.99"),
 }
 
 

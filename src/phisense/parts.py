@@ -8,6 +8,7 @@ import copy
 import hashlib
 import os
 import re
+from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -15,8 +16,8 @@ from .artifacts import detect_file_type
 from .errors import PartError
 from .opening import ValidatedFolder, validate_folder, weight_files
 from .opening.files import cached_sha256
-from .opening.headers import StoredTensor
-from .opening.registered import composite_model_types, published_prefixes
+from .opening.headers import BUFFER_SUFFIXES, StoredTensor
+from .opening.registered import published_prefixes, unused_weights
 from .opening.shape_checks import any_of, build_meta_model, check_stored_weights
 from .safe_parsing import quote
 
@@ -115,20 +116,23 @@ def _is_id(part: str) -> bool:
 
 def load_weights(model_class: Any, folder: Path, **options: Any) -> Any:
     """`model_class.from_pretrained` from safetensors only. Missing weights raise instead of being
-    initialized at random with a warning.
+    initialized at random with a warning, and so do weights without a place, which it would drop.
 
-    Raises PartError naming the first missing or misshapen weight, before any is read, or if the
-    files cannot be read.
+    Raises PartError naming the first missing, misshapen or surplus weight, before any is read, or
+    if the files cannot be read. What an encoder's folder may hold besides is listed by its kind
+    (`EncoderKind.unused_weights`).
     """
     judged = validate_folder(folder)
     config = options.pop("config", None) or load_auto(_CONFIG, folder)
-    whole = config.model_type in composite_model_types()
+    unused = unused_weights(config.model_type)
     if not isinstance(config, model_class.config_class) and hasattr(config, "vision_config"):
         config = config.vision_config  # of two towers, only vision is used
     check_stored_weights(
-        folder, build_meta_model(model_class, config, folder), judged.headers, is_whole=whole
+        folder, build_meta_model(model_class, config, folder), judged.headers, unused=unused
     )
-    return _load(model_class, folder, folder, config=config, use_safetensors=True, **options)
+    return _load(
+        model_class, folder, folder, unused=unused, config=config, use_safetensors=True, **options
+    )
 
 
 def load_auto(auto: Any, folder: Path, **options: Any) -> Any:
@@ -195,9 +199,7 @@ def load_submodel(
                 held["lm_head.weight"] = stored
             elif found:
                 held[head + found[1]] = stored
-        check_stored_weights(
-            folder, build_meta_model(model_class, config, folder), held, is_whole=False
-        )
+        check_stored_weights(folder, build_meta_model(model_class, config, folder), held)
         for path in weight_files(folder):
             with safe_open(path, "pt") as file:
                 for name in file.keys():  # noqa: SIM118, it is no dict
@@ -213,7 +215,14 @@ def load_submodel(
     return _load(model_class, folder, None, config=config, state_dict=weights, **options)
 
 
-def _load(model_class: Any, folder: Path, source: Path | None, **options: Any) -> Any:
+def _load(
+    model_class: Any,
+    folder: Path,
+    source: Path | None,
+    *,
+    unused: Sequence[str] = (),
+    **options: Any,
+) -> Any:
     try:
         model, report = model_class.from_pretrained(
             source,
@@ -229,6 +238,13 @@ def _load(model_class: Any, folder: Path, source: Path | None, **options: Any) -
             got=(str(error) or type(error).__name__).splitlines()[0],
             do="Download the whole part again",
         ) from error
+    _check_report(folder, report, unused)
+    check_weights_finite(model, folder)
+    return model
+
+
+def _check_report(folder: Path, report: Mapping[str, Any], unused: Sequence[str]) -> None:
+    """Raises PartError for each weight that transformers did not find, or did not use."""
     lacking = sorted(str(name) for name in (*report["missing_keys"], *report["mismatched_keys"]))
     if lacking:
         raise PartError(
@@ -236,8 +252,22 @@ def _load(model_class: Any, folder: Path, source: Path | None, **options: Any) -
             got=f"{len(lacking)} weights missing, such as {lacking[0]}",
             do="Download the whole part again",
         )
-    check_weights_finite(model, folder)
-    return model
+    surplus = sorted(
+        name
+        for name in map(str, report["unexpected_keys"])
+        if not name.endswith(BUFFER_SUFFIXES) and not name.startswith(tuple(unused))
+    )
+    if surplus or report["error_msgs"]:
+        raise PartError(
+            f"the part {folder} does not fit the model that its config.json describes",
+            got=(
+                f"{len(surplus)} weights without a place, such as {surplus[0][:200]}"
+                if surplus
+                else str(report["error_msgs"][0])[:200]
+            ),
+            wanted="each in its place",
+            do="Take config.json and the weights from one and the same model",
+        )
 
 
 def check_weights_finite(model: Any, folder: Path) -> None:

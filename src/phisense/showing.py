@@ -107,10 +107,9 @@ def _prompt_of(recipe: Recipe) -> tuple[Prompt, int]:
     folder = resolve_part(recipe.language.part)
     tokenizer = load_auto(AutoTokenizer, folder)
     prepare_tokenizer(tokenizer, load_auto(AutoConfig, folder).get_text_config().vocab_size)
-    image_tokens = (
-        num_patches(vision_config(resolve_part(recipe.vision.part), recipe.vision.encoder))
-        // recipe.projector.pool**2
-    )
+    vision = recipe.vision
+    seen = vision_config(resolve_part(vision.part), vision.encoder, vision.size)
+    image_tokens = num_patches(seen) // recipe.projector.pool**2
     return Prompt(tokenizer), image_tokens
 
 

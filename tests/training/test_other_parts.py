@@ -19,9 +19,9 @@ import yaml
 from safetensors import safe_open
 from safetensors.torch import load_file, save_file
 
-from phisense import merging
 from phisense.conversations import Message
 from phisense.errors import ArtifactError, PartError, PhisenseError, TerminatedError, UsageError
+from phisense.merging import steps as merging_steps
 from phisense.model import provenance, unmerged
 from phisense.pipeline.progress import Event, TrainingStep
 from phisense.prompt import Prompt
@@ -404,7 +404,7 @@ def test_the_base_in_memory_is_compared_too(
     one_layer(tmp_path / "parts" / "language")
     with pytest.raises(PartError, match="was trained with another language part; got "):
         verb("merge", run)
-    for module in (merging, unmerged, training_run):
+    for module in (merging_steps, unmerged, training_run):
         monkeypatch.setattr(
             module,
             "check_parts_unchanged",

@@ -11,6 +11,7 @@ from ..pipeline.results import (
     ConvertResult,
     DataFinding,
     FeaturesResult,
+    MergeMeasurement,
     MergeResult,
     TrainingVerdict,
     TrainResult,
@@ -79,25 +80,61 @@ def print_verdict(verdict: TrainingVerdict, *, quiet: bool) -> None:
 
 
 def print_merge(merged: MergeResult) -> None:
-    """What was measured, model by model."""
+    """What was measured, model by model, and beside the gate's limits."""
     from .. import console
 
-    rows = [["adapter, unmerged (reference)", f"{merged.reference_loss:.5f}", "", ""]]
-    rows += [
+    reference = merged.reference_accuracy
+    rows = [
         [
-            name.replace("_", " "),
-            f"{one.loss:.5f}",
-            f"{one.delta_loss:+.5f}",
-            f"{one.same_answers:.1%}",
+            "adapter, unmerged (reference)",
+            f"{merged.reference_loss:.5f}",
+            "",
+            "" if reference is None else f"{reference.value:.1%}",
+            "",
+            "",
         ]
-        for name, one in merged.measurements.items()
+    ]
+    rows += [
+        [name.replace("_", " "), *_merge_cells(one)] for name, one in merged.measurements.items()
     ]
     console.print_table(
-        f"{merged.probes} held-out questions",
-        ["model", "loss", "difference", "same answers"],
+        f"{merged.probes} held-out questions, {merged.scored or 0} with short answers",
+        ["model", "loss", "difference", "accuracy", "right -> wrong", "same answers"],
         rows,
     )
-    console.out.print(f"projector changed by {merged.projector_change}; model -> {merged.folder}")
+    console.print_table(
+        "the gate",
+        ["figure", "merged", "admitted", ""],
+        [
+            [one.figure, one.got, one.limit, "passes" if one.passes else "REFUSED"]
+            for one in merged.gate.judge(merged.merged)
+        ],
+    )
+    if not merged.tells:
+        console.print_warning(
+            "THE CONTROL PASSED, TOO",
+            "With the adapter's layers in reverse order the model loses no more than the gate"
+            " admits: these questions cannot tell a right merge from a wrong one. The adapter"
+            " changed little, or merge.samples is too small.",
+            style="yellow",
+        )
+    if merged.rejected is None:
+        console.out.print(
+            f"projector changed by {merged.projector_change}; model -> {merged.folder}"
+        )
+
+
+def _merge_cells(one: MergeMeasurement) -> list[str]:
+    """The figures of one model, after its name."""
+    fall = one.delta_accuracy
+    return [
+        f"{one.loss:.5f}",
+        f"{one.delta_loss:+.5f}",
+        ("" if one.accuracy is None else f"{one.accuracy.value:.1%}")
+        + ("" if fall is None else f", {fall.value:+.1%} [{fall.low:+.1%}, {fall.high:+.1%}]"),
+        "" if one.lost is None else f"{one.lost_answers} ({one.lost.value:.1%})",
+        f"{one.same_answers:.1%}",
+    ]
 
 
 def print_evaluation(report: EvaluationReport) -> None:

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 from pathlib import Path
-from typing import Annotated
+from typing import Annotated, Literal
 
 import typer
 
@@ -30,6 +30,10 @@ RunFolder = Annotated[Path, typer.Argument(help="A run folder, as phisense train
 MergedFolder = Annotated[
     Path | None,
     typer.Option(help="The model folder to write; otherwise models/NAME beside runs."),
+]
+MergeDtype = Annotated[
+    Literal["float32", "bfloat16", "float16"] | None,
+    typer.Option(help="Number format of the merged weights; otherwise the recipe's merge.dtype."),
 ]
 Variants = Annotated[
     list[str],
@@ -141,6 +145,7 @@ def runs(
 def merge(
     run: RunFolder,
     set_: Set = None,
+    dtype: MergeDtype = None,
     out: MergedFolder = None,
     overwrite: Overwrite = False,
     device: DeviceName = "auto",
@@ -150,16 +155,18 @@ def merge(
     refuse a lossy merge.
 
     The parts must be those that the run was trained with, by their content; --set
-    language.part=FOLDER says where they lie now.
+    language.part=FOLDER says where they lie now. A merge that is refused leaves its report in the
+    run's folder, and says with which --dtype or --set merge... it would not be.
     """
     from ..pipeline.merge import merge as run_merge
-    from .printing import print_merge
+    from .printing import print_merge, print_result
     from .rendering import events, print_as_json
 
-    with events() as on_event:
+    changes = [*(set_ or ()), *([] if dtype is None else [f"merge.dtype={dtype}"])]
+    with events(None if json else print_result) as on_event:  # of a refused merge: its table
         merged = run_merge(
             run,
-            changes=tuple(set_ or ()),
+            changes=changes,
             out=out,
             overwrite=overwrite,
             device=device,

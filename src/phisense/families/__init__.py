@@ -3,10 +3,15 @@
 base.py         `Family` and `ChatFormat`, the protocol: plain data
 phi3.py         Phi-3 and Phi-3.5
 phi4_mini.py    Phi-4-mini
+smollm2.py      SmolLM2: Llama's class
+qwen2_5.py      Qwen2.5
+qwen3.py        Qwen3
+separate.py     layers whose matrices are not fused, for the last three
 
 A family is told by facts of config.json (`family_of_config`) or of the tokenizer
 (`family_of_tokenizer`), never by a name. Several families may share a model type, or the names of
-their chat tokens: of those the one whose marks all hold is taken, else the one that has no marks.
+their chat tokens: of those the one with the most marks is taken if they all hold, else the one that
+has no marks.
 """
 
 from __future__ import annotations
@@ -89,10 +94,8 @@ def family_of_config(text: Any, *, part: object = "here") -> Family:
         )
     return _select(
         candidates,
-        lambda family: (
-            all(_fact(text, key) == value for key, value in family.config_marks.items())
-            if family.config_marks
-            else None
+        lambda family: _held(
+            _fact(text, key) == value for key, value in family.config_marks.items()
         ),
         f"config.json of the language part {part}",
     )
@@ -114,11 +117,7 @@ def family_of_tokenizer(tokenizer: Any) -> Family:
         )
     return _select(
         candidates,
-        lambda family: (
-            all(known.get(token) == i for token, i in family.token_marks.items())
-            if family.token_marks
-            else None
-        ),
+        lambda family: _held(known.get(token) == i for token, i in family.token_marks.items()),
         "the language part's tokenizer",
     )
 
@@ -160,17 +159,19 @@ def context_window(config: Any) -> int:
     return min(most, *(int(limit) for limit in limits if limit))
 
 
-def _select(
-    candidates: Iterable[Family], holds: Callable[[Family], bool | None], what: str
-) -> Family:
-    """The one candidate whose marks hold, else the one without; `holds` is None for it."""
-    found = [(family, holds(family)) for family in candidates]
-    for wanted in (True, None):
-        chosen = [family for family, held in found if held is wanted]
-        if len(chosen) == 1:
-            return chosen[0]
-        if chosen:
-            break
+def _held(marks: Iterable[bool]) -> int:
+    """The number of marks if they all hold, else -1."""
+    held = list(marks)
+    return len(held) if all(held) else -1
+
+
+def _select(candidates: Iterable[Family], marks: Callable[[Family], int], what: str) -> Family:
+    """The one candidate with the most marks that hold; `marks` is -1 where one does not."""
+    found = [(family, marks(family)) for family in candidates]
+    most = max(held for _, held in found)
+    chosen = [family for family, held in found if held == most] if most >= 0 else []
+    if len(chosen) == 1:
+        return chosen[0]
     raise PartError(
         f"{what} does not say of which language family it is",
         got=" and ".join(family.title for family in chosen)

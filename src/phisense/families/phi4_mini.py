@@ -63,6 +63,7 @@ FAMILY = replace(
     token_marks={"<|endoftext|>": _END_OF_TEXT, "<|assistant|>": 200019, "<|end|>": 200020},
     gguf=replace(PHI3.gguf, pre_tokenizer="gpt-4o", name=_gguf_name),
     tokenizer_patterns=(_SPLIT,),
+    image_tokens=("<|tag|>", "<|endofprompt|>"),
     known_configs={
         "microsoft/Phi-4-mini-instruct": {
             "architectures": ["Phi3ForCausalLM"],

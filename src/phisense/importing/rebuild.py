@@ -12,6 +12,7 @@ from ..model import Phi3WithProjector
 from ..model.assembly import make_generation_config
 from ..model.projectors.config import make_processor, native_class, native_config
 from ..model.projectors.native import LLAVA, llava_keys
+from ..model.tied_head import match_config_to_head
 from ..opening.shape_checks import check_shapes
 from ..prompt import Prompt
 from ..vision.encoders.base import ENCODERS
@@ -61,8 +62,10 @@ def rebuild_native(found: Source, model: Any, prompt: Prompt, image_id: int) -> 
         for name, weight in weights.items()
     }  # copied: of a Llama it may be the embedding, which Phi-3 does not share
     whole.load_state_dict(cast, strict=True, assign=True)
-    if text.tie_word_embeddings:
+    head, table = whole.get_output_embeddings(), whole.get_input_embeddings()
+    if text.tie_word_embeddings and torch.equal(head.weight, table.weight):
         whole.tie_weights()
+    match_config_to_head(whole, found.base)
     whole.generation_config = make_generation_config(prompt)
     images = load_image_processor(found.base)
     processor = make_processor(images, prompt.tokenizer, made, ENCODERS[found.encoder].extra_rows)

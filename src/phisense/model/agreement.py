@@ -7,6 +7,7 @@ outputs    of a probe    figure                                                 
 logits     (T, V)        largest_difference, kl, top1                              import, export
 answers    token ids     same_answers: the share of equal greedy answers           merge, export
 loss       –             delta_loss: how much more the model loses per token       merge
+right      bool          merging/gate.py: accuracy, and answers that became wrong  merge
 
 All arithmetic is in float64, one probe at a time.
 """
@@ -29,11 +30,13 @@ class Outputs:
     answers   the greedy answer to each probe, as token ids
     loss      per supervised token over all probes
     logits    of each probe, `(T, V)`, at the positions that are compared
+    right     whether the answer is right, of each probe that can be scored
     """
 
     answers: Sequence[Sequence[int]] = ()
     loss: float = NOT_MEASURED
     logits: Sequence[torch.Tensor] = ()
+    right: Sequence[bool] = ()
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)

@@ -36,6 +36,7 @@ from .device import dtype_name
 from .projectors.config import native_class
 from .projectors.image_tokens import nested_pool
 from .quantized import allow_repacking, forbid_repacking, nf4_config, set_compute_dtype
+from .tied_head import match_config_to_head
 
 MODEL_KIND = "model folder"
 NEVER_QUANTIZED = (
@@ -127,7 +128,6 @@ def check_weights(folder: Path, config: Any) -> None:
         folder,
         build_meta_model(native_class(config), config, folder),
         validate_folder(folder).headers,
-        is_whole=True,
     )
 
 
@@ -213,6 +213,7 @@ def _recipe_compute_dtype(folder: Path) -> str:
 
 def save_model(loaded: Phi3WithProjector, folder: Path) -> None:
     """Write model and processor into `folder`, without a manifest: the caller stages the folder."""
+    match_config_to_head(loaded.model, folder.name)
     for config in (
         loaded.model.config,
         loaded.model.config.text_config,

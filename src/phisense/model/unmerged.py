@@ -44,6 +44,7 @@ from .trainable import (
 _CHANGEABLE_KEYS = (
     "language.part=",
     "vision.part=",
+    "vision.size=",
     "speech.part=",
     "start=",
     "data.images=",
@@ -127,7 +128,14 @@ def load_with_adapter(
         for name, weight in load_peft_weights(str(run / ADAPTER_FOLDER), device="cpu").items()
     }
     _check_fits(adapted, weights, run)
-    set_peft_model_state_dict(adapted, weights)
+    loaded = set_peft_model_state_dict(adapted, weights)
+    lost = [*loaded.unexpected_keys, *(key for key in loaded.missing_keys if ".lora_" in key)]
+    if lost:
+        raise MergeError(
+            "the adapter does not fit the base",
+            got=f"{len(lost)} weights without a place or a value, such as {lost[0]}",
+            wanted="each in its place",
+        )
     built.model = adapted.eval().get_base_model()  # the LoRA layers stay in it, unmerged
     return built
 
@@ -161,7 +169,8 @@ def attach_vision_tower(built: Phi3WithProjector, recipe: Recipe, dtype: torch.d
     already.
     """
     if not recipe.tunes_vision:
-        tower = load_vision_tower(resolve_part(recipe.vision.part), recipe.vision.encoder, dtype)
+        vision = recipe.vision
+        tower = load_vision_tower(resolve_part(vision.part), vision.encoder, dtype, vision.size)
         built.model.model.vision_tower = tower.eval().to(built.device)
 
 

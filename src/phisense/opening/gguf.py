@@ -212,9 +212,10 @@ def _shapes(
             f"rope_factors_{length}.weight": (sizes.rope_dimensions // 2,)
             for length in ("long", "short")
         }
-    block = made_as.block_shapes(width, sizes.mlp, sizes.heads, sizes.key_heads)
+    head = width // sizes.heads
+    block = made_as.block_shapes(width, sizes.mlp, sizes.heads, sizes.key_heads, head)
     return wanted | {
-        f"blk.{layer}.{name}.weight": shape
+        f"blk.{layer}.{name}" + ("" if name.endswith(".bias") else ".weight"): shape
         for layer in range(sizes.blocks)
         for name, shape in block.items()
     }

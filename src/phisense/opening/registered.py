@@ -26,6 +26,8 @@ class _Encoder(Protocol):
     def stored_prefix(self) -> str: ...
     @property
     def published_prefix(self) -> str: ...
+    @property
+    def unused_weights(self) -> Sequence[str]: ...
 
 
 class _NativeModel(Protocol):
@@ -69,6 +71,14 @@ def image_processors() -> tuple[str, ...]:
 def stored_prefixes() -> tuple[str, ...]:
     """What the weight names of a vision encoder may begin with in a folder of its own."""
     return _distinct(kind.stored_prefix for kind in _ENCODERS.values())
+
+
+def unused_weights(model_type: str) -> tuple[str, ...]:
+    """What the names of weights may begin with that a folder of this model type holds beside its
+    vision encoder.
+    """
+    kinds = (kind for kind in _ENCODERS.values() if model_type in kind.model_types)
+    return _distinct(name for kind in kinds for name in kind.unused_weights)
 
 
 def published_prefixes() -> tuple[str, ...]:

@@ -71,17 +71,22 @@ def build_meta_model(model_class: Any, config: Any, folder: Path) -> Any:
 
 
 def check_stored_weights(
-    folder: Path, model: Any, stored: Mapping[str, StoredTensor], *, is_whole: bool
+    folder: Path,
+    model: Any,
+    stored: Mapping[str, StoredTensor],
+    *,
+    unused: Sequence[str] = (),
 ) -> None:
-    """Raise PartError unless every weight of `model` is stored with its shape.
+    """Raise PartError unless every weight of `model` is stored with its shape, and nothing else is.
 
-    If `is_whole`, surplus stored weights are an error, too.
+    `unused` are the beginnings of names that may be stored besides; recomputed buffers
+    (`BUFFER_SUFFIXES`) always may.
     """
     found: dict[
         str, tuple[str, StoredTensor]
     ] = {}  # (name in the file, its header entry) by normalized name
     for name, one in stored.items():
-        if not name.endswith(BUFFER_SUFFIXES):
+        if not name.endswith(BUFFER_SUFFIXES) and not name.startswith(tuple(unused)):
             form = normalize_weight_name(name)
             if form in found:
                 raise PartError(
@@ -143,12 +148,12 @@ def check_stored_weights(
                 else "Take config.json and the weights from one and the same model"
             ),
         )
-    if is_whole and len(extra) > len(lacking):
+    if len(extra) > len(lacking):
         raise PartError(
             f"{folder} holds weights that the model it describes has no place for",
             got=f"{len(extra) - len(lacking)}, such as {found[extra[0]][0][:200]}",
             wanted="each in its place",
-            do="Check that config.json belongs to the weights",
+            do="Take config.json and the weights from one and the same model",
         )
 
 

@@ -24,10 +24,11 @@ def merge(
     out       the model folder to write; `models/NAME` beside `runs` if None
 
     Raises ArtifactError if `run` is not a finished run, PartError if a part differs from the one
-    used in training. Raises MergeError, with nothing written, if the merged model loses more than
-    the recipe's gate allows.
+    used in training. Raises MergeError, with no model written, if the merged model loses more than
+    the recipe's gate allows; its report is then in `run`, and `MergeResult.load(run)` reads it.
     """
     from .. import artifacts
+    from ..evaluation.answer_metrics import is_final_answer_correct
 
     run = Path(run)
     artifacts.read_manifest(run, kind="run", verify=False)
@@ -39,5 +40,6 @@ def merge(
         out=None if out is None else Path(out),
         overwrite=overwrite,
         device=device,
+        is_correct=is_final_answer_correct,
         on_event=on_event,
     )

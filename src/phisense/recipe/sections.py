@@ -43,6 +43,14 @@ class Vision(RecipeSection):
     layer: int = Field(
         -2, le=-1, description="which hidden layer the projector reads, from the end"
     )
+    size: int | None = Field(
+        None,
+        ge=1,
+        description=(
+            "pixels a side that images are resized to; if left out, what the part's"
+            " preprocessor_config.json says; positions stored for another size are resized once"
+        ),
+    )
 
 
 class Speech(RecipeSection):
@@ -155,12 +163,33 @@ class Merge(RecipeSection):
     dtype: Literal["float32", "bfloat16", "float16"] = Field(
         "bfloat16", description="of the merged model's weights"
     )
-    samples: int = Field(64, ge=1, description="held-out conversations to compare on")
+    samples: int = Field(256, ge=1, description="held-out conversations to compare on")
     max_delta_loss: float = Field(
-        0.002, ge=0, description="the gate: loss merged minus loss with the adapter"
+        0.005, ge=0, description="the gate: loss merged minus loss with the adapter"
+    )
+    max_lost_accuracy: float = Field(
+        0.005,
+        ge=0,
+        le=1,
+        description=(
+            "the gate: fall in accuracy on questions with short answers; rejected if its whole 95 %"
+            " interval is beyond it"
+        ),
+    )
+    max_lost_answers: float = Field(
+        0.01,
+        ge=0,
+        le=1,
+        description=(
+            "the gate: share of those answers that changed from right to wrong; rejected if its"
+            " whole 95 % interval is above it"
+        ),
     )
     min_same_answers: float = Field(
-        0.995, ge=0, le=1, description="the gate: share of equal answers"
+        0.0,
+        ge=0,
+        le=1,
+        description="the gate, if above 0: share of equal answers; most that differ are no worse",
     )
 
 

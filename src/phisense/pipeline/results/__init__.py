@@ -16,7 +16,15 @@ version are kept under `extra`. The report of an evaluation is in `evaluation.re
 from .base import FolderResult, SavedResult
 from .data import CheckResult, ConvertResult, DataFinding
 from .features import FeaturesPlan, FeaturesResult, StoreFormatPlan
-from .models import ExportResult, FileAgreement, MergeGate, MergeMeasurement, MergeResult
+from .models import (
+    ExportResult,
+    FileAgreement,
+    JudgedFigure,
+    MergeGate,
+    MergeMeasurement,
+    MergeResult,
+    WrittenWeights,
+)
 from .searches import CompareResult, TrialResult, TuneResult, VariantResult
 from .training import (
     RUN_KIND,
@@ -41,6 +49,7 @@ __all__ = [
     "FolderResult",
     "GradientCheckResult",
     "GradientComparison",
+    "JudgedFigure",
     "MergeGate",
     "MergeMeasurement",
     "MergeResult",
@@ -53,4 +62,5 @@ __all__ = [
     "TrialResult",
     "TuneResult",
     "VariantResult",
+    "WrittenWeights",
 ]

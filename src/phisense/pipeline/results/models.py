@@ -2,10 +2,12 @@
 
 from __future__ import annotations
 
+import math
 from collections.abc import Mapping
 from dataclasses import dataclass, field
-from typing import ClassVar
+from typing import ClassVar, Self
 
+from ...intervals import Interval
 from ..json_fields import JsonObject
 from ..records import Record, key, omitted, rest
 from .base import SavedResult
@@ -13,33 +15,156 @@ from .base import SavedResult
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class MergeMeasurement(Record):
-    """Loss per supervised token on the held-out probes, its difference to the reference's, and the
-    share of greedy answers that equal the reference's.
+    """A model beside the reference on the held-out probes.
+
+    loss             per supervised token; NaN if the model computes no numbers
+    same_answers     share of greedy answers that equal the reference's
+    delta_loss       difference of the loss to the reference's
+    accuracy         share of right answers, of the questions that can be scored
+    delta_accuracy   its paired difference to the reference's accuracy
+    lost             share of those questions that the reference answers right and the model wrong
+    lost_answers     their number
+    gained_answers   the number of those that only the model answers right
+
+    The last five are None where nothing could be scored, and in reports of earlier versions.
     """
 
     loss: float
     same_answers: float
     delta_loss: float
+    accuracy: Interval | None = omitted()
+    delta_accuracy: Interval | None = omitted()
+    lost: Interval | None = omitted()
+    lost_answers: int | None = omitted()
+    gained_answers: int | None = omitted()
+
+    @classmethod
+    def from_dict(cls, document: object, source: str = "the file") -> Self:
+        """As `Record.from_dict`; JSON has null in place of NaN."""
+        if isinstance(document, Mapping):
+            document = {
+                name: math.nan if value is None and name in ("loss", "delta_loss") else value
+                for name, value in document.items()
+            }
+        return super(MergeMeasurement, cls).from_dict(document, source)
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class JudgedFigure:
+    """A figure of a merge beside its limit: `setting` is the key of the recipe's `merge` section
+    that sets the limit, `needed` the value of that key that would admit the figure, None if none
+    would.
+    """
+
+    figure: str
+    got: str
+    limit: str
+    passes: bool
+    setting: str
+    needed: float | None = None
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class MergeGate(Record):
-    """The limits beyond which a merge is rejected."""
+    """The limits beyond which a merge is rejected; None does not limit.
+
+    max_delta_loss      of the difference of the loss
+    min_same_answers    of the share of equal answers; 0 does not limit
+    max_lost_accuracy   of the fall in accuracy: rejected if its whole 95 % interval is beyond it
+    max_lost_answers    of the share of answers that changed from right to wrong: rejected if its
+                        whole 95 % interval is above it, so that one answer of few decides nothing
+    """
 
     max_delta_loss: float = key("most_delta_loss")
     min_same_answers: float = key("least_same_answers")
+    max_lost_accuracy: float | None = omitted()
+    max_lost_answers: float | None = omitted()
+
+    def judge(self, found: MergeMeasurement) -> tuple[JudgedFigure, ...]:
+        """Each limited figure of a measurement beside its limit. A NaN passes no limit."""
+        judged = [
+            JudgedFigure(
+                figure="loss",
+                got=f"{found.delta_loss:+.5f}",
+                limit=f"at most {self.max_delta_loss:+g}",
+                passes=found.delta_loss <= self.max_delta_loss,
+                setting="max_delta_loss",
+                needed=_rounded_up(found.delta_loss),
+            )
+        ]
+        if self.min_same_answers > 0:
+            judged.append(
+                JudgedFigure(
+                    figure="same answers",
+                    got=f"{found.same_answers:.1%}",
+                    limit=f"at least {self.min_same_answers:.1%}",
+                    passes=found.same_answers >= self.min_same_answers,
+                    setting="min_same_answers",
+                    needed=math.floor(found.same_answers * 1000) / 1000,
+                )
+            )
+        fall, lost = found.delta_accuracy, found.lost
+        if fall is not None and self.max_lost_accuracy is not None:
+            judged.append(
+                JudgedFigure(
+                    figure="accuracy",
+                    got=f"{fall.value:+.1%} [{fall.low:+.1%}, {fall.high:+.1%}]",
+                    limit=f"interval reaching {-self.max_lost_accuracy:+.1%}",
+                    passes=fall.high >= -self.max_lost_accuracy,
+                    setting="max_lost_accuracy",
+                    needed=_rounded_up(-fall.high),
+                )
+            )
+        if lost is not None and self.max_lost_answers is not None:
+            judged.append(
+                JudgedFigure(
+                    figure="answers from right to wrong",
+                    got=f"{found.lost_answers}: {lost.value:.1%} [{lost.low:.1%}, {lost.high:.1%}]",
+                    limit=f"interval reaching {self.max_lost_answers:.1%}",
+                    passes=lost.low <= self.max_lost_answers,
+                    setting="max_lost_answers",
+                    needed=_rounded_up(lost.low),
+                )
+            )
+        return tuple(judged)
+
+    def admits(self, found: MergeMeasurement) -> bool:
+        """Whether every limited figure is within its limit."""
+        return all(one.passes for one in self.judge(found))
+
+
+def _rounded_up(limit: float) -> float | None:
+    """The next number of two digits that is no smaller; None for one that is no number."""
+    if not math.isfinite(limit) or limit <= 0:
+        return None if not math.isfinite(limit) else 0.0
+    step = 10.0 ** (math.floor(math.log10(limit)) - 1)
+    return float(f"{math.ceil(limit / step) * step:.12g}")
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class WrittenWeights(Record):
+    """The weights of the written folder, reopened and found equal to those in memory: their number,
+    and a SHA-256 over their names, dtypes, shapes and bytes.
+    """
+
+    weights: int
+    sha256: str
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class MergeResult(SavedResult):
-    """A merged model folder, measured: `merge_report.json`.
+    """A merge, measured: `merge_report.json` of a model folder, or of a run whose merge was
+    rejected.
 
     reference            what the others are compared with, and its loss on `probes` probes
-    merged               the weights that were written
+    scored               how many of them have a short answer, and `reference_accuracy` on those
+    merged               the weights that were written, as the folder holds them
     on_original          the adapter on the base as it was before quantization; with LoRA only
     back_to_nf4          the merged weights quantized again; only if the base was quantized
     shuffled             negative control that the gate must reject: layers in reverse order
     projector_change     largest absolute change of a projector weight, which must be 0.0
+    written              the written weights, which equal the merged ones
+    rejected             what the gate rejected, a sentence each; None if it was admitted
     """
 
     FILE: ClassVar[str] = "merge_report.json"
@@ -47,7 +172,9 @@ class MergeResult(SavedResult):
 
     reference: str
     reference_loss: float
+    reference_accuracy: Interval | None = omitted()
     probes: int
+    scored: int | None = omitted()
     dtype: str
     arithmetic: JsonObject = field(default_factory=dict)
     projector_change: float
@@ -56,6 +183,8 @@ class MergeResult(SavedResult):
     back_to_nf4: MergeMeasurement | None = omitted()
     shuffled: MergeMeasurement
     gate: MergeGate
+    written: WrittenWeights | None = omitted()
+    rejected: tuple[str, ...] | None = omitted()
     extra: JsonObject = rest()
 
     @property
@@ -68,6 +197,11 @@ class MergeResult(SavedResult):
             "shuffled": self.shuffled,
         }
         return {name: one for name, one in found.items() if one is not None}
+
+    @property
+    def tells(self) -> bool:
+        """Whether the gate rejects the control, without which it says nothing of the merge."""
+        return not self.gate.admits(self.shuffled)
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)

@@ -20,8 +20,13 @@ class EncoderKind:
     `patch_size`. `processors` and `image_processors` are the accepted class names of a processor
     for images and texts, and of one for images alone.
 
+    A class with transformers' `interpolate_pos_encoding` can be given images of another size than
+    its stored positions are for (`positions.py`).
+
     Stored weight names begin with `stored_prefix` in the encoder's own folder; in a published
-    LLaVA folder they begin with `vision_tower.` and then `published_prefix`.
+    LLaVA folder they begin with `vision_tower.` and then `published_prefix`. `unused_weights` are
+    the beginnings of names that an encoder's own folder may hold beside it, such as those of the
+    text encoder it was trained with; any other weight without a place is an error.
     """
 
     model_class: Callable[[], Any]
@@ -31,6 +36,7 @@ class EncoderKind:
     image_processors: tuple[str, ...] = ()
     stored_prefix: str = ""
     published_prefix: str = ""
+    unused_weights: tuple[str, ...] = ()
 
     @property
     def strategy(self) -> Literal["default", "full"]:

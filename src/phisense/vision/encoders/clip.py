@@ -21,4 +21,6 @@ ENCODER = EncoderKind(
     image_processors=("CLIPImageProcessor", "CLIPFeatureExtractor"),
     stored_prefix="vision_model.",
     published_prefix="vision_model.",
+    # CLIP's text encoder, and what compares the two
+    unused_weights=("text_model.", "text_projection.", "visual_projection.", "logit_scale"),
 )

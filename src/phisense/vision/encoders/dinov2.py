@@ -19,4 +19,5 @@ ENCODER = EncoderKind(
     extra_rows=1,
     image_processors=("BitImageProcessor",),
     stored_prefix="dinov2.",
+    unused_weights=("classifier.",),  # of a folder that was published to name objects
 )

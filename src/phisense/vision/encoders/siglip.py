@@ -21,4 +21,6 @@ ENCODER = EncoderKind(
     image_processors=("SiglipImageProcessor",),
     stored_prefix="vision_model.",
     published_prefix="vision_model.",
+    # SigLIP's text encoder, and what compares the two
+    unused_weights=("text_model.", "logit_scale", "logit_bias"),
 )
