@@ -256,6 +256,7 @@ PROOFS = {
     "vision.part": Proof(model, "vision.part=./nowhere"),
     "vision.encoder": Proof(model, "vision.encoder=dinov2"),
     "vision.layer": Proof(model, "vision.layer=-1"),
+    "vision.size": Proof(model, "vision.size=40"),
     "projector.kind": Proof(model, "projector.kind=linear"),
     "projector.pool": Proof(model, "projector.pool=2"),
     "projector.nested": Proof(model, "projector.nested=[1,2]"),

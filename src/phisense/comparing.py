@@ -145,7 +145,8 @@ def _name(first: Recipe, recipe: Recipe) -> str:
 
 def _store(recipe: Recipe) -> Path:
     """Feature store folder, shared by variants with the same vision settings and feature dtype."""
-    made_by = orjson.dumps([recipe.vision.model_dump(mode="json"), recipe.features.dtype])
+    vision = recipe.vision.model_dump(mode="json", exclude_none=True)
+    made_by = orjson.dumps([vision, recipe.features.dtype])
     return Path("features") / f"{recipe.name}-{hashlib.sha256(made_by).hexdigest()[:8]}"
 
 

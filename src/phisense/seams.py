@@ -18,6 +18,9 @@ from __future__ import annotations
 FAMILY_MODULES = {
     "phi3": "phisense.families.phi3",
     "phi4_mini": "phisense.families.phi4_mini",
+    "smollm2": "phisense.families.smollm2",
+    "qwen2_5": "phisense.families.qwen2_5",
+    "qwen3": "phisense.families.qwen3",
 }
 
 ENCODER_MODULES = {

@@ -11,12 +11,13 @@ from pathlib import Path
 
 from rich.text import Text
 
+from .chat_tokenizer import prepare_tokenizer
 from .console import escape_controls
 from .conversations import Conversation
 from .conversations.read import read_rows, require_conversation
 from .errors import ConversationError
 from .parts import load_auto, resolve_part
-from .prompt import IGNORE_INDEX, Prompt, Rendered, prepare_tokenizer
+from .prompt import IGNORE_INDEX, Prompt, Rendered
 from .recipe import Recipe
 
 
@@ -107,10 +108,9 @@ def _prompt_of(recipe: Recipe) -> tuple[Prompt, int]:
     folder = resolve_part(recipe.language.part)
     tokenizer = load_auto(AutoTokenizer, folder)
     prepare_tokenizer(tokenizer, load_auto(AutoConfig, folder).get_text_config().vocab_size)
-    image_tokens = (
-        num_patches(vision_config(resolve_part(recipe.vision.part), recipe.vision.encoder))
-        // recipe.projector.pool**2
-    )
+    vision = recipe.vision
+    seen = vision_config(resolve_part(vision.part), vision.encoder, vision.size)
+    image_tokens = num_patches(seen) // recipe.projector.pool**2
     return Prompt(tokenizer), image_tokens
 
 
@@ -134,5 +134,6 @@ def _readable(token: str, prompt: Prompt) -> str:
     characters.
     """
     plain = token.replace("▁", " ").replace("Ġ", " ").replace("<0x0A>", "\n").replace("Ċ", "\n")
-    ends = (prompt.family.chat.end, prompt.family.chat.end_of_text)
+    chat = prompt.family.chat
+    ends = (chat.end, chat.end_of_text) if not chat.after_end else (chat.end_of_text,)
     return f"{plain}\n" if plain in ends else plain

@@ -19,11 +19,12 @@ from ..errors import PartError
 from ..families import FAMILIES, context_window, family_of_config
 from ..model.projectors.config import make_config, native_class
 from ..model.projectors.image_tokens import count_image_tokens
+from ..opening import PROCESSOR_FILES
 from ..opening.registered import composite_model_types
 from ..parts import load_auto, split_revision
-from ..recipe import Projector, Recipe
+from ..recipe import Projector, Recipe, Vision
 from ..vision.encoders.base import ENCODERS
-from ..vision.encoders.loading import num_patches
+from ..vision.encoders.loading import num_patches, vision_config
 
 _KNOWN = Path(__file__).parent / "known"
 KNOWN = {
@@ -91,17 +92,10 @@ def read_shapes(recipe: Recipe) -> Shapes:
     """Read the shapes of a recipe's parts. Raises PartError for a part whose configuration is
     neither on disk nor known, or that is of the wrong kind.
     """
-    text, text_note = _config(recipe.language.part, "text_config")
-    seen, seen_note = _config(recipe.vision.part, "vision_config")
+    text, text_note = _text_config(recipe.language.part)
+    seen, seen_note = _vision_config(recipe.vision)
     kind = ENCODERS[recipe.vision.encoder]
     family = family_of_config(text, part=recipe.language.part)
-    if seen.model_type not in kind.model_types:
-        raise PartError(
-            f"{recipe.vision.part} is no {recipe.vision.encoder} encoder",
-            got=seen.model_type,
-            wanted=" or ".join(kind.model_types),
-        )
-    seen = getattr(seen, "vision_config", seen)
     with torch.device("meta"):
         language: Any = family.load_class()(text)
         tower: Any = kind.model_class()(seen)
@@ -164,27 +158,51 @@ def config_folder(part: str) -> Path | None:
     return Path(cached).parent if isinstance(cached, str) else None
 
 
-def _config(part: str, half: str) -> tuple[Any, str]:
-    """A part's configuration, and a note; for a complete model, its sub-configuration `half`."""
+def _text_config(part: str) -> tuple[Any, str]:
+    """The configuration of a language part, which may be a model folder, and a note."""
     folder = config_folder(part)
     if folder is not None:
         config = load_auto(AutoConfig, folder)
-        return (
-            getattr(config, half) if config.model_type in composite_model_types() else config
-        ), ""
-    name = split_revision(part)[0]
-    note = f"{part} is not on this disk: planned from its known shapes"
+        return (config.text_config if config.model_type in composite_model_types() else config), ""
     languages = {
         hub: known for one in FAMILIES.values() for hub, known in one.known_configs.items()
     }
-    if name in languages:
-        return CONFIG_MAPPING[languages[name]["model_type"]].from_dict(dict(languages[name])), note
-    if name in KNOWN:
-        return load_auto(AutoConfig, _KNOWN / KNOWN[name]), note
-    raise PartError(
+    known = languages.get(split_revision(part)[0])
+    if known is None:
+        raise _unknown(part, tuple(languages))
+    return CONFIG_MAPPING[known["model_type"]].from_dict(dict(known)), _known_note(part)
+
+
+def _vision_config(vision: Vision) -> tuple[Any, str]:
+    """The configuration of a vision part for images of the size that it will read, and a note."""
+    folder, note = config_folder(vision.part), ""
+    if folder is None:
+        known = KNOWN.get(split_revision(vision.part)[0])
+        if known is None:
+            raise _unknown(vision.part, tuple(KNOWN))
+        folder, note = _KNOWN / known, _known_note(vision.part)
+    config = vision_config(folder, vision.encoder, vision.size)
+    if vision.size is None and not note and not _says_how_it_prepares(folder):
+        note = (
+            f"{vision.part} has no preprocessor_config.json on this disk: planned for images of"
+            f" {config.image_size} pixels, as its config.json says"
+        )
+    return config, note
+
+
+def _says_how_it_prepares(folder: Path) -> bool:
+    return any((folder / name).is_file() for name in PROCESSOR_FILES)
+
+
+def _known_note(part: str) -> str:
+    return f"{part} is not on this disk: planned from its known shapes"
+
+
+def _unknown(part: str, known: tuple[str, ...]) -> PartError:
+    return PartError(
         f"nothing can be planned for the part {part}",
         got="no config.json on this disk",
-        wanted=f"a folder with a config.json, or one of {', '.join((*languages, *KNOWN))}",
+        wanted=f"a folder with a config.json, or one of {', '.join(known)}",
         do="Download its config.json",
     )
 

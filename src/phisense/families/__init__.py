@@ -3,10 +3,16 @@
 base.py         `Family` and `ChatFormat`, the protocol: plain data
 phi3.py         Phi-3 and Phi-3.5
 phi4_mini.py    Phi-4-mini
+smollm2.py      SmolLM2: Llama's class
+qwen2_5.py      Qwen2.5
+qwen3.py        Qwen3
+pre_tokenizers.py  how byte-level BPE splits a text first, by llama.cpp's names
+separate.py     layers whose matrices are not fused, for the last three
 
 A family is told by facts of config.json (`family_of_config`) or of the tokenizer
 (`family_of_tokenizer`), never by a name. Several families may share a model type, or the names of
-their chat tokens: of those the one whose marks all hold is taken, else the one that has no marks.
+their chat tokens: of those the one with the most marks is taken if they all hold, else the one that
+has no marks.
 """
 
 from __future__ import annotations
@@ -37,6 +43,7 @@ __all__ = [
     "known_special_tokens",
     "missing_chat_tokens",
     "text_model_types",
+    "token_id",
 ]
 
 FAMILIES: Registry[Family] = Registry("language family", "FAMILY", seams.FAMILY_MODULES)
@@ -89,10 +96,8 @@ def family_of_config(text: Any, *, part: object = "here") -> Family:
         )
     return _select(
         candidates,
-        lambda family: (
-            all(_fact(text, key) == value for key, value in family.config_marks.items())
-            if family.config_marks
-            else None
+        lambda family: _held(
+            _fact(text, key) == value for key, value in family.config_marks.items()
         ),
         f"config.json of the language part {part}",
     )
@@ -103,8 +108,7 @@ def family_of_tokenizer(tokenizer: Any) -> Family:
 
     Raises PartError if the tokens of every family are missing, or several claim it.
     """
-    known = tokenizer.get_vocab()
-    candidates = [family for family in FAMILIES.values() if not _missing(family, known)]
+    candidates = [family for family in FAMILIES.values() if not _missing(family, tokenizer)]
     if not candidates:
         nearest, missing = missing_chat_tokens(tokenizer)
         raise PartError(
@@ -114,10 +118,8 @@ def family_of_tokenizer(tokenizer: Any) -> Family:
         )
     return _select(
         candidates,
-        lambda family: (
-            all(known.get(token) == i for token, i in family.token_marks.items())
-            if family.token_marks
-            else None
+        lambda family: _held(
+            token_id(tokenizer, token) == i for token, i in family.token_marks.items()
         ),
         "the language part's tokenizer",
     )
@@ -125,9 +127,16 @@ def family_of_tokenizer(tokenizer: Any) -> Family:
 
 def missing_chat_tokens(tokenizer: Any) -> tuple[Family, list[str]]:
     """The family of which a tokenizer lacks the fewest chat tokens, and those."""
-    known = tokenizer.get_vocab()
-    lacking = [(family, _missing(family, known)) for family in FAMILIES.values()]
+    lacking = [(family, _missing(family, tokenizer)) for family in FAMILIES.values()]
     return min(lacking, key=lambda found: len(found[1]))
+
+
+def token_id(tokenizer: Any, token: str) -> int | None:
+    """The id of a token, None if the tokenizer has none such; unlike `get_vocab`, which lists
+    200,000 of them, it takes no time.
+    """
+    found: int | None = tokenizer.backend_tokenizer.token_to_id(token)
+    return found
 
 
 def check_same_family(text: Any, tokenizer: Any, folder: object) -> Family:
@@ -160,17 +169,19 @@ def context_window(config: Any) -> int:
     return min(most, *(int(limit) for limit in limits if limit))
 
 
-def _select(
-    candidates: Iterable[Family], holds: Callable[[Family], bool | None], what: str
-) -> Family:
-    """The one candidate whose marks hold, else the one without; `holds` is None for it."""
-    found = [(family, holds(family)) for family in candidates]
-    for wanted in (True, None):
-        chosen = [family for family, held in found if held is wanted]
-        if len(chosen) == 1:
-            return chosen[0]
-        if chosen:
-            break
+def _held(marks: Iterable[bool]) -> int:
+    """The number of marks if they all hold, else -1."""
+    held = list(marks)
+    return len(held) if all(held) else -1
+
+
+def _select(candidates: Iterable[Family], marks: Callable[[Family], int], what: str) -> Family:
+    """The one candidate with the most marks that hold; `marks` is -1 where one does not."""
+    found = [(family, marks(family)) for family in candidates]
+    most = max(held for _, held in found)
+    chosen = [family for family, held in found if held == most] if most >= 0 else []
+    if len(chosen) == 1:
+        return chosen[0]
     raise PartError(
         f"{what} does not say of which language family it is",
         got=" and ".join(family.title for family in chosen)
@@ -179,8 +190,8 @@ def _select(
     )
 
 
-def _missing(family: Family, known: Mapping[str, int]) -> list[str]:
-    return [token for token in family.chat.tokens if token not in known]
+def _missing(family: Family, tokenizer: Any) -> list[str]:
+    return [token for token in family.chat.tokens if token_id(tokenizer, token) is None]
 
 
 def _models() -> str:

@@ -19,17 +19,25 @@ Shape = tuple[int, ...]
 class ChatFormat:
     r"""The text around each message, and the tokens that end one.
 
-                      Phi-3             Phi-4-mini        ChatML
-        tag           <|{role}|>        <|{role}|>        <|im_start|>{role}\n
-        stripped      \n
-        end           <|end|>           <|end|>           <|im_end|>
-        after_end                                         \n
-        end_of_text   <|endoftext|>     <|endoftext|>     <|endoftext|>
+                        Phi-3             Phi-4-mini        SmolLM2, Qwen2.5, Qwen3 (ChatML)
+        tag             <|{role}|>        <|{role}|>        <|im_start|>{role}\n
+        stripped        \n
+        end             <|end|>           <|end|>           <|im_end|>
+        after_end                                           \n
+        end_of_text     <|endoftext|>     <|endoftext|>     <|endoftext|>
+        closes_text     yes               yes               no
+        default_system                                      "You are ..." (Qwen3: none)
+        answer_prefix                                       (Qwen3: an empty <think> block)
 
     `end` and `end_of_text` are one token each; `tag` may be several, `after_end` none. `stripped`
     is white space that templates write after a tag and after `end` and that the tokens strip, so
-    no token stands for it. `special_tokens` is the vocabulary's order, for tokenizers that are
-    built from scratch and for texts that are escaped without a tokenizer.
+    no token stands for it. `closes_text` says whether `end_of_text` follows a whole conversation.
+    `default_system` is the system message of a conversation that begins with another. Behind the
+    assistant's tag stands `answer_prefix`: before an answer that is to be generated, and before
+    the last answer of a conversation, but not before earlier ones. It is given, not learned.
+    `trims` says whether the template of model folders strips texts, as `Prompt` does; where
+    `stripped` is set, the tokens do it. `special_tokens` is the vocabulary's order, for tokenizers
+    that are built from scratch and for texts that are escaped without a tokenizer.
     """
 
     tag: str
@@ -38,6 +46,10 @@ class ChatFormat:
     special_tokens: tuple[str, ...]
     stripped: str = ""
     after_end: str = ""
+    closes_text: bool = True
+    default_system: str = ""
+    answer_prefix: str = ""
+    trims: bool = False
 
     def tag_of(self, role: str) -> str:
         """The text that opens a message of `role`, without `stripped`."""
@@ -69,20 +81,31 @@ class ChatFormat:
             f" '{_jinja(self.tag_of(role))}{after}' -}}}}"
             for role in ROLES
         )
-        return (
-            "{%- for message in messages -%}"
-            + tags
-            + "{%- else -%}{{- raise_exception('roles are system, user and assistant; got ' ~"
+        tags += (
+            "{%- else -%}{{- raise_exception('roles are system, user and assistant; got ' ~"
             " message['role']) -}}{%- endif -%}"
-            + "{%- if message['content'] is string -%}{{- message['content'] -}}{%- else -%}"
+        )
+        said = (
+            "{%- if message['content'] is string -%}{{- message['content'] -}}{%- else -%}"
             + f"{{%- for part in message['content'] if part['type'] == 'image' -%}}{{{{-"
             f" '{image}\\n' -}}}}{{%- endfor -%}}"
             + "{%- for part in message['content'] if part['type'] == 'text' -%}{{- part['text']"
-            " -}}{%- endfor -%}"
-            + "{%- endif -%}"
+            " -}}{%- endfor -%}" + "{%- endif -%}"
+        )
+        if self.trims:
+            said = "{%- set said -%}" + said + "{%- endset -%}{{- said | trim -}}"
+        end_of_text = (
+            f"{{%- else -%}}{{{{- '{_jinja(self.end_of_text)}' -}}}}" if self.closes_text else ""
+        )
+        return (
+            "{%- for message in messages -%}"
+            + self._jinja_default_system()
+            + tags
+            + self._jinja_last_answer()
+            + said
             + f"{{{{- '{_jinja(self.end)}{after}{_jinja(self.after_end)}' -}}}}{{%- endfor -%}}"
-            + f"{{%- if add_generation_prompt -%}}{{{{- '{_jinja(self.tag_of('assistant'))}{after}'"
-            f" -}}}}{{%- else -%}}{{{{- '{_jinja(self.end_of_text)}' -}}}}{{%- endif -%}}"
+            + f"{{%- if add_generation_prompt -%}}{{{{- '{_jinja(self.tag_of('assistant'))}{after}"
+            f"{_jinja(self.answer_prefix)}' -}}}}{end_of_text}{{%- endif -%}}"
         )
 
     def llama_cpp_template(self, lead: str) -> str:
@@ -98,21 +121,52 @@ class ChatFormat:
             + "{%- if message['content'] is string -%}{%- set said = message['content'] -%}"
             + "{%- else -%}{%- set said = message['content'] | map(attribute='text') |"
             " join('\\n') -%}{%- endif -%}"
+            + self._jinja_default_system()
             + f"{{{{- '{before}' ~ message['role'] ~ '{behind}' -}}}}"
+            + self._jinja_last_answer()
             + "{%- if not said.startswith('<__') -%}"
             + f"{{{{- '{lead}' -}}}}{{%- endif -%}}"
             + f"{{{{- said | trim ~ '{_jinja(self.end)}{_jinja(self.after_end)}' -}}}}"
             + "{%- endfor -%}"
-            + f"{{%- if add_generation_prompt -%}}{{{{- '{_jinja(self.tag_of('assistant'))}' -}}}}"
-            "{%- endif -%}"
+            + f"{{%- if add_generation_prompt -%}}{{{{- '{_jinja(self.tag_of('assistant'))}"
+            f"{_jinja(self.answer_prefix)}' -}}}}{{%- endif -%}}"
         )
 
     def ollama_template(self, lead: str) -> str:
         """The same for Ollama, in Go's template language."""
+        begin, before_end = "{{- range .Messages }}", "" if self.after_end else "-"
+        if self.default_system:
+            system = self.tag_of("system") + self.default_system + self.end + self.after_end
+            begin = (
+                "{{- range $i, $_ := .Messages }}"
+                f'{{{{- if and (eq $i 0) (ne .Role "system") }}}}{system}{{{{ end }}}}'
+            )
         return (
-            f"{{{{- range .Messages }}}}{self.tag.replace('{role}', '{{ .Role }}')}{lead}"
-            f"{{{{ .Content }}}}{self.end}{self.after_end}{{{{- end }}}}"
-            f"{self.tag_of('assistant')}"
+            f"{begin}{self.tag.replace('{role}', '{{ .Role }}')}{lead}"
+            f"{{{{ .Content }}}}{self.end}{self.after_end}{{{{{before_end} end }}}}"
+            f"{self.tag_of('assistant')}{self.answer_prefix}"
+        )
+
+    def _jinja_default_system(self) -> str:
+        """At the start of the loop over messages: the system message of a conversation that has
+        none.
+        """
+        if not self.default_system:
+            return ""
+        system = self.tag_of("system") + self.default_system + self.end + self.after_end
+        return (
+            "{%- if loop.first and message['role'] != 'system' -%}"
+            f"{{{{- '{_jinja(system)}' -}}}}{{%- endif -%}}"
+        )
+
+    def _jinja_last_answer(self) -> str:
+        """Behind a tag: what stands before the last answer to a user."""
+        if not self.answer_prefix:
+            return ""
+        return (
+            "{%- if loop.last and message['role'] == 'assistant' and"
+            " messages | selectattr('role', 'equalto', 'user') | list -%}"
+            f"{{{{- '{_jinja(self.answer_prefix)}' -}}}}{{%- endif -%}}"
         )
 
 
@@ -128,18 +182,22 @@ class ConfigDefaults:
 class GGUFFormat:
     """How llama.cpp stores such a model.
 
-    `layer_names` maps weights of a layer to tensors of a block. `block_shapes` returns the shape of
-    each such tensor, row length first, for width, width of the MLP, heads and heads of the keys.
-    `pre_tokenizer` is llama.cpp's name for how byte-level BPE splits a text first. `name` returns
-    `general.name` for a folder's name and the vocabulary's pieces: llama.cpp reads tokenizer
-    behaviour from it.
+    `layer_names` maps weights of a layer to tensors of a block, without `.weight`; of those in
+    `biased` there is a `.bias`, too. `block_shapes` returns the shape of each such tensor, row
+    length first, for width, width of the MLP, heads, heads of the keys and width of a head; the
+    biases are named with `.bias`. The rows of the matrices in `interleaved` are stored in another
+    order: llama.cpp rotates neighbouring elements of a head, transformers those half a head apart.
+    `name` returns `general.name` for a folder's name and the vocabulary's pieces: llama.cpp reads
+    tokenizer behaviour from it. (How byte-level BPE splits a text follows from the tokenizer, see
+    `pre_tokenizers.py`.)
     """
 
     architecture: str
     layer_names: Mapping[str, str]
-    block_shapes: Callable[[int, int, int, int], Mapping[str, Shape]]
-    pre_tokenizer: str
+    block_shapes: Callable[[int, int, int, int, int], Mapping[str, Shape]]
     name: Callable[[str, Collection[str]], str]
+    biased: tuple[str, ...] = ()
+    interleaved: tuple[str, ...] = ()
 
 
 @dataclass(frozen=True, slots=True)
@@ -148,10 +206,13 @@ class Family:
 
     Identity. `title` and `models` are words of messages ("Phi-3", "a Phi-3 or Phi-3.5 model").
     `model_type` is config.json's. Families that share it are told apart by facts: `config_marks`
-    are keys of config.json with their values, `token_marks` tokens with their ids. A family without
-    marks is the default of its model type, or of its chat tokens.
+    are keys of config.json with their values, `token_marks` tokens with their ids. Of several whose
+    marks hold, that with the most is taken. A family without marks is the default of its model
+    type, or of its chat tokens.
 
-    Conversation. `chat` is the text around each message.
+    Conversation. `chat` is the text around each message. `image_tokens` are special tokens of the
+    published vocabulary that `chat` never writes, best first: where no row is free, `<image>` takes
+    the place of the first that the tokenizer has.
 
     Model. `model_class` names the class of transformers. `max_window` is the largest context window
     in tokens. `lora_targets` are the linear layers of one decoder layer by name, `lora_shapes`
@@ -180,6 +241,7 @@ class Family:
     token_marks: Mapping[str, int] = field(default_factory=dict)
     tokenizer_classes: tuple[str, ...] = ()
     tokenizer_patterns: tuple[str, ...] = ()
+    image_tokens: tuple[str, ...] = ()
     known_configs: Mapping[str, Mapping[str, Any]] = field(default_factory=dict)
 
     @property

@@ -21,12 +21,12 @@ def lora_shapes(text: Any) -> tuple[tuple[int, int], ...]:
     )
 
 
-def block_shapes(width: int, mlp: int, heads: int, key_heads: int) -> dict[str, Shape]:
+def block_shapes(width: int, mlp: int, heads: int, key_heads: int, head: int) -> dict[str, Shape]:
     """Shape of each tensor of a block, row length first."""
     return {
         "attn_norm": (width,),
-        "attn_qkv": (width, width + 2 * key_heads * (width // heads)),
-        "attn_output": (width, width),
+        "attn_qkv": (width, (heads + 2 * key_heads) * head),
+        "attn_output": (heads * head, width),
         "ffn_norm": (width,),
         "ffn_up": (width, 2 * mlp),
         "ffn_down": (mlp, width),
@@ -87,9 +87,9 @@ FAMILY = Family(
             "mlp.down_proj": "ffn_down",
         },
         block_shapes=block_shapes,
-        pre_tokenizer="gpt-2",
         name=gguf_name,
     ),
+    image_tokens=tuple(f"<|placeholder{i}|>" for i in range(1, 7)),
     known_configs={
         "microsoft/Phi-3.5-mini-instruct": {
             "architectures": ["Phi3ForCausalLM"],

@@ -57,10 +57,11 @@ def _load_visuals(recipe: Recipe, names: Sequence[str]) -> dict[str, Visual]:
     """The features of each image, or the image itself if the vision tower was trained."""
     pictures = ImageFinder(recipe.image_folders)
     seen: dict[str, Visual] = {}
+    vision = recipe.vision
     encoder = (
         None
         if recipe.tunes_vision
-        else Encoder(recipe.vision.part, recipe.vision.encoder, recipe.vision.layer)
+        else Encoder(vision.part, vision.encoder, vision.layer, size=vision.size)
     )
     for start in range(0, len(names), recipe.features.batch_size):
         some = names[start : start + recipe.features.batch_size]

@@ -28,6 +28,7 @@ from transformers import (
     PreTrainedConfig,
 )
 
+from ..chat_tokenizer import prepare_tokenizer
 from ..conversations import Message
 from ..families import (
     DEFAULT_WINDOW,
@@ -38,7 +39,7 @@ from ..families import (
 )
 from ..opening.registered import composite_model_types
 from ..parts import load_auto, load_submodel, load_weights, resolve_part
-from ..prompt import Prompt, prepare_tokenizer
+from ..prompt import Prompt
 from ..recipe import Projector, Recipe
 from ..vision.encoders.base import ENCODERS
 from ..vision.encoders.loading import build_image_processor, load_vision_tower, vision_config
@@ -86,6 +87,7 @@ class Phi3WithProjector:
         *,
         encoder: str = "clip",
         layer: int = -2,
+        size: int | None = None,
         window: int = DEFAULT_WINDOW,
         quantize: bool = False,
         stored_features: bool = False,
@@ -99,18 +101,19 @@ class Phi3WithProjector:
 
         A part may be a model folder: its language part or vision tower is taken. `quantize` loads
         the language part in NF4 with double quantization; `stored_features` leaves the vision tower
-        out. `dtype` defaults to the training dtype of the device. Raises PartError for parts that
-        do not fit.
+        out; `size` is the side of the images in pixels, None for what the vision part says.
+        `dtype` defaults to the training dtype of the device. Raises PartError for parts that do not
+        fit.
         """
         where = pick_device(device)
         dtype = dtype or choose_arithmetic("train", where).dtype
         language_folder, vision_folder = resolve_part(language), resolve_part(vision)
         kind = ENCODERS[encoder]
-        seen = vision_config(vision_folder, encoder)
+        seen = vision_config(vision_folder, encoder, size)
         text = load_language(language_folder, where, dtype, quantize)
         projector = projector or Projector()
         built = cls._meta_model(
-            text.config, language_folder, vision_folder, projector, encoder, layer, window
+            text.config, language_folder, vision_folder, projector, encoder, layer, size, window
         )
         model, config = built.model, built.model.config
         # Whole modules replace those of the empty model, so no weight is renamed, copied or
@@ -120,7 +123,7 @@ class Phi3WithProjector:
         model.model.vision_tower = (
             StoredFeatures(seen, kind.extra_rows, dtype)
             if stored_features
-            else load_vision_tower(vision_folder, encoder, dtype)
+            else load_vision_tower(vision_folder, encoder, dtype, size)
         ).to(where)
         made = fresh_projector(model, config, projector.kind, seed)
         if start is not None:
@@ -140,6 +143,7 @@ class Phi3WithProjector:
             recipe.projector,
             encoder=recipe.vision.encoder,
             layer=recipe.vision.layer,
+            size=recipe.vision.size,
             window=recipe.language.window,
             seed=recipe.seed,
             start=recipe.start,
@@ -162,6 +166,7 @@ class Phi3WithProjector:
             recipe.projector,
             recipe.vision.encoder,
             recipe.vision.layer,
+            recipe.vision.size,
             recipe.language.window,
         )
 
@@ -174,11 +179,12 @@ class Phi3WithProjector:
         projector: Projector,
         encoder: str,
         layer: int,
+        size: int | None,
         window: int,
     ) -> Phi3WithProjector:
         """The native model on the meta device, with its tokenizer and processor."""
         kind = ENCODERS[encoder]
-        seen = vision_config(vision, encoder)
+        seen = vision_config(vision, encoder, size)
         tokenizer = load_auto(AutoTokenizer, language)
         image_id = prepare_tokenizer(tokenizer, text.vocab_size)
         check_same_family(text, tokenizer, language)
@@ -190,7 +196,7 @@ class Phi3WithProjector:
         prompt = Prompt(tokenizer)
         model.generation_config = make_generation_config(prompt)
         processor = make_processor(
-            build_image_processor(vision, encoder), tokenizer, config, kind.extra_rows
+            build_image_processor(vision, encoder, size), tokenizer, config, kind.extra_rows
         )
         return cls(model.eval(), processor, prompt, context_window(config))
 

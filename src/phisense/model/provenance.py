@@ -1,6 +1,7 @@
 """Provenance of a run: a digest of each part's content, kept in the run folder.
 
-parts.json    {part: {"sha256", "revision"}}, written when the run begins
+parts.json    {part: {"sha256", "revision"}}, written when the run begins; of the vision part also
+              "image_size", the side in pixels of the images that it reads
 
 language     weights and configuration of the language part
 tokenizer    tokenizer files of the language part
@@ -18,7 +19,7 @@ from __future__ import annotations
 
 import hashlib
 from collections.abc import Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
 
@@ -26,13 +27,15 @@ import orjson
 from transformers import AutoTokenizer
 
 from .. import artifacts
+from ..chat_tokenizer import prepare_tokenizer
 from ..conversations import IMAGE, Message
 from ..errors import ArtifactError, PartError
 from ..opening.files import cached_sha256
 from ..parts import load_auto, pin_revision, resolve_part, split_revision
-from ..pipeline.records import Record
-from ..prompt import Prompt, prepare_tokenizer
+from ..pipeline.records import Record, omitted
+from ..prompt import Prompt
 from ..recipe import Recipe
+from ..vision.encoders.loading import stored_vision_config, vision_config
 
 PARTS_FILE = "parts.json"
 
@@ -64,10 +67,13 @@ _ROWS = 1 << 31  # above any vocabulary size: only the tokenizer is used, not th
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class PartDigest(Record):
-    """SHA-256 of a part's content, in hexadecimal, and its commit if it is a Hub id."""
+    """SHA-256 of a part's content, in hexadecimal, and its commit if it is a Hub id; of the vision
+    part the side of its images in pixels, if it was recorded.
+    """
 
     sha256: str
     revision: str | None = None
+    image_size: int | None = omitted()
 
 
 PartDigests = dict[str, PartDigest]
@@ -77,7 +83,13 @@ def digest_parts(recipe: Recipe) -> PartDigests:
     """Current digest of each part, and its revision if it is a Hub id. Raises PartError for a
     missing part.
     """
-    return _digest_files(recipe) | _digest_chat_format(recipe)
+    return _with_image_size(recipe, _digest_files(recipe)) | _digest_chat_format(recipe)
+
+
+def _with_image_size(recipe: Recipe, parts: PartDigests) -> PartDigests:
+    vision = recipe.vision
+    side = vision_config(resolve_part(vision.part), vision.encoder, vision.size).image_size
+    return parts | {"vision": replace(parts["vision"], image_size=side)}
 
 
 def _digest_files(recipe: Recipe) -> PartDigests:
@@ -131,6 +143,8 @@ def check_parts_unchanged(
         return digest_parts(recipe)
     found = _digest_files(recipe)
     _compare(run, found, wanted, [name for name in _NAMES if name != "chat"], do)
+    found = _with_image_size(recipe, found)
+    _compare_image_size(run, recipe, found["vision"], wanted.get("vision"))
     chat = _digest_chat_format(
         recipe
     )  # only after the tokenizer was checked: another one may not even load
@@ -154,6 +168,26 @@ def _compare(
             got=", ".join(_describe(found, name) for name in other),
             wanted=", ".join(_describe(wanted, name) for name in other),
             do=do,
+        )
+
+
+def _compare_image_size(
+    run: Path, recipe: Recipe, found: PartDigest, wanted: PartDigest | None
+) -> None:
+    """Raises PartError for images of another size. A run that recorded none was trained at that of
+    the part's config.json.
+    """
+    if wanted is None:
+        return
+    vision = recipe.vision
+    stored = stored_vision_config(resolve_part(vision.part), vision.encoder).image_size
+    side = stored if wanted.image_size is None else wanted.image_size
+    if found.image_size != side:
+        raise PartError(
+            f"{run} was trained on images of another size",
+            got=f"{found.image_size} pixels a side",
+            wanted=side,
+            do=f"Set vision.size to {side}",
         )
 
 

@@ -44,6 +44,7 @@ from .trainable import (
 _CHANGEABLE_KEYS = (
     "language.part=",
     "vision.part=",
+    "vision.size=",
     "speech.part=",
     "start=",
     "data.images=",
@@ -168,7 +169,8 @@ def attach_vision_tower(built: Phi3WithProjector, recipe: Recipe, dtype: torch.d
     already.
     """
     if not recipe.tunes_vision:
-        tower = load_vision_tower(resolve_part(recipe.vision.part), recipe.vision.encoder, dtype)
+        vision = recipe.vision
+        tower = load_vision_tower(resolve_part(vision.part), vision.encoder, dtype, vision.size)
         built.model.model.vision_tower = tower.eval().to(built.device)
 
 

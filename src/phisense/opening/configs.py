@@ -23,13 +23,6 @@ from .registered import composite_model_types, vision_model_types
 from .rope_checks import check_rope, unexpected_value_error
 
 _OTHER_MODEL_TYPES = ("clip_text_model", "siglip_text_model", "whisper")
-#: Text parts that are no language family: `import` rewrites them as one.
-_IMPORTED_TEXT_TYPES = {
-    "llama": ConfigDefaults(
-        vocab_size=32000,
-        special_token_ids={"bos_token_id": 1, "eos_token_id": 2, "pad_token_id": None},
-    )
-}
 _REMOTE_KEYS = (
     "configuration_files",
     "transformers_weights",
@@ -153,10 +146,10 @@ def validate_config(path: Path, raw: Mapping[str, object]) -> dict[str, object]:
         )
     judged = _validate(path, raw, "")
     if found in composite_model_types():
-        _check_submodel(path, judged, "text_config", _text_types())
+        _check_submodel(path, judged, "text_config", text_model_types())
         _check_submodel(path, judged, "vision_config", vision_model_types())
     for text in (judged, judged.get("text_config")):
-        if isinstance(text, dict) and text.get("model_type") in _text_types():
+        if isinstance(text, dict) and text.get("model_type") in text_model_types():
             _drop_unknown_ids(text)
     return judged
 
@@ -165,22 +158,17 @@ def known_model_types() -> tuple[str, ...]:
     """Model types for which the effect of every number on their classes is known."""
     return (
         *composite_model_types(),
-        *_text_types(),
+        *text_model_types(),
         *vision_model_types(),
         *_OTHER_MODEL_TYPES,
     )
 
 
-def _text_types() -> tuple[str, ...]:
-    return tuple(dict.fromkeys((*text_model_types(), *_IMPORTED_TEXT_TYPES)))
-
-
 def _config_defaults(model_type: str) -> ConfigDefaults:
     """Class defaults of a text part; families of one model type have the same."""
-    for family in FAMILIES.values():
-        if family.model_type == model_type:
-            return family.config_defaults
-    return _IMPORTED_TEXT_TYPES[model_type]
+    return next(
+        family.config_defaults for family in FAMILIES.values() if family.model_type == model_type
+    )
 
 
 def _drop_unknown_ids(text: dict[str, Any]) -> None:

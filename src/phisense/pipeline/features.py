@@ -125,6 +125,7 @@ def _open_encoder(recipe: Recipe, device: str) -> tuple[Encoder, Arithmetic, Rec
         vision.part,
         vision.encoder,
         vision.layer,
+        size=vision.size,
         device=str(arithmetic.device),
         dtype=arithmetic.dtype,
     )

@@ -43,6 +43,14 @@ class Vision(RecipeSection):
     layer: int = Field(
         -2, le=-1, description="which hidden layer the projector reads, from the end"
     )
+    size: int | None = Field(
+        None,
+        ge=1,
+        description=(
+            "pixels a side that images are resized to; if left out, what the part's"
+            " preprocessor_config.json says; positions stored for another size are resized once"
+        ),
+    )
 
 
 class Speech(RecipeSection):

@@ -87,12 +87,13 @@ def open_store(recipe: Recipe, arithmetic: Arithmetic) -> FeatureStore:
             vision.part,
             vision.encoder,
             vision.layer,
+            size=vision.size,
             device=str(arithmetic.device),
             dtype=arithmetic.dtype,
         )
     return FeatureStore(
         recipe.store,
-        facts=encoder_facts(vision.part, vision.encoder, vision.layer),
+        facts=encoder_facts(vision.part, vision.encoder, vision.layer, vision.size),
         dtype=dtype,
         live=live,
         images=ImageFinder(recipe.image_folders),

@@ -20,12 +20,13 @@ from .run_context import FrozenWeights, RunContext
 from .trainer import arguments
 
 #: Recipe keys that a resume does not compare: the location of a part says nothing about its content
-#: (`parts` does), nor does the requested dtype about the one used (`computes_in` does); how often
-#: checkpoints are written, how the model is merged and how it is evaluated changes nothing that is
-#: trained.
+#: (`parts` does), nor does a size that is asked for about the effective one (`features.encoder`
+#: does), nor the requested dtype about the one used (`computes_in` does); how often checkpoints are
+#: written, how the model is merged and how it is evaluated changes nothing that is trained.
 _NOT_COMPARED: Any = {
     **dict.fromkeys(("root", "compute_dtype", "start", "speech", *AFTER_TRAINING), True),
-    **{key: {"part"} for key in ("language", "vision")},
+    "language": {"part"},
+    "vision": {"part", "size"},
     "train": set(CHECKPOINT_KEYS),
 }
 

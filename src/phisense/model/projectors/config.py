@@ -9,6 +9,7 @@ from transformers import LlavaProcessor, PreTrainedConfig
 from ...errors import PartError
 from ...families import family_of_config
 from ...recipe import Projector
+from ...vision.encoders.image_size import nearest_sizes
 from ...vision.encoders.loading import num_patches
 from .base import PROJECTORS, NativeModel, native_model
 from .image_tokens import NESTED_KEY, merged_side
@@ -31,10 +32,17 @@ def make_config(
     side = seen.image_size // seen.patch_size
     for pool in (projector.pool, *projector.nested):
         if side % pool:
+            near = nearest_sizes(
+                seen.image_size, seen.patch_size, (projector.pool, *projector.nested)
+            )
+            sizes = " or ".join(f"{one} ({one // seen.patch_size} a side)" for one in near)
             raise PartError(
                 f"{pool}x{pool} pooling needs a number of patches a side that {pool} divides",
-                got=f"{side}",
-                do="Change projector.pool or projector.nested, or take another vision part",
+                got=f"{side}, of {seen.patch_size} pixels each in images of {seen.image_size}",
+                do=(
+                    f"Set vision.size to {sizes}, change projector.pool or projector.nested, or"
+                    " take another vision part"
+                ),
             )
     kind = PROJECTORS[projector.kind]
     nested = {NESTED_KEY: list(projector.nested)} if projector.nested else {}

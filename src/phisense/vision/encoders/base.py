@@ -20,6 +20,9 @@ class EncoderKind:
     `patch_size`. `processors` and `image_processors` are the accepted class names of a processor
     for images and texts, and of one for images alone.
 
+    A class with transformers' `interpolate_pos_encoding` can be given images of another size than
+    its stored positions are for (`positions.py`).
+
     Stored weight names begin with `stored_prefix` in the encoder's own folder; in a published
     LLaVA folder they begin with `vision_tower.` and then `published_prefix`. `unused_weights` are
     the beginnings of names that an encoder's own folder may hold beside it, such as those of the

@@ -16,15 +16,26 @@ from PIL import Image
 from ...errors import ArtifactError
 from ...parts import fingerprint, resolve_part, split_revision
 from .base import ENCODERS
-from .loading import build_image_processor, load_vision_tower, num_patches, vision_config
+from .loading import (
+    build_image_processor,
+    load_vision_tower,
+    num_patches,
+    stored_vision_config,
+    vision_config,
+)
 
 
-def encoder_facts(part: str, encoder: str, layer: int) -> dict[str, Any]:
-    """All that affects an encoder's features: weights, layer, preprocessing, library versions."""
+def encoder_facts(part: str, encoder: str, layer: int, size: int | None = None) -> dict[str, Any]:
+    """All that affects an encoder's features: weights, layer, preprocessing, library versions; and
+    the side of the images, where the stored position table, for images of `stored_size` pixels, is
+    resized to it.
+    """
     folder = resolve_part(part)
     processor = orjson.dumps(
-        build_image_processor(folder, encoder).to_dict(), option=orjson.OPT_SORT_KEYS
+        build_image_processor(folder, encoder, size).to_dict(), option=orjson.OPT_SORT_KEYS
     )
+    side = vision_config(folder, encoder, size).image_size
+    stored = stored_vision_config(folder, encoder).image_size
     return {
         "weights": fingerprint(folder)[:16],
         "layer": layer,
@@ -35,6 +46,7 @@ def encoder_facts(part: str, encoder: str, layer: int) -> dict[str, Any]:
             f"pillow {PIL.__version__.split('.')[0]}, transformers"
             f" {transformers.__version__.split('.')[0]}"
         ),
+        **({} if side == stored else {"size": side, "stored_size": stored}),
     }
 
 
@@ -49,18 +61,24 @@ def check_same_encoder(
     """Raise ArtifactError with both fingerprints and the differences unless the facts are equal."""
     if got == wanted:
         return
-    differing = [key for key in wanted if got.get(key) != wanted[key]]
+    sizes = {"size", "stored_size"}
+    differing = [key for key in wanted if key not in sizes and got.get(key) != wanted[key]]
+    stored = None  # facts without a size are those of the stored one, known if the part is the same
+    if got.get("weights") == wanted.get("weights"):
+        stored = got.get("stored_size", wanted.get("stored_size"))
+    before, now = got.get("size", stored), wanted.get("size", stored)
+    if stored is not None and before != now:
+        do = f"{do}. Or set vision.size to {before}"
 
-    def told(facts: dict[str, Any]) -> str:
-        return (
-            f"encoder {facts_fingerprint(facts)[:12]}"
-            f" ({', '.join(f'{key} {facts.get(key)}' for key in differing)})"
-        )
+    def told(facts: dict[str, Any], size: int | None) -> str:
+        said = [f"{key} {facts.get(key)}" for key in differing]
+        said += [f"images of {size} pixels"] if before != now and size is not None else []
+        return f"encoder {facts_fingerprint(facts)[:12]} ({', '.join(said)})"
 
     raise ArtifactError(
         f"the feature store {store} was made by another encoder",
-        got=told(got),
-        wanted=told(wanted),
+        got=told(got, before),
+        wanted=told(wanted, now),
         do=do,
     )
 
@@ -68,7 +86,8 @@ def check_same_encoder(
 class Encoder:
     """A frozen vision encoder.
 
-    `part` is a hub id with its commit; the attribute is None for a folder.
+    `part` is a hub id with its commit; the attribute is None for a folder. `size` is the side of
+    the images in pixels, or None for what the part says (`image_size.py`).
     """
 
     def __init__(
@@ -77,19 +96,20 @@ class Encoder:
         encoder: str = "clip",
         layer: int = -2,
         *,
+        size: int | None = None,
         device: str = "cpu",
         dtype: torch.dtype = torch.float32,
     ) -> None:
         folder = resolve_part(part)
         self.part = part if split_revision(part)[1] else None
         self.kind = ENCODERS[encoder]
-        config = vision_config(folder, encoder)
+        config = vision_config(folder, encoder, size)
         self.layer = layer
         self.patches, self.width = num_patches(config), int(config.hidden_size)
-        self.processor = build_image_processor(folder, encoder)
-        self.model: Any = load_vision_tower(folder, encoder, dtype).to(device).eval()
+        self.processor = build_image_processor(folder, encoder, size)
+        self.model: Any = load_vision_tower(folder, encoder, dtype, size).to(device).eval()
         self.device = device
-        self.facts = encoder_facts(part, encoder, layer)
+        self.facts = encoder_facts(part, encoder, layer, size)
         self.fingerprint = facts_fingerprint(self.facts)
 
     @torch.inference_mode()
