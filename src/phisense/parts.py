@@ -19,6 +19,7 @@ from .opening.files import cached_sha256
 from .opening.headers import BUFFER_SUFFIXES, StoredTensor
 from .opening.registered import published_prefixes, unused_weights
 from .opening.shape_checks import any_of, build_meta_model, check_stored_weights
+from .opening.tokenizer_steps import has_own_steps
 from .safe_parsing import quote
 
 #: Attention implementation of opened models; training chooses its own (model/device.py). A model's
@@ -154,9 +155,13 @@ def load_auto(auto: Any, folder: Path, **options: Any) -> Any:
             judged.check_processor()
         if name == "AutoTokenizer":
             options["config"] = _config(judged)
-        return auto.from_pretrained(
-            folder, trust_remote_code=False, local_files_only=True, **options
-        )
+        options |= {"trust_remote_code": False, "local_files_only": True}
+        made = auto.from_pretrained(folder, **options)
+        if name == "AutoTokenizer" and has_own_steps(made, folder):
+            from transformers import PreTrainedTokenizerFast
+
+            made = PreTrainedTokenizerFast.from_pretrained(folder, **options)
+        return made
     except PartError:
         raise
     except (KeyboardInterrupt, SystemExit, GeneratorExit):

@@ -226,6 +226,12 @@ class ExportResult(SavedResult):
     """A folder of GGUF files, measured: `export.json`.
 
     quant            the quantization of the text model
+    holds            the smallest measured one, from `quant` on, that leaves enough answers the
+                     same; None if none did
+    min_same_answers the share of answers that `quant` should leave the same
+    calibration_questions, calibrated_on
+                     questions that made the importance matrix of the quantization, and where they
+                     are from: "data", other ones than were compared, or "drawn images"
     questions        the number of questions on which the files were compared with torch
     mmproj           whether the projector was written for llama.cpp; if not, `mmproj_why_not`
     mmproj_caution   caveat for other programs that read it
@@ -238,6 +244,10 @@ class ExportResult(SavedResult):
     PLACE: ClassVar[str] = "folder"
 
     quant: str
+    holds: str | None = None
+    min_same_answers: float = 0.0
+    calibration_questions: int = 0
+    calibrated_on: str | None = None
     questions: int
     mmproj: bool
     mmproj_why_not: str | None
@@ -257,4 +267,9 @@ class ExportResult(SavedResult):
     @property
     def agreements(self) -> dict[str, FileAgreement]:
         """The agreement of each measured file, by its quantization."""
-        return {"f16": self.f16, self.quant: self.quantized}
+        others = {
+            name: FileAgreement.from_dict(found, f"{self.FILE}: {name}")
+            for name, found in self.extra.items()
+            if isinstance(found, dict) and name != self.quant
+        }
+        return {"f16": self.f16, self.quant: self.quantized, **others}
