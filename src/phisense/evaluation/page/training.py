@@ -29,7 +29,8 @@ if TYPE_CHECKING:
 MERGE_LABELS = {
     "merged": "this model",
     "on_original": "onto the original base",
-    "back_to_nf4": "back into 4 bits",
+    "four_bit": "in 4 bits, as --quantize opens it",
+    "back_to_nf4": "control: the merged weights back into 4 bits",
     "shuffled": "control: layers reversed",
 }
 _UNITS = {
