@@ -118,6 +118,7 @@ def _is_id(part: str) -> bool:
 def load_weights(model_class: Any, folder: Path, **options: Any) -> Any:
     """`model_class.from_pretrained` from safetensors only. Missing weights raise instead of being
     initialized at random with a warning, and so do weights without a place, which it would drop.
+    A `state_dict` among the options is taken instead of the files' weights.
 
     Raises PartError naming the first missing, misshapen or surplus weight, before any is read, or
     if the files cannot be read. What an encoder's folder may hold besides is listed by its kind
@@ -131,9 +132,10 @@ def load_weights(model_class: Any, folder: Path, **options: Any) -> Any:
     check_stored_weights(
         folder, build_meta_model(model_class, config, folder), judged.headers, unused=unused
     )
-    return _load(
-        model_class, folder, folder, unused=unused, config=config, use_safetensors=True, **options
-    )
+    options |= {"unused": unused, "config": config}
+    if "state_dict" in options:
+        return _load(model_class, folder, None, **options)
+    return _load(model_class, folder, folder, use_safetensors=True, **options)
 
 
 def load_auto(auto: Any, folder: Path, **options: Any) -> Any:

@@ -349,10 +349,14 @@ def _class_last(built: Phi3WithProjector, picture: Image.Image, layer: int) -> n
 
 
 @pytest.mark.parametrize(
-    ("encoder", "layer"), [("clip", -2), ("clip", -1), ("siglip", -2), ("siglip", -1)]
+    ("encoder", "layer", "side"),
+    [
+        *[("clip", -2, 32), ("clip", -1, 32), ("siglip", -2, 32), ("siglip", -1, 32)],
+        *[("clip", -2, 48), ("siglip", -2, 48)],  # positions resized to another size
+    ],
 )
 def test_llama_cpp_sees_what_torch_sees(
-    encoder: str, layer: int, asked: Any, tmp_path: Path
+    encoder: str, layer: int, side: int, asked: Any, tmp_path: Path
 ) -> None:
     """A picture that fits needs no resizing, so the vectors themselves agree: as far as float16
     goes, and GELU's approximation.
@@ -364,15 +368,16 @@ def test_llama_cpp_sees_what_torch_sees(
     make_vision(tmp_path / "vision", encoder=encoder)
     parts = str(tmp_path / "language"), str(tmp_path / "vision")
     built = Phi3WithProjector.assemble(
-        *parts, encoder=encoder, layer=layer, device="cpu", dtype=torch.float32
+        *parts, encoder=encoder, layer=layer, size=side, device="cpu", dtype=torch.float32
     )
     with artifacts.staged_artifact(tmp_path / "model", kind="model folder") as aside:
         save_model(built, aside)
     assert export(tmp_path / "model", tmp_path / "out", "f16", asked, ignore).mmproj
-    picture = Image.fromarray(np.random.default_rng(0).integers(0, 255, (32, 32, 3), np.uint8))
+    rng = np.random.default_rng(0)
+    picture = Image.fromarray(rng.integers(0, 255, (side, side, 3), np.uint8))
     with torch.inference_mode():
         right = built.project([picture])[0].numpy()
-        other = built.project([Image.new("RGB", (32, 32), "red")])[0].numpy()
+        other = built.project([Image.new("RGB", (side, side), "red")])[0].numpy()
     seen = _encoded(tmp_path / "out" / "mmproj-f16.gguf", tmp_path / "out", picture)
     assert seen.shape == right.shape
     expected = [right] if encoder == "siglip" else [right, _class_last(built, picture, layer)]

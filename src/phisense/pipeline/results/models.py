@@ -160,7 +160,10 @@ class MergeResult(SavedResult):
     scored               how many of them have a short answer, and `reference_accuracy` on those
     merged               the weights that were written, as the folder holds them
     on_original          the adapter on the base as it was before quantization; with LoRA only
-    back_to_nf4          the merged weights quantized again; only if the base was quantized
+    back_to_nf4          negative control: the merged weights quantized again; only if the base was
+                         quantized
+    four_bit             the written folder as `--quantize` opens it: the base in NF4 with the
+                         adapter beside it if the base was quantized, else the merged weights in NF4
     shuffled             negative control that the gate must reject: layers in reverse order
     projector_change     largest absolute change of a projector weight, which must be 0.0
     written              the written weights, which equal the merged ones
@@ -181,6 +184,7 @@ class MergeResult(SavedResult):
     merged: MergeMeasurement
     on_original: MergeMeasurement | None = omitted()
     back_to_nf4: MergeMeasurement | None = omitted()
+    four_bit: MergeMeasurement | None = omitted()
     shuffled: MergeMeasurement
     gate: MergeGate
     written: WrittenWeights | None = omitted()
@@ -194,6 +198,7 @@ class MergeResult(SavedResult):
             "merged": self.merged,
             "on_original": self.on_original,
             "back_to_nf4": self.back_to_nf4,
+            "four_bit": self.four_bit,
             "shuffled": self.shuffled,
         }
         return {name: one for name, one in found.items() if one is not None}
