@@ -45,7 +45,7 @@ from .gguf_tokenizer import build_tokenizer
 
 PART_KIND = "language part"
 #: Limits of the logits beside llama.cpp's in float32.
-MAX_KL, MIN_TOP1 = 1e-4, 0.99
+MAX_KL, MIN_TOP1 = 1e-4, 0.98
 _WINDOW = 256
 _TALKS = (
     ("What is the capital of France?", "The capital of France is Paris."),
