@@ -21,11 +21,11 @@ import torch
 from PIL.Image import Image
 
 from .. import artifacts, safe_replace
-from ..chat.cpu_limits import physical_cores
 from ..chat.llama_context import LlamaContext
 from ..chat.llama_engine import EXPORT_KIND, VISION_FOLDER
 from ..chat.llama_probe import can_repack, require_llama_cpp
 from ..conversations import Question
+from ..cpu_limits import physical_cores
 from ..errors import UsageError
 from ..families import context_window
 from ..model.arithmetic import choose_arithmetic
