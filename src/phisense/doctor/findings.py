@@ -19,6 +19,7 @@ from ..errors import PhisenseError
 from ..model.arithmetic import STEPS, Arithmetic, choose_arithmetic
 from ..model.device import DTYPES, describe_machine, pick_device
 from ..model.quantized import four_bit_backend
+from ..openmp import wait_policy
 from ..parts import resolve_part
 from ..pipeline.records import Record
 from ..recipe import Recipe
@@ -75,10 +76,12 @@ def _machine() -> list[Finding]:
         name = f"{facts.name}, {facts.total_memory / GB:.0f} GB"
     else:
         name = f"CPU, {os.cpu_count()} cores: {has.processor}"
+    waits = wait_policy()
     told = ", ".join(has.instructions) or "none that matter here"
     return [
         Finding("device", name),
         Finding("instructions", f"{told}; PyTorch uses {has.capability}"),
+        Finding("waiting threads", waits.told, "note" if waits.late else "ok"),
         Finding("attention", attention(choose_arithmetic("train", device))),
         Finding("4-bit layers", four_bit_backend(device)),
         Finding("free disk here", f"{shutil.disk_usage('.').free / GB:.0f} GB"),
