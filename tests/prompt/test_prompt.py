@@ -10,9 +10,10 @@ from typing import Any
 import pytest
 from transformers import AutoTokenizer
 
+from phisense.chat_tokenizer import prepare_tokenizer
 from phisense.conversations import IMAGE, Conversation, Message
 from phisense.errors import ConversationError, PartError
-from phisense.prompt import IGNORE_INDEX, Prompt, prepare_tokenizer
+from phisense.prompt import IGNORE_INDEX, Prompt
 
 ROWS = 32064
 USER, ASSISTANT, END, END_OF_TEXT, PICTURE = 32010, 32001, 32007, 32000, 32011

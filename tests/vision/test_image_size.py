@@ -425,3 +425,15 @@ def test_a_store_of_another_size_is_refused(stored: dict[str, Path], made: int, 
     ):
         check_same_encoder(Path("store"), got=got, wanted=wanted, do="Do it again")
     check_same_encoder(Path("store"), got=got, wanted=dict(got), do="")
+
+
+def test_of_another_part_no_size_is_made_up(stored: dict[str, Path]) -> None:
+    """Facts without a size are of the stored one, which is the other part's."""
+    got = facts_before(stored["clip"], STORED)
+    wanted = encoder_facts(str(stored["dinov2"]), "dinov2", -2)
+    with pytest.raises(ArtifactError) as caught:
+        check_same_encoder(Path("store"), got=got, wanted=wanted, do="Do it again")
+    got_said, wanted_said = str(caught.value).split("; wanted ")
+    assert "images of" not in got_said
+    assert "images of 32 pixels" in wanted_said
+    assert "vision.size" not in str(caught.value)

@@ -61,7 +61,7 @@ FAMILY = replace(
     # config.json has Phi-3's model type; no Phi-3 has as many rows.
     config_marks={"vocab_size": 200064},
     token_marks={"<|endoftext|>": _END_OF_TEXT, "<|assistant|>": 200019, "<|end|>": 200020},
-    gguf=replace(PHI3.gguf, pre_tokenizer="gpt-4o", name=_gguf_name),
+    gguf=replace(PHI3.gguf, name=_gguf_name),
     tokenizer_patterns=(_SPLIT,),
     image_tokens=("<|tag|>", "<|endofprompt|>"),
     known_configs={

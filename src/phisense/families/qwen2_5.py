@@ -77,7 +77,6 @@ FAMILY = Family(
         architecture="qwen2",
         layer_names=GGUF_LAYER_NAMES,
         block_shapes=_block_shapes,
-        pre_tokenizer="qwen2",
         name=gguf_name,
         biased=_BIASED,
     ),
