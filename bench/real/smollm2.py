@@ -36,7 +36,7 @@ LAYER_NAMES = {
     "ffn_down": "mlp.down_proj",
 }
 #: Largest difference of a logit to llama.cpp's in float32; logits reach 30.
-TOLERANCE = 0.02
+TOLERANCE = 0.005
 #: Mean KL divergence in nats that storing the weights in bfloat16 may cost.
 MAX_ROUNDING = 0.002
 TEXTS = (

@@ -130,7 +130,16 @@ UNPACKED = {
 
 def recipe_of(walk: Walk, name: str, *more: str) -> phisense.Recipe:
     """The recipe of a data set, with the walk's changes and `more`."""
-    changes = [*tiny.CHANGES, *tiny.parts()] if walk.tiny else []
+    parts = (
+        tiny.PARTS
+        if walk.tiny
+        else {
+            "language": walk.folder / "parts" / "smollm2",
+            "vision": walk.folder / "parts" / "dinov2",
+        }
+    )
+    changes = [f"{section}.part={folder}" for section, folder in parts.items()]
+    changes += tiny.CHANGES if walk.tiny else ()
     if name == "photographs":
         changes.append(f"data.images={_photographs(walk) / 'images'}")
     return phisense.load_recipe(
