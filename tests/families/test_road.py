@@ -32,7 +32,7 @@ from phisense.prompt import chat_template
 from phisense.recipe import Lora, Projector, load_recipe
 
 from ..tiny import make_root, make_vision
-from . import made
+from . import made, templates
 
 NAMES = list(made.FAMILY_PARTS)
 TALK = (
@@ -278,3 +278,20 @@ def test_a_tokenizer_of_another_family_is_refused(tmp_path: Path) -> None:
     make_vision(tmp_path / "vision")
     with pytest.raises(PartError, match="different language families; got SmolLM2 and Phi-3"):
         assemble(tmp_path)
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize("family", ["smollm2", "qwen2_5", "qwen3"])
+def test_a_published_folder_is_imported_with_its_own_template(
+    family: str, tmp_path: Path, verb: Any
+) -> None:
+    """Its template, and not ours, is what the ids are compared with."""
+    made.make_language(tmp_path / "language", family)
+    make_vision(tmp_path / "vision")
+    folder = save(assemble(tmp_path), tmp_path / "model")
+    shutil.copytree(folder, tmp_path / "source", ignore=shutil.ignore_patterns("manifest.json"))
+    (tmp_path / "source" / "chat_template.jinja").write_text(templates.OWN[family])
+    report = verb("import", tmp_path / "source", "--out", tmp_path / "out")
+    assert report["prompt"]["same_ids"] is True
+    again = load_model(tmp_path / "out", "cpu", torch.float32)
+    assert again.processor.tokenizer.chat_template == FAMILIES[family].chat.template(IMAGE)
