@@ -258,13 +258,17 @@ FAMILY_PARTS = {
 }
 
 
-def make_language(folder: Path, family: str = "phi4_mini") -> Path:
+def make_language(folder: Path, family: str = "phi4_mini", *, tied: bool | None = None) -> Path:
     """A language part, with weights large enough that what it reads shows in its logits, biases and
-    norms of heads that are not what they are initialized as.
+    norms of heads that are not what they are initialized as. Its head is `tied` as its family's
+    usually is if None.
     """
     torch.manual_seed(0)
     part = FAMILY_PARTS[family]
-    model = FAMILIES[family].load_class()(part.config())
+    config = part.config()
+    if tied is not None:
+        config.tie_word_embeddings = tied
+    model = FAMILIES[family].load_class()(config)
     for name, weight in model.named_parameters():
         if name.endswith(("_proj.weight", "embed_tokens.weight")) and "mlp" not in name:
             weight.data.mul_(12)

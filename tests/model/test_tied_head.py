@@ -4,8 +4,8 @@ transformers without a missing, surplus or misshapen weight, and computes the sa
 
 from __future__ import annotations
 
-import functools
 import shutil
+from functools import cache, partial
 from pathlib import Path
 from typing import Any
 
@@ -28,9 +28,10 @@ from ..conftest import LONG
 from ..families import made
 from ..tiny import make_real_language, make_vision
 
-#: A small language part of each family; those that are always tied take no `tied`.
-PARTS: dict[str, Any] = {"phi3": make_real_language, "phi4_mini": made.make_language}
-ALWAYS_TIED = ("phi4_mini",)
+#: A small language part of each family; Phi-3's is like a real one.
+PARTS: dict[str, Any] = {name: partial(made.make_language, family=name) for name in FAMILIES} | {
+    "phi3": make_real_language
+}
 CLASSES = {"LLaVA": 1, "pooled": 2}  # the projector's pool, which chooses the class
 DTYPES = {"float32": torch.float32, "bfloat16": torch.bfloat16}
 #: Of the first family all; of the others, which share their saving with it, two.
@@ -40,8 +41,9 @@ CASES = [
     for tied in (True, False)
     for kind in CLASSES
     for dtype in DTYPES
-    if (tied or name not in ALWAYS_TIED)
-    and (LONG or name == "phi3" or (kind, dtype) in (("LLaVA", "float32"), ("pooled", "bfloat16")))
+    if LONG
+    or name == "phi3"
+    or (tied, kind, dtype) in ((True, "LLaVA", "bfloat16"), (False, "pooled", "float32"))
 ]
 TALK = (Message("user", f"{IMAGE}\nWhat colour is it?"), Message("assistant", "Red."))
 
@@ -55,10 +57,10 @@ def vision(tmp_path_factory: pytest.TempPathFactory) -> Path:
 def language(tmp_path_factory: pytest.TempPathFactory) -> Any:
     """The language part of a family, made once."""
 
-    @functools.cache
+    @cache
     def part(name: str, tied: bool) -> Path:
         folder = tmp_path_factory.mktemp("language")
-        found: Path = PARTS[name](folder, **({} if name in ALWAYS_TIED else {"tied": tied}))
+        found: Path = PARTS[name](folder, tied=tied)
         return found
 
     return part
@@ -89,10 +91,6 @@ def stored_head(folder: Path) -> torch.Tensor:
     found = [w for name, w in weights.items() if name.endswith("lm_head.weight")]
     table = next(w for name, w in weights.items() if name.endswith("embed_tokens.weight"))
     return found[0] if found else table
-
-
-def test_a_part_of_every_family_is_saved_here() -> None:
-    assert set(PARTS) == set(FAMILIES)
 
 
 @pytest.mark.parametrize(("name", "tied", "kind", "format_"), CASES)
