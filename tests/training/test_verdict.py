@@ -120,11 +120,12 @@ def test_the_words_hold_the_figures() -> None:
     assert "The largest of these is its accuracy with another's picture, 50.0 points below" in good
     blind = describe_verdict(verdict(50, 50, 48, 45))
     assert blind.startswith(
-        "It is not shown to look at its pictures: of 100 held-out questions it answered 50.0% right"
-        " with the picture, 50.0%"
+        "It does not look at its pictures: of 100 held-out questions it answered 50.0% right with"
+        " the picture, 50.0%"
     )
     assert "(a difference of +0.0 points [+0.0, +0.0]), 48.0% with another question's" in blind
     assert "45.0% are right by giving each question its commonest answer" in blind
+    assert describe_verdict(verdict(50, 0, 10, 50)).startswith("It is not shown to look at its")
     by_content = describe_verdict(replace(verdict(90, 35, 40), by_content=7))
     assert "7 answers without their own picture fell out of the answer's form" in by_content
     none = describe_verdict(TrainingVerdict())

@@ -17,6 +17,8 @@ import re
 from collections import Counter
 from collections.abc import Callable, Iterable, Iterator, Sequence
 from dataclasses import dataclass, field
+from functools import lru_cache
+from itertools import islice
 from typing import Any, Literal, Self
 
 from ..errors import ArtifactError
@@ -25,7 +27,6 @@ from .questions import CAPTION_KINDS, LONG_ANSWER_WORDS
 from .types import IMAGE, Conversation, Question
 
 Source = Literal["training", "questions"]
-Ranked = list[tuple[str, int]]
 
 FILE = "common_answers.json"  # of a run folder
 RECORD_KEY = "common_answers"  # the same in training.json of a model folder
@@ -43,13 +44,17 @@ _POLAR = re.compile(r"(yes|no)\b", re.I)
 _YES_NO = ("yes", "no")
 
 
+@lru_cache(maxsize=1 << 16)  # the same short texts come again and again
 def answer_form(answer: str) -> str:
     """The form by which answers are counted as the same: case, punctuation around and space do not
     count.
     """
-    return normalize_unicode(answer).strip(" .,;:!?\"'`()[]")
+    # ASCII needs no more, and this is a hundred times as fast
+    shown = " ".join(answer.lower().split()) if answer.isascii() else normalize_unicode(answer)
+    return shown.strip(" .,;:!?\"'`()[]")
 
 
+@lru_cache(maxsize=1 << 16)
 def question_form(text: str) -> str:
     """The form by which questions are the same: without image marker, the line of instruction that
     benchmarks append, case, and punctuation around.
@@ -75,6 +80,8 @@ class AnswerTable:
     written: dict[str, Counter[str]] = field(default_factory=dict)  # form -> as it was written
     texts: list[tuple[str, str | None]] = field(default_factory=list)
     images: dict[str, set[str | None]] | None = None  # of a key, if images are to be told apart
+    _order: dict[str, list[tuple[str, _Count]]] = field(default_factory=dict)  # once ranked
+    _medoids: list[tuple[str, str | None]] | None = None  # the texts, once ranked
     _size: int = 0
     _seen_texts: int = 0
     _random: random.Random = field(default_factory=lambda: random.Random(0))
@@ -105,18 +112,19 @@ class AnswerTable:
         if self._size > _MAX_COUNTS and self.images is None:
             self._drop_rare()
 
-    def ranked(self, key: str, image: str | None = None) -> Ranked:
+    def ranked(self, key: str, image: str | None = None) -> Iterator[tuple[str, int]]:
         """The answers of a key with their numbers, the commonest first; where images are told
-        apart, those that another image than `image` has, too, of keys with enough images.
+        apart, those that another image than `image` has, too, of keys with enough images. Nothing
+        may be added once this was called.
         """
         if self.images is not None and len(self.images.get(key, ())) < MIN_IMAGES:
-            return []
-        found = [
-            (shown, one.number)
-            for shown, one in self.counts.get(key, {}).items()
-            if self.images is None or one.several or one.image != image
-        ]
-        return sorted(found, key=lambda one: (-one[1], one[0]))
+            return
+        if key not in self._order:
+            answers = self.counts.get(key, {}).items()
+            self._order[key] = sorted(answers, key=lambda one: (-one[1].number, one[0]))
+        for shown, one in self._order[key]:
+            if self.images is None or one.several or one.image != image:
+                yield shown, one.number
 
     def write(self, shown: str) -> str:
         """An answer as it was mostly written."""
@@ -127,12 +135,12 @@ class AnswerTable:
 
     def text(self, image: str | None = None) -> str | None:
         """The long answer that shares most words with the others, of another image."""
-        others = [text for text, of in self.texts if of is None or of != image]
-        if not others:
-            return None
-        bags = [_bag(text) for text in others]
-        shared = [sum(_overlap(bag, other) for other in bags) for bag in bags]
-        return others[max(range(len(others)), key=lambda i: (shared[i], -i))]
+        if self._medoids is None:
+            bags = [_bag(text) for text, _ in self.texts]
+            shared = [sum(_overlap(bag, other) for other in bags) for bag in bags]
+            order = sorted(range(len(bags)), key=lambda i: (-shared[i], i))
+            self._medoids = [self.texts[i] for i in order]
+        return next((text for text, of in self._medoids if of is None or of != image), None)
 
     def _add_text(self, answer: str, image: str | None) -> None:
         """Keep a sample of all (reservoir sampling)."""
@@ -164,7 +172,7 @@ class AnswerTable:
             number = {key: sum(one.number for one in self.counts[key].values()) for key in keys}
             for key in sorted(keys, key=lambda key: (-number[key], key))[:most]:
                 if number[key] >= MIN_COUNT or not key:
-                    answers = self.ranked(key)[: _KEPT_ANSWERS if key else _KEPT_ANY]
+                    answers = islice(self.ranked(key), _KEPT_ANSWERS if key else _KEPT_ANY)
                     kept[key] = [[self.write(shown), count] for shown, count in answers]
         return {"answers": kept, "text": self.text()}
 
@@ -326,9 +334,9 @@ def _candidates(question: Question, tables: Sequence[tuple[Source, AnswerTable]]
         for key in _keys(question.text):
             if key[:1] not in "=32" or not key:
                 break  # answers to any "what" are no choice
-            often = [shown for shown, n in table.ranked(key, _apart(question)) if n > 1]
-            if len(often) > 1:
-                return [table.write(shown) for shown in often[:MAX_CANDIDATES]]
+            often = (shown for shown, n in table.ranked(key, _apart(question)) if n > 1)
+            if len(found := list(islice(often, MAX_CANDIDATES))) > 1:
+                return list(map(table.write, found))
     return []
 
 

@@ -74,6 +74,8 @@ def describe_verdict(found: TrainingVerdict) -> str:
         "It looks at its pictures"
         if found.verdict == "looks"
         else "It is not shown to look at its pictures"
+        if found.hardest == "constant"
+        else "It does not look at its pictures"
     )
     said = (
         f"{opening}: of {found.questions} held-out questions it answered {found.real:.1%}"
