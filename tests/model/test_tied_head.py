@@ -18,8 +18,10 @@ from phisense import artifacts
 from phisense.conversations import IMAGE, Message
 from phisense.errors import PartError
 from phisense.families import FAMILIES
+from phisense.importing import import_folder
 from phisense.model import Phi3WithProjector, load_model, save_model
 from phisense.model.tied_head import match_config_to_head
+from phisense.publish.space import _copy_model
 from phisense.recipe import Projector
 
 from ..conftest import LONG
@@ -111,10 +113,34 @@ def test_plain_transformers_opens_what_was_saved(
     assert (head.weight is table.weight) is tied
     assert torch.equal(head.weight, stored_head(part).to(dtype))  # the part's, bit for bit
     assert torch.equal(logits(model.eval(), built), logits(built.model, built))
+    published = tmp_path / "published"  # as `deploy` copies it
+    _copy_model(folder, published)
+    for path in folder.iterdir():
+        if path.name != artifacts.MANIFEST:
+            assert (published / path.name).read_bytes() == path.read_bytes()
     again = tmp_path / "again"  # what was opened and is saved once more, as by merging a start
     with artifacts.staged_artifact(again, kind="model folder") as aside:
         save_model(load_model(folder, "cpu", dtype), aside)
     assert (again / "model.safetensors").read_bytes() == (folder / "model.safetensors").read_bytes()
+
+
+@pytest.mark.parametrize("format_", DTYPES)
+@pytest.mark.parametrize("tied", [True, False])
+def test_an_import_keeps_the_head(
+    language: Any, vision: Path, tmp_path: Path, tied: bool, format_: str
+) -> None:
+    part, dtype = language("phi3", tied), DTYPES[format_]
+    built, source = assemble(part, vision, 1, dtype), tmp_path / "source"
+    with artifacts.staged_artifact(source, kind="model folder") as aside:
+        save_model(built, aside)
+    imported = import_folder(str(source), tmp_path / "imported", device="cpu").folder
+    model, report = AutoModelForImageTextToText.from_pretrained(
+        imported, dtype=dtype, output_loading_info=True
+    )
+    assert not any(report.values()), report
+    assert (model.lm_head.weight is model.get_input_embeddings().weight) is tied
+    assert torch.equal(model.lm_head.weight, stored_head(part).to(dtype))
+    assert torch.equal(logits(model.eval(), built), logits(built.model, built))
 
 
 def test_a_tied_head_that_differs_is_kept_apart(
