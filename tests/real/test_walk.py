@@ -55,9 +55,14 @@ def test_the_walk_goes_to_its_end(
 
     assert real_parts.main(["--tiny", "--out", str(out)]) == UsageError.exit_code
     assert "exists. Name another --out" in capsys.readouterr().err
-    assert real_parts.main(["--tiny", "--out", str(out), "--resume"]) == 0
+    again = ["--tiny", "--out", str(out), "--resume", "--plots", str(tmp_path / "plots")]
+    assert real_parts.main(again) == 0
+    assert {path.name for path in (tmp_path / "plots").iterdir()} == {
+        "real-parts-accuracy.png",
+        "real-parts-speech.png",
+    }
     assert "photographs.train" in (said := capsys.readouterr().out)
-    assert all("finished before" in line for line in said.splitlines()[:-1])
+    assert said.count("finished before") == len(steps.steps_of(Walk.load(out)))
 
 
 def made(out: Path, **changes: Any) -> Walk:
