@@ -113,6 +113,12 @@ def answer_ids(prompt: Prompt, text: str) -> list[int]:
     return found
 
 
+def test_some_conversations(prompt: Prompt) -> None:
+    for messages in conversations(0, 40):
+        agrees(prompt, messages)
+
+
+@pytest.mark.slow
 def test_a_thousand_conversations(prompt: Prompt) -> None:
     for messages in conversations(1):
         agrees(prompt, messages)
@@ -225,6 +231,7 @@ def real_smollm2() -> tuple[PreTrainedTokenizerFast, str]:
     return PreTrainedTokenizerFast(tokenizer_object=inner), template
 
 
+@pytest.mark.slow
 def test_the_real_smollm2() -> None:
     tokenizer, template = real_smollm2()
     assert template == templates.SMOLLM2
