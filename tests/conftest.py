@@ -10,6 +10,7 @@ import os
 import re
 import shutil
 import sys
+from collections.abc import Callable
 from importlib.util import find_spec
 from pathlib import Path
 from typing import Any
@@ -246,6 +247,24 @@ def parts(tmp_path_factory: pytest.TempPathFactory) -> tuple[str, str]:
 
     folder = tmp_path_factory.mktemp("parts")
     return str(make_language(folder / "language")), str(make_vision(folder / "vision"))
+
+
+@pytest.fixture(scope="session")
+def parts_of(
+    tmp_path_factory: pytest.TempPathFactory, parts: tuple[str, str]
+) -> Callable[[str], tuple[str, str]]:
+    """The same, with a language part of the family that is named; Phi-3's is that of `parts`."""
+    from .families.made import make_language
+
+    made = {"phi3": parts}
+
+    def of(family: str) -> tuple[str, str]:
+        if family not in made:
+            folder = tmp_path_factory.mktemp(family)
+            made[family] = (str(make_language(folder / "language", family)), parts[1])
+        return made[family]
+
+    return of
 
 
 @pytest.fixture(scope="session")

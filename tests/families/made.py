@@ -145,7 +145,7 @@ def qwen_tokenizer(family: str) -> PreTrainedTokenizerFast:
     )
     whole.add_special_tokens(_special(*FAMILIES["qwen2_5"].chat.special_tokens))
     code = ("<|fim_prefix|>", "<|fim_middle|>", "<|fim_suffix|>", "<|fim_pad|>")
-    later = ("<tool_call>", "</tool_call>", *code, "<|repo_name|>", "<|file_sep|>")
+    later: tuple[str, ...] = ("<tool_call>", "</tool_call>", *code, "<|repo_name|>", "<|file_sep|>")
     if family == "qwen3":
         later = (*later, "<tool_response>", "</tool_response>", "<think>", "</think>")
     whole.add_tokens([AddedToken(token, special=False, normalized=False) for token in later])

@@ -104,8 +104,8 @@ class TrainingFile:
 @dataclass(frozen=True, slots=True)
 class MergeFacts:
     """`merge_report.json`: `weights` by what was measured ("merged", "on_original", "back_to_nf4",
-    "shuffled"), each compared with `reference` on `probes` probes; `rejected` says why no model was
-    written.
+    "four_bit", "shuffled"), each compared with `reference` on `probes` probes; `rejected` says why
+    no model was written.
     """
 
     reference: str

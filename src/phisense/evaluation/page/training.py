@@ -29,7 +29,8 @@ if TYPE_CHECKING:
 MERGE_LABELS = {
     "merged": "this model",
     "on_original": "onto the original base",
-    "back_to_nf4": "back into 4 bits",
+    "four_bit": "in 4 bits, as --quantize opens it",
+    "back_to_nf4": "control: the merged weights back into 4 bits",
     "shuffled": "control: layers reversed",
 }
 _UNITS = {
@@ -97,7 +98,7 @@ def _looks(looks: TrainingVerdict | None) -> str:
         return ""
     words = {
         "looks": "When it was trained it looked at its pictures.",
-        "blind": "When it was trained it did not look at its pictures.",
+        "blind": "When it was trained it was not shown to look at its pictures.",
         "too few": (
             "When it was trained too few questions were asked to say whether it looks at its"
             " pictures."
@@ -113,6 +114,8 @@ def _looks(looks: TrainingVerdict | None) -> str:
             f" {_less('without', looks.blind, looks.difference)}, "
         )
         told += _less("with another's", looks.shuffled, looks.difference_shuffled)
+        if looks.difference_constant is not None:
+            told += f", {_less('the commonest answer', looks.constant, looks.difference_constant)}"
     return (
         f"<p class='verdict {looks.verdict.replace(' ', '-')}'><b>{words}</b>"
         f" {escape_text(told)}.</p>"
