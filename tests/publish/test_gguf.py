@@ -216,7 +216,7 @@ CONVERSATION = [
 ]
 
 
-def _same_ids(folder: Path, model: Path) -> None:
+def same_ids(folder: Path, model: Path) -> None:
     """The chat template in the file, rendered and tokenised by llama.cpp alone, gives our prompt's
     ids.
     """
@@ -240,7 +240,7 @@ def _same_ids(folder: Path, model: Path) -> None:
 
 
 def test_llama_cpp_reads_the_practice_tokenizer_as_we_do(exported: Path, model: Path) -> None:
-    _same_ids(exported, model)
+    same_ids(exported, model)
 
 
 def test_llama_cpp_reads_phi_3s_tokenizer_as_we_do(
@@ -251,7 +251,7 @@ def test_llama_cpp_reads_phi_3s_tokenizer_as_we_do(
     )
     report = export(real, tmp_path / "out", "f16", asked, ignore)
     assert report.f16.kl <= 1e-4
-    _same_ids(tmp_path / "out", real)
+    same_ids(tmp_path / "out", real)
     assert json.loads((tmp_path / "out" / "manifest.json").read_text())["about"]["name"] == "model"
 
 

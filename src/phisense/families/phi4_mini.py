@@ -18,14 +18,8 @@ from dataclasses import replace
 
 from .base import ChatFormat
 from .phi3 import FAMILY as PHI3
+from .pre_tokenizers import O200K
 
-_SPLIT = (
-    r"[^\r\n\p{L}\p{N}]?[\p{Lu}\p{Lt}\p{Lm}\p{Lo}\p{M}]*"
-    r"[\p{Ll}\p{Lm}\p{Lo}\p{M}]+(?i:'s|'t|'re|'ve|'m|'ll|'d)?"
-    r"|[^\r\n\p{L}\p{N}]?[\p{Lu}\p{Lt}\p{Lm}\p{Lo}\p{M}]+"
-    r"[\p{Ll}\p{Lm}\p{Lo}\p{M}]*(?i:'s|'t|'re|'ve|'m|'ll|'d)?"
-    r"|\p{N}{1,3}| ?[^\s\p{L}\p{N}]+[\r\n/]*|\s*[\r\n]+|\s+(?!\S)|\s+"
-)
 _END_OF_TEXT = 199999
 
 
@@ -62,7 +56,7 @@ FAMILY = replace(
     config_marks={"vocab_size": 200064},
     token_marks={"<|endoftext|>": _END_OF_TEXT, "<|assistant|>": 200019, "<|end|>": 200020},
     gguf=replace(PHI3.gguf, name=_gguf_name),
-    tokenizer_patterns=(_SPLIT,),
+    tokenizer_patterns=(O200K,),
     image_tokens=("<|tag|>", "<|endofprompt|>"),
     known_configs={
         "microsoft/Phi-4-mini-instruct": {
