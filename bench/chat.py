@@ -40,9 +40,9 @@ from transformers import AutoTokenizer, CLIPVisionConfig, LlavaImageProcessorPil
 
 from phisense import artifacts
 from phisense.chat import ChatSession, Sampling, Turn
-from phisense.chat.cpu_limits import physical_cores
 from phisense.chat.llama_engine import EXPORT_KIND, VISION_FOLDER, LlamaEngine
 from phisense.chat_tokenizer import prepare_tokenizer
+from phisense.cpu_limits import physical_cores
 from phisense.model.projectors.config import make_config, make_processor, native_class
 from phisense.practice import __file__ as practice
 from phisense.publish.export import write_vision

@@ -31,6 +31,7 @@ os.environ.setdefault("HF_HUB_DISABLE_PROGRESS_BARS", "1")
 os.environ.setdefault("TRANSFORMERS_VERBOSITY", "error")
 
 from real import tiny
+from real.plots import plot_all
 from real.steps import SECTIONS, STEPS, check_needed, steps_of
 from real.walk import Finished, Walk, begin, run_step, run_steps
 
@@ -54,7 +55,7 @@ def summarize(done: list[Finished]) -> dict[str, object]:
         "easy_vqa": {"accuracy": figure("easy_vqa.evaluate", "accuracy")},
         "merge": {
             "delta_loss": figure("photographs.merge", "delta_loss"),
-            "lost": figure("photographs.evaluate", "lost"),
+            "lost": figure("photographs.lost", "lost"),
         },
         "four_bit": {"delta_accuracy": figure("photographs.four_bit", "delta_accuracy")},
         "export": {
@@ -107,6 +108,7 @@ def parse(arguments: list[str] | None) -> argparse.Namespace:
     parser.add_argument("--resume", action="store_true", help="skip the steps that are finished")
     parser.add_argument("--set", action="append", default=[], help="key=value: both recipes")
     parser.add_argument("--tiny", action="store_true", help="practice parts and drawn images")
+    parser.add_argument("--plots", type=Path, help="write plots of the figures into this folder")
     parser.add_argument("--json", action="store_true", help="end with one line of JSON")
     parser.add_argument("--step", choices=STEPS, help=argparse.SUPPRESS)
     return parser.parse_args(arguments)
@@ -131,6 +133,9 @@ def main(arguments: list[str] | None = None) -> int:
     summary = summarize(done)
     (walk.folder / "figures.json").write_text(json.dumps(summary, indent=2))
     print(f"{len(done)} steps, {time.monotonic() - begun:.0f} s in this call")
+    if asked.plots:
+        for path in plot_all(walk, asked.plots):
+            print(f"wrote {path}")
     if asked.json:
         print(json.dumps(summary))
     return 0

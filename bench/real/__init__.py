@@ -8,5 +8,7 @@ that others made, walked through phisense's own road.
                      the data in the shapes that phisense reads
     probes.py        what a constant answer and a ridge regression on the same features reach
     steps.py         the steps of the walk and their figures
+    plots.py         plots of the figures, for the documentation
+    tiny.py          practice parts and drawn images in the same shapes, for the test of the walk
     walk.py          each step in a process of its own: seconds, peak memory, resuming
 """

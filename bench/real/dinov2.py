@@ -9,7 +9,7 @@ product. Its two position tables are known by their shapes.
 from __future__ import annotations
 
 import json
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -64,11 +64,13 @@ def build(onnx_file: Path, *, folder: Path) -> Check:
 
     graph = onnx.load(str(onnx_file))
     weights = read_weights(graph)
+    pixels = probe_pixels()
+    wanted = run_onnx(graph, pixels, len(_layers(weights)))
     found: list[Check] = []
 
     def write(aside: Path) -> None:
         write_part(weights, aside)
-        found.append(check(aside, graph))
+        found.append(check(aside, pixels, wanted))
 
     write_folder(folder, write)
     return found[0]
@@ -133,10 +135,9 @@ def write_part(weights: Mapping[str, Array], folder: Path) -> None:
     from transformers import Dinov2Config
 
     width = weights["embeddings.cls_token"].shape[-1]
-    layers = {name.split(".")[2] for name in weights if name.startswith("encoder.layer.")}
     config = Dinov2Config(
         hidden_size=width,
-        num_hidden_layers=len(layers),
+        num_hidden_layers=len(_layers(weights)),
         num_attention_heads=width // 64,
         image_size=SIDE,
         patch_size=PATCH,
@@ -152,8 +153,13 @@ def write_part(weights: Mapping[str, Array], folder: Path) -> None:
     (folder / "preprocessor_config.json").write_text(json.dumps(PREPROCESSOR, indent=2))
 
 
-def check(folder: Path, graph: Any) -> Check:
-    """Hold the part to the ONNX file under onnxruntime, on noise and on drawn images.
+def _layers(weights: Mapping[str, Array]) -> set[str]:
+    return {name.split(".")[2] for name in weights if name.startswith("encoder.layer.")}
+
+
+def check(folder: Path, pixels: Array, wanted: Sequence[Array]) -> Check:
+    """Hold the part to hidden states that onnxruntime computed for `pixels`: `wanted` are those of
+    the second to last layer and the output of the last norm.
 
     Raises PartError for weights that are missing or left over, or a difference above `TOLERANCE`.
     """
@@ -164,8 +170,6 @@ def check(folder: Path, graph: Any) -> Check:
     for kind in ("missing_keys", "unexpected_keys", "mismatched_keys"):
         if report[kind]:
             raise PartError(f"the DINOv2 has {kind}", got=", ".join(map(str, report[kind])))
-    pixels = test_pixels()
-    wanted = _run_onnx(graph, pixels, model.config.num_hidden_layers)
     with torch.no_grad():
         ours = model.eval()(torch.from_numpy(pixels), output_hidden_states=True)
     found = Check(
@@ -181,7 +185,7 @@ def check(folder: Path, graph: Any) -> Check:
     return found
 
 
-def test_pixels() -> Array:
+def probe_pixels() -> Array:
     """`(3, 3, 224, 224)` float32: noise, a gradient, and a chequered board."""
     rng = np.random.default_rng(0)
     ramp = np.linspace(-2, 2, TESTED_SIDE)
@@ -194,7 +198,7 @@ def test_pixels() -> Array:
     return np.stack(images).astype(np.float32)
 
 
-def _run_onnx(graph: Any, pixels: Array, layers: int) -> list[Array]:
+def run_onnx(graph: Any, pixels: Array, layers: int) -> list[Array]:
     """Hidden states of the second to last layer, and the output of the last norm."""
     import onnx
     import onnxruntime

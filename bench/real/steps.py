@@ -130,7 +130,16 @@ UNPACKED = {
 
 def recipe_of(walk: Walk, name: str, *more: str) -> phisense.Recipe:
     """The recipe of a data set, with the walk's changes and `more`."""
-    changes = [*tiny.CHANGES, *tiny.parts()] if walk.tiny else []
+    parts = (
+        tiny.PARTS
+        if walk.tiny
+        else {
+            "language": walk.folder / "parts" / "smollm2",
+            "vision": walk.folder / "parts" / "dinov2",
+        }
+    )
+    changes = [f"{section}.part={folder}" for section, folder in parts.items()]
+    changes += tiny.CHANGES if walk.tiny else ()
     if name == "photographs":
         changes.append(f"data.images={_photographs(walk) / 'images'}")
     return phisense.load_recipe(
@@ -251,8 +260,8 @@ def _head(folder: Path) -> Any:
 
 
 def evaluate(name: str, walk: Walk) -> Figures:
-    """The merged model with each question's image, without it and with another's; the constant and
-    the ridge regression beside it; the right answers that the merge lost.
+    """The merged model with each question's image, without it and with another's, and the constant
+    beside it.
     """
     recipe = recipe_of(walk, name)
     held_out = recipe.path(recipe.data.held_out[0])
@@ -263,8 +272,6 @@ def evaluate(name: str, walk: Walk) -> Figures:
         report = ask(f"{name}-conditions", limit=CONDITIONED_QUESTIONS)
     else:
         real = report = ask(f"{name}-conditions")
-    trained = ask(f"{name}-run", model=recipe.run, conditions=("real",))
-    ours, before = _credits(real.folder), _credits(trained.folder)
     data = [recipe.path(one.path) for one in recipe.data.instruct]
     constant = probes.constant_credits(probes.training_questions(data), questions)
     images = {one.id: str(one.image) for one in questions}
@@ -275,12 +282,28 @@ def evaluate(name: str, walk: Walk) -> Figures:
         "blind": report.blind.accuracy.value,
         "shuffled": report.shuffled.accuracy.value,
         "constant": sum(constant.values()) / len(constant),
-        "over_constant": probes.difference(ours, constant, images).to_dict(),
+        "over_constant": probes.difference(_credits(real.folder), constant, images).to_dict(),
         "over_shuffled": report.looks.over["shuffled"].to_dict(),
         "over_blind": report.looks.over["blind"].to_dict(),
         "verdict": report.verdict,
-        "as_trained": trained.real.accuracy.value,
-        "lost": sum(before[one] >= 0.5 > ours[one] for one in before) / len(before),
+    }
+
+
+def count_lost(walk: Walk) -> Figures:
+    """Right answers of the run, with its adapter, that the merged folder answers wrongly, of all
+    held-out questions.
+    """
+    recipe = recipe_of(walk, "photographs")
+    held_out = recipe.path(recipe.data.held_out[0])
+    trained = _evaluate(
+        walk, recipe, "photographs-run", data=held_out, model=recipe.run, conditions=("real",)
+    )
+    before = _credits(trained.folder)
+    after = _credits(walk.folder / "reports" / "photographs-conditions")
+    return {
+        "accuracy": trained.real.accuracy.value,
+        "lost": sum(before[one] >= 0.5 > after[one] for one in before) / len(before),
+        "gained": sum(after[one] >= 0.5 > before[one] for one in before) / len(before),
     }
 
 
@@ -498,6 +521,7 @@ STEPS: dict[str, Step] = {
     "parts.whisper-base": build_whisper,
     "photographs.data": prepare_photographs,
     **_road("photographs"),
+    "photographs.lost": count_lost,
     "photographs.doctor": partial(plan_memory, "photographs"),
     "photographs.apart": evaluate_apart,
     "photographs.four_bit": partial(evaluate_four_bit, "photographs"),

@@ -14,8 +14,8 @@ from phisense.practice.spoken import RECORDINGS_FOLDER, spoken_questions
 if TYPE_CHECKING:
     from .voices import Recording
 
-PARTS = RECORDINGS_FOLDER.parent
-SPEECH = PARTS / "speech"
+PARTS = {name: RECORDINGS_FOLDER.parent / name for name in ("language", "vision")}
+SPEECH = RECORDINGS_FOLDER.parent / "speech"
 APART = 2  # images
 CAPTION = "Describe the picture in one sentence."
 COLOURS = {
@@ -39,13 +39,8 @@ CHANGES = (
 )
 
 
-def parts() -> list[str]:
-    """The changes that name the practice parts."""
-    return [f"language.part={PARTS / 'language'}", f"vision.part={PARTS / 'vision'}"]
-
-
 def make_photographs(folder: Path) -> Path:
-    """A folder in the photographs' layout: images of one colour with what is asked of
+    """A folder in the photographs' layout: images of a colour with what is asked of
     photographs; the first image of each colour is trained on, the second held out.
     """
     (folder / "images").mkdir(parents=True)
@@ -107,7 +102,9 @@ def make_easy_vqa(folder: Path) -> Path:
 def _draw(path: Path, colour: str, side: int) -> None:
     from PIL import Image
 
-    Image.new("RGB", (side, side), COLOURS[colour]).save(path)
+    image = Image.new("RGB", (side, side), COLOURS[colour])
+    image.paste((200, 170, 90), (side // 4, side // 4, side // 2, side // 3))
+    image.save(path)
 
 
 def recordings() -> list[Recording]:

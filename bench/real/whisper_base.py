@@ -6,10 +6,14 @@ import json
 import shutil
 from dataclasses import dataclass
 from pathlib import Path
+from typing import TYPE_CHECKING
 
 from phisense.errors import PartError
 
 from .packages import write_folder
+
+if TYPE_CHECKING:
+    from phisense.speech import Transcriber
 
 HALVES = ("model.bin.part1", "model.bin.part2")
 FILES = ("config.json", "tokenizer.json", "vocabulary.json")
@@ -68,11 +72,28 @@ def check(folder: Path, recording: tuple[Path, str] | None = None) -> Check:
     the recording.
     """
     from phisense.speech import Transcriber
-    from phisense.speech.ctranslate2_model import layer_counts
 
     from .voices import normalize
 
     transcriber = Transcriber(folder, device="cpu")
+    layers, tokens = check_shape(folder, transcriber)
+    heard = None
+    if recording is not None:
+        path, said = recording
+        heard = normalize(transcriber.transcribe(path).text)
+        if heard != normalize(said):
+            raise PartError(
+                f"Whisper base does not hear what is said in {path.name}", got=heard, wanted=said
+            )
+    return Check(layers, tokens, heard)
+
+
+def check_shape(folder: Path, transcriber: Transcriber) -> tuple[tuple[int, int], int]:
+    """The layers of encoder and decoder, and the number of tokens. Raises PartError if they are not
+    those of Whisper base.
+    """
+    from phisense.speech.ctranslate2_model import layer_counts
+
     layers = layer_counts(folder)
     tokens = len(json.loads((folder / "vocabulary.json").read_text(encoding="utf-8")))
     if (layers, tokens, transcriber.multilingual) != (LAYERS, VOCABULARY, True):
@@ -81,12 +102,4 @@ def check(folder: Path, recording: tuple[Path, str] | None = None) -> Check:
             got=f"{layers} layers, {tokens:,} tokens, multilingual: {transcriber.multilingual}",
             wanted=f"{LAYERS} layers, {VOCABULARY:,} tokens, multilingual",
         )
-    heard = None
-    if recording is not None:
-        path, said = recording
-        heard = normalize(transcriber.transcribe(path, language="en").text)
-        if heard != normalize(said):
-            raise PartError(
-                f"Whisper base does not hear what is said in {path.name}", got=heard, wanted=said
-            )
-    return Check(layers, tokens, heard)
+    return layers, tokens

@@ -71,7 +71,7 @@ def check_template(prompt: Prompt) -> None:
     every role: a tag that strips white space, or does not, against what its family's do, would
     part training from every other program that reads the folder.
     """
-    for messages, ours, theirs in chain(_tags(prompt), _renderings(prompt)):
+    for what, ours, theirs in chain(_tags(prompt), _renderings(prompt)):
         if ours == theirs:
             continue
         family, tokenizer = prompt.family, prompt.tokenizer
@@ -82,10 +82,7 @@ def check_template(prompt: Prompt) -> None:
         strips = "strip" if family.chat.stripped else "do not strip"
         raise PartError(
             f"the tokenizer reads {family.title}'s template otherwise than training does",
-            got=(
-                f"{_names(tokenizer, theirs, at)} at token {at + 1} of a conversation of"
-                f" {', '.join(message.role for message in messages)}"
-            ),
+            got=f"{_names(tokenizer, theirs, at)} at token {at + 1} of {what}",
             wanted=f"{_names(tokenizer, ours, at)}, as tags that {strips} white space after them"
             " give",
             do=(
@@ -95,20 +92,19 @@ def check_template(prompt: Prompt) -> None:
         )
 
 
-def _tags(prompt: Prompt) -> Iterator[tuple[Sequence[Message], list[int], list[int]]]:
-    """Each tag and the end, alone and with the white space behind it that they are to strip."""
+def _tags(prompt: Prompt) -> Iterator[tuple[str, list[int], list[int]]]:
+    """Each tag and the end: the ids of it alone, and of it before white space that it strips."""
     tokenizer, chat = prompt.tokenizer, prompt.family.chat
-    for role in ROLES:
-        for text in (chat.tag_of(role), chat.end):
-            alone, followed = (
-                tokenizer(text + behind, add_special_tokens=False)["input_ids"]
-                for behind in ("", chat.stripped)
-            )
-            yield (Message(role, ""),), alone, followed
+    for text in dict.fromkeys((*map(chat.tag_of, ROLES), chat.end)):
+        alone, followed = (
+            tokenizer(text + behind, add_special_tokens=False)["input_ids"]
+            for behind in ("", chat.stripped)
+        )
+        yield f"{text!r} before a line break", alone, followed
 
 
-def _renderings(prompt: Prompt) -> Iterator[tuple[Sequence[Message], list[int], list[int]]]:
-    """Each probe with its ids by `prompt` and by the template: whole, and as a question."""
+def _renderings(prompt: Prompt) -> Iterator[tuple[str, list[int], list[int]]]:
+    """The ids of each probe by `prompt` and by the template: whole, and as a question."""
     tokenizer, chat = prompt.tokenizer, prompt.family.chat
     for messages in _PROBES:
         seen = [1] * sum(message.text.count(IMAGE) for message in messages)
@@ -119,18 +115,21 @@ def _renderings(prompt: Prompt) -> Iterator[tuple[Sequence[Message], list[int], 
                 if asked
                 else prompt.render_conversation(said, seen).ids
             )
+            contents = (m.text if chat.trims else m.text.strip() for m in said)
             text = tokenizer.apply_chat_template(
                 [
-                    {
-                        "role": message.role,
-                        "content": message.text if chat.trims else message.text.strip(),
-                    }
-                    for message in said
+                    {"role": message.role, "content": content}
+                    for message, content in zip(said, contents, strict=True)
                 ],
                 add_generation_prompt=asked,
                 tokenize=False,
             )
-            yield said, ours, tokenizer(text, add_special_tokens=False)["input_ids"]
+            roles = ", ".join(message.role for message in said)
+            yield (
+                f"a conversation of {roles}",
+                ours,
+                tokenizer(text, add_special_tokens=False)["input_ids"],
+            )
 
 
 def _names(tokenizer: Any, ids: Sequence[int], at: int) -> str:

@@ -145,7 +145,7 @@ def qwen_tokenizer(family: str) -> PreTrainedTokenizerFast:
     )
     whole.add_special_tokens(_special(*FAMILIES["qwen2_5"].chat.special_tokens))
     code = ("<|fim_prefix|>", "<|fim_middle|>", "<|fim_suffix|>", "<|fim_pad|>")
-    later = ("<tool_call>", "</tool_call>", *code, "<|repo_name|>", "<|file_sep|>")
+    later: tuple[str, ...] = ("<tool_call>", "</tool_call>", *code, "<|repo_name|>", "<|file_sep|>")
     if family == "qwen3":
         later = (*later, "<tool_response>", "</tool_response>", "<think>", "</think>")
     whole.add_tokens([AddedToken(token, special=False, normalized=False) for token in later])
@@ -258,13 +258,17 @@ FAMILY_PARTS = {
 }
 
 
-def make_language(folder: Path, family: str = "phi4_mini") -> Path:
+def make_language(folder: Path, family: str = "phi4_mini", *, tied: bool | None = None) -> Path:
     """A language part, with weights large enough that what it reads shows in its logits, biases and
-    norms of heads that are not what they are initialized as.
+    norms of heads that are not what they are initialized as. Its head is `tied` as its family's
+    usually is if None.
     """
     torch.manual_seed(0)
     part = FAMILY_PARTS[family]
-    model = FAMILIES[family].load_class()(part.config())
+    config = part.config()
+    if tied is not None:
+        config.tie_word_embeddings = tied
+    model = FAMILIES[family].load_class()(config)
     for name, weight in model.named_parameters():
         if name.endswith(("_proj.weight", "embed_tokens.weight")) and "mlp" not in name:
             weight.data.mul_(12)

@@ -18,7 +18,7 @@ from transformers import AutoModelForImageTextToText
 
 from phisense import artifacts
 from phisense.chat import ChatSession, Sampling
-from phisense.chat_tokenizer import prepare_tokenizer
+from phisense.chat_tokenizer import _rename_token, prepare_tokenizer
 from phisense.conversations import IMAGE, Message
 from phisense.doctor.shapes import read_shapes
 from phisense.errors import PartError
@@ -130,9 +130,15 @@ def test_answers_and_their_ends_have_labels(prompt: Prompt) -> None:
     assert rendered.ids.count(made.IMAGE_ID) == 2
 
 
-def test_a_full_vocabulary_is_refused() -> None:
+def test_a_full_vocabulary_without_a_token_to_spare_is_refused() -> None:
     tokenizer = made.make_tokenizer()
-    with pytest.raises(PartError, match="no free row for <image>; got 200029 tokens in 200029"):
+    for token in FAMILY.image_tokens:
+        _rename_token(tokenizer, token, f"{token}?")
+    with pytest.raises(
+        PartError,
+        match="no free row for <image>; got 200029 tokens in 200029 rows; wanted one row more, or"
+        ".*<.tag.>.*Rename a special token that the model never reads or writes to <image>",
+    ):
         prepare_tokenizer(tokenizer, len(tokenizer))
 
 

@@ -114,7 +114,7 @@ def family_of_tokenizer(tokenizer: Any) -> Family:
         raise PartError(
             f"the language part's tokenizer lacks {nearest.title}'s chat tags",
             got=f"no {', '.join(missing)}",
-            do=f"Use {nearest.models}",
+            do=f"Use {_models()}",
         )
     return _select(
         candidates,

@@ -24,12 +24,12 @@ import torch
 from transformers import AutoTokenizer
 
 from .. import artifacts, safe_replace
-from ..chat.cpu_limits import physical_cores
 from ..chat.llama_context import LlamaContext
 from ..chat.llama_probe import can_repack_file, require_llama_cpp
 from ..chat.llama_quantize import widen_file
 from ..chat.llama_vocabulary import LlamaVocabulary
 from ..chat.tokenizer_probes import find_differences, probe_texts
+from ..cpu_limits import physical_cores
 from ..errors import PartError
 from ..families import Family, check_same_family
 from ..model.agreement import Agreement, Gate, Outputs, compare_outputs

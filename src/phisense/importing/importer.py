@@ -235,9 +235,9 @@ def _load_prompt(found: Source) -> tuple[Prompt, int, ImportRendering]:
     source_ids = refused = None
     try:
         if tokenizer.chat_template:
-            theirs = render_chat_template(
-                tokenizer.get_chat_template(), asked, dict(tokenizer.special_tokens_map)
-            )
+            # Qwen3's template has two modes, and this is the one that is rendered here
+            given = {**tokenizer.special_tokens_map, "enable_thinking": False}
+            theirs = render_chat_template(tokenizer.get_chat_template(), asked, given)
             source_ids = tokenizer(theirs, add_special_tokens=False)["input_ids"]
     except (TemplateError, TypeError, ValueError) as error:
         # any template error, including several templates without a default

@@ -47,18 +47,6 @@ from .adding import add_adapter, reverse_layers
 from .probes import IsCorrect, Probe, ask, choose_probes
 from .written import check_outputs_equal, check_weights_equal, weight_digests
 
-#: Keys of the recipe that a rejected merge's advice sets itself.
-_ADVISED = tuple(
-    f"merge.{name}="
-    for name in (
-        "dtype",
-        "max_delta_loss",
-        "min_same_answers",
-        "max_lost_accuracy",
-        "max_lost_answers",
-    )
-)
-
 
 def merge(
     run: Path,
@@ -113,7 +101,9 @@ def merge(
             report = replace(report, rejected=rejected, folder=run, written=None)
             kept = gate.keep_report(run, report)
             on_event(Finished(report))
-            raise gate.rejection(report, run, kept, _asked(changes, out, overwrite))
+            where = [] if out is None else ["--out", str(out)]
+            where += ["--overwrite"] if overwrite else []
+            raise gate.rejection(report, run, kept, changes, where)
         if recipe.train.quantize:
             measuring("back_to_nf4", _requantized(reopened, aside))
             report = replace(report, back_to_nf4=measuring.beside_adapter("back_to_nf4"))
@@ -228,13 +218,6 @@ def _report(
         gate=gate.gate_of(recipe),
         written=written,
     )
-
-
-def _asked(changes: Sequence[str], out: Path | None, overwrite: bool) -> list[str]:
-    """What the command line of a merge had besides the run and what the advice sets."""
-    words = [word for one in changes if not one.startswith(_ADVISED) for word in ("--set", one)]
-    words += [] if out is None else ["--out", str(out)]
-    return words + (["--overwrite"] if overwrite else [])
 
 
 def _manifest_facts(recipe: Recipe, parts: PartDigests) -> dict[str, object]:

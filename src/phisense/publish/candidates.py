@@ -12,9 +12,9 @@ from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
-from ..chat.cpu_limits import physical_cores
 from ..chat.llama_context import LlamaContext, Logits
 from ..chat.llama_quantize import Importance
+from ..cpu_limits import physical_cores
 from ..families import GGUFFormat
 from ..pipeline.progress import OnEvent, Progress
 from ..pipeline.results import FileAgreement

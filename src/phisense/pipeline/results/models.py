@@ -109,7 +109,7 @@ class MergeGate(Record):
                 JudgedFigure(
                     figure="accuracy",
                     got=f"{fall.value:+.1%} [{fall.low:+.1%}, {fall.high:+.1%}]",
-                    limit=f"interval reaching {-self.max_lost_accuracy:+.1%}",
+                    limit=f"not all of it below {-self.max_lost_accuracy:+.1%}",
                     passes=fall.high >= -self.max_lost_accuracy,
                     setting="max_lost_accuracy",
                     needed=_rounded_up(-fall.high),
@@ -120,7 +120,7 @@ class MergeGate(Record):
                 JudgedFigure(
                     figure="answers from right to wrong",
                     got=f"{found.lost_answers}: {lost.value:.1%} [{lost.low:.1%}, {lost.high:.1%}]",
-                    limit=f"interval reaching {self.max_lost_answers:.1%}",
+                    limit=f"not all of it above {self.max_lost_answers:.1%}",
                     passes=lost.low <= self.max_lost_answers,
                     setting="max_lost_answers",
                     needed=_rounded_up(lost.low),
