@@ -20,6 +20,8 @@ import sys
 from importlib import import_module
 from typing import TYPE_CHECKING, Any
 
+from .openmp import set_passive_waiting
+
 if TYPE_CHECKING:
     from .chat.open_engine import open_engine
     from .chat.session import ChatSession as ChatSession
@@ -60,6 +62,8 @@ if TYPE_CHECKING:
 # makes the import fail, so both behave as if it were not installed.
 sys.modules["kernels"] = None  # type: ignore[assignment]
 os.environ["USE_HUB_KERNELS"] = "NO"
+
+set_passive_waiting()  # here, since it must be before torch is imported
 
 #: Public name -> the module that defines it.
 _PUBLIC = {

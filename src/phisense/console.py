@@ -36,7 +36,7 @@ from rich.segment import Segment
 from rich.table import Table
 from rich.text import Text
 
-from .units import format_bytes
+from .progress_lines import ProgressLines, count_of
 
 #: C0 and C1 control characters, bidirectional controls, other line separators, invisible marks and
 #: tags, and lone surrogates, which cannot be encoded at all. Joiners, which scripts and emoji need,
@@ -195,7 +195,7 @@ class ProgressBars:
     next update.
     """
 
-    def __init__(self, progress: Progress) -> None:
+    def __init__(self, progress: Progress | ProgressLines) -> None:
         self._progress = progress
         self._tasks: dict[str, TaskID] = {}
 
@@ -208,6 +208,9 @@ class ProgressBars:
         """
         if interrupted.is_set():
             raise KeyboardInterrupt
+        if isinstance(self._progress, ProgressLines):
+            self._progress.update(what, completed, total, note, unit)
+            return
         if what not in self._tasks:
             self._tasks[what] = self._progress.add_task(what, total=total, note="", count="")
         self._progress.update(
@@ -215,22 +218,19 @@ class ProgressBars:
             completed=completed,
             total=total,
             note=note,
-            count=_count_of(completed, total, unit),
+            count=count_of(completed, total, unit),
         )
-
-
-def _count_of(completed: int, total: int | None, unit: str) -> str:
-    """`512/1,200 images`, `0.4 MB/1.2 MB`; a question mark for a total that is not known."""
-    if unit == "bytes":
-        return f"{format_bytes(completed)}/{'?' if total is None else format_bytes(total)}"
-    return f"{completed:,}/{'?' if total is None else f'{total:,}'} {unit}".rstrip()
 
 
 @contextmanager
 def progress_bars() -> Iterator[ProgressBars]:
-    """Context manager: progress bars with elapsed time and ETA on the standard error; only a last
-    line for each if that is not a terminal.
+    """Context manager: progress bars with elapsed time and ETA on the standard error; lines at
+    intervals if that is not a terminal (`progress_lines.py`).
     """
+    if not err.is_terminal:
+        with ProgressLines(lambda line: err.print(line, soft_wrap=True)) as lines:
+            yield ProgressBars(lines)
+        return
     columns = (
         TextColumn("{task.description}", markup=False),
         BarColumn(30),

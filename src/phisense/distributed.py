@@ -27,6 +27,11 @@ class ProcessGroup:
         return self.rank == 0
 
 
+def is_first_process() -> bool:
+    """Whether the launcher made this the first process, or there is no launcher; forms no group."""
+    return os.environ.get("RANK", "0") == "0"
+
+
 def current_process_group() -> ProcessGroup:
     """The process group of the launcher, or a single process. Raises UsageError under FSDP or
     DeepSpeed: saving and comparing weights requires unsharded models.

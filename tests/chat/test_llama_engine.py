@@ -20,14 +20,15 @@ from PIL import Image
 from transformers import AutoConfig, AutoTokenizer
 
 from phisense.chat import ChatSession, Sampling
-from phisense.chat.cpu_limits import available_memory, physical_cores
 from phisense.chat.llama_context import GenerationStopped, LlamaContext
 from phisense.chat.llama_engine import LlamaEngine, _affordable_sequences
 from phisense.chat.torch_engine import TorchEngine
 from phisense.conversations import IMAGE, Message, read_questions
+from phisense.cpu_limits import available_memory, physical_cores
 from phisense.errors import ArtifactError, PartError, UsageError
 from phisense.opening.sandbox import check_llama_opens
-from phisense.publish.gguf import PlannedTensor, write_text_model
+from phisense.publish.gguf_file import PlannedTensor
+from phisense.publish.gguf_text import write_text_model
 from phisense.publish.vocabulary import read_vocabulary
 from phisense.publish.weights import WeightReader
 from phisense.vision.image_io import open_image
@@ -379,7 +380,7 @@ def test_cores_and_memory_are_those_that_this_process_may_use(
     assert (available_memory() or 0) > 100e6
     file = tmp_path / "model.gguf"
     file.write_bytes(b"x" * 1000)
-    monkeypatch.setattr("phisense.chat.cpu_limits._CGROUP", tmp_path)
+    monkeypatch.setattr("phisense.cpu_limits._CGROUP", tmp_path)
     (tmp_path / "memory.max").write_text("21000\n")
     (tmp_path / "memory.current").write_text("10000\n")
     assert available_memory() == 11_000

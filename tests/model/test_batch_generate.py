@@ -4,24 +4,38 @@ them.
 
 from __future__ import annotations
 
+from collections.abc import Callable
+from dataclasses import replace
+
 import pytest
 import torch
 from PIL import Image
 
 from phisense import Phi3WithProjector
 from phisense.conversations import IMAGE, Message
+from phisense.families import FAMILIES
 from phisense.model import batch_generate as generation
-from phisense.model.batch_generate import Query, batch_generate
+from phisense.model.batch_generate import (
+    Query,
+    batch_generate,
+    likeliest_answers,
+    reference_losses,
+)
 
 #: How far the loss of a whole answer may be from that of the question asked by itself. In bfloat16
 #: a question's neighbours change in which order a kernel sums what it rounds; with random weights
 #: the likeliest words lie that close, so answers are compared in float32 alone.
 BOUNDS = {torch.float32: 1e-4, torch.bfloat16: 0.3}
+#: Every family in float32, where answers are compared, too.
+KINDS = [("phi3", torch.bfloat16), *((family, torch.float32) for family in FAMILIES)]
 
 
-@pytest.fixture(params=BOUNDS, ids=str)
-def built(request: pytest.FixtureRequest, parts: tuple[str, str]) -> Phi3WithProjector:
-    return Phi3WithProjector.assemble(*parts, device="cpu", dtype=request.param)
+@pytest.fixture(params=KINDS, ids=str)
+def built(
+    request: pytest.FixtureRequest, parts_of: Callable[[str], tuple[str, str]]
+) -> Phi3WithProjector:
+    family, dtype = request.param
+    return Phi3WithProjector.assemble(*parts_of(family), device="cpu", dtype=dtype)
 
 
 def slots_of(built: Phi3WithProjector, seed: int) -> torch.Tensor:
@@ -76,6 +90,38 @@ def test_together_as_alone(built: Phi3WithProjector) -> None:
         if dtype is torch.float32:
             assert list(answered.ids) == ids
             assert answered.text == built.prompt.decode(ids)
+
+
+@pytest.mark.slow
+def test_references_behind_one_question_as_alone(
+    built: Phi3WithProjector, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Losses of several references to a question, which is read once, with and without images; the
+    likeliest is that of the smallest.
+    """
+    bound = BOUNDS[built.model.lm_head.weight.dtype]
+    asked = some_questions(built)
+    texts = ("Red.", "A long answer of several words.", "No.")
+    rows = [replace(one, reference=Message("assistant", text)) for one in asked for text in texts]
+    alone = [by_itself(built, one)[1] for one in rows]
+    read: list[int] = []
+    real = generation.SharedPrefix._prefill
+
+    def counted(
+        self: generation.SharedPrefix, heads: list[list[int]], slots: list[torch.Tensor]
+    ) -> object:
+        read.append(len(heads))
+        return real(self, heads, slots)
+
+    monkeypatch.setattr(generation.SharedPrefix, "_prefill", counted)
+    found = [loss for loss, _ in reference_losses(built, rows)]
+    assert read == [5, 1], "each question once"
+    assert found == pytest.approx(alone, abs=bound)
+    chosen = likeliest_answers(built, [*asked, asked[0]], [texts] * 7, batch_size=5)
+    for at, text in enumerate(chosen[:6]):
+        its = alone[3 * at : 3 * at + 3]
+        assert its[texts.index(text)] == pytest.approx(min(its), abs=2 * bound)
+    assert chosen[6] == chosen[0]
 
 
 @pytest.mark.slow

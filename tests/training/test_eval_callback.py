@@ -315,6 +315,9 @@ def test_the_verdict(
     monkeypatch.setattr(
         eval_callback, "batch_generate", says(model) if isinstance(model, Pictures) else model
     )
+    monkeypatch.setattr(
+        eval_callback, "likeliest_answers", lambda built, asked, texts, **_: ["none"] * len(asked)
+    )
     (row,), facts = run(
         root, "verdict", *SHORT, is_correct=lambda said, right: said in right, overwrite=True
     )
@@ -329,12 +332,14 @@ def test_the_verdict(
         24,
         4,
     ), "those about the sky have no picture and say nothing"
+    assert looks["constant"] == 0.0, '"Blue." is not "blue" for this judge'
     assert looks["difference"]["value"] == real - blind
     assert looks["difference_shuffled"]["value"] == real - shuffled
     assert row.questions == 30
     sky = 6 if blind else 0  # who knows without a picture knows that, too
     assert row.blind == pytest.approx((24 * blind + sky) / 30)
     assert row.accuracy == pytest.approx((24 * real + sky) / 30)
+    assert (root / "runs" / "verdict" / "common_answers.json").is_file()
 
 
 @pytest.mark.slow
@@ -481,3 +486,43 @@ def test_nobody_keeps_its_picture() -> None:
     assert all(one != name for one, name in zip(other, names, strict=True) if name is not None)
     assert other[0] == other[4]
     assert sorted(map(str, {*other} - {None})) == ["a", "b", "c", "d", "e"]
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize("likes", ["red", "right"])
+def test_without_its_picture_content_is_measured(
+    root: Path, monkeypatch: pytest.MonkeyPatch, likes: str
+) -> None:
+    """A model that says "There is no picture." without one, and finds the right answer likeliest,
+    has lost its form alone: it is no better with it.
+    """
+    rows = json.loads((root / "rows.json").read_text())
+    (root / "rows.json").write_text(json.dumps(rows * 3))
+    monkeypatch.setattr(
+        eval_callback,
+        "batch_generate",
+        says(lambda one: one.reference.text if one.image_embeds else "There is no picture."),
+    )
+    chosen: list[tuple[str, ...]] = []
+
+    def likeliest(
+        built: Any, asked: Sequence[Query], texts: Sequence[Sequence[str]], **_: Any
+    ) -> list[str]:
+        chosen.extend(map(tuple, texts))
+        return ["red" if likes == "red" else one.reference.text for one in asked]
+
+    monkeypatch.setattr(eval_callback, "likeliest_answers", likeliest)
+
+    def judge(said: str, right: Sequence[str]) -> bool:
+        return said.strip(".").lower() in {one.strip(".").lower() for one in right}
+
+    _, facts = run(root, "content", *SHORT, is_correct=judge)
+    looks = facts["looks"]
+    assert looks["by_content"] == 24
+    assert {frozenset(texts) for texts in chosen} == {
+        frozenset({"Red.", "Green.", "Blue.", "White."})
+    }
+    assert looks["blind"] == (0.25 if likes == "red" else 1.0)
+    assert (looks["constant"], looks["constant_source"]) == (0.25, "training")
+    assert looks["verdict"] == "blind", "any picture will do"
+    assert facts["stages"]["instruct"]["blind"] == pytest.approx(0), "as it was answered"

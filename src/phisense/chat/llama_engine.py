@@ -21,11 +21,11 @@ from PIL.Image import Image
 
 from .. import artifacts
 from ..conversations import Message
+from ..cpu_limits import available_memory, physical_cores
 from ..errors import ArtifactError, PartError
 from ..families import context_window
 from ..opening import validate_folder
 from ..prompt import Prompt
-from .cpu_limits import available_memory, physical_cores
 from .detokenize import StreamingDetokenizer
 from .engine import Sampling
 from .fair_lock import FairLock

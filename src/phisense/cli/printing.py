@@ -166,13 +166,41 @@ def _print_scores(report: EvaluationReport) -> None:
             f"{one.value:+.3f} [{one.low:+.3f}, {one.high:+.3f}] over {name}"
             for name, one in report.looks.over.items()
         )
-        said, style = _VERDICTS[report.looks.verdict]
-        console.out.print(f"{said}: {report.looks.metric} {over}.", style=style)
+        largest = report.looks.hardest
+        sees_less = report.looks.verdict == "blind" and largest == "constant"
+        said, style = _VERDICTS["constant" if sees_less else report.looks.verdict]
+        console.out.print(
+            f"{said}: {report.looks.metric} {over}. The largest of these is {largest}"
+            f" ({_format_figure(report.metric(largest, report.looks.metric))}).",
+            style=style,
+        )
+    _print_measured_by(report)
+
+
+def _print_measured_by(report: EvaluationReport) -> None:
+    """Where the constant comes from, and of how many answers the content was scored."""
+    from .. import console
+
+    if (constant := report.conditions.get("constant")) is not None:
+        console.out.print(
+            f"constant: each question's commonest answer by the {constant.source}.", style="dim"
+        )
+    for name, scores in report.conditions.items():
+        if scores.by_content:
+            console.out.print(
+                f"{name}: {scores.by_content:,} answers were none of the question's and count by"
+                f" content ({report.about.by_content}).",
+                style="dim",
+            )
 
 
 _VERDICTS = {
     "looks": ("The model looks at the picture", "green"),
     "blind": ("The model is BLIND: the picture does not help it", "red"),
+    "constant": (
+        "The model is NOT SHOWN TO LOOK: each question's commonest answer does as well",
+        "red",
+    ),
     "too few": ("There are too few questions to say whether the model looks", "yellow"),
 }
 

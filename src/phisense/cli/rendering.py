@@ -9,7 +9,7 @@ from contextlib import ExitStack, contextmanager
 from pathlib import Path
 
 from .. import console
-from ..distributed import current_process_group
+from ..distributed import current_process_group, is_first_process
 from ..pipeline.progress import (
     Event,
     Finished,
@@ -65,6 +65,9 @@ def events(
     """
     with ExitStack() as bars:
         shown: OnEvent | None = None
+        if not console.err.is_terminal and is_first_process():
+            # from the beginning: also a step that has reported nothing yet writes into a log
+            shown = shown_by(bars.enter_context(console.progress_bars()))
 
         def on_event(event: Event) -> None:
             nonlocal shown

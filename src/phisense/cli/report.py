@@ -135,16 +135,16 @@ def _heading(models: list[str]) -> str:
 
 def _print_group(group: ComparisonGroup) -> None:
     from .. import console
-    from ..evaluation.results import CONDITIONS
+    from ..evaluation.results import SCORED
 
     rows = []
     for name, shown in zip(group.names, group.reports, strict=True):
-        found = [shown.scores.metric(condition, group.headline) for condition in CONDITIONS]
+        found = [shown.scores.metric(condition, group.headline) for condition in SCORED]
         cells = ("–" if f is None else f"{f.value:.3f} [{f.low:.3f}, {f.high:.3f}]" for f in found)
         rows.append([name, *cells])
     console.print_table(
         f"{group.title}: {group.headline}, {group.questions:,} questions",
-        ["model", *CONDITIONS],
+        ["model", *SCORED],
         rows,
     )
     for one in group.differences:

@@ -7,6 +7,7 @@ from __future__ import annotations
 import os
 import platform
 import shutil
+from collections.abc import Callable
 from dataclasses import dataclass
 from importlib.metadata import PackageNotFoundError, version
 from importlib.util import find_spec
@@ -19,9 +20,11 @@ from ..errors import PhisenseError
 from ..model.arithmetic import STEPS, Arithmetic, choose_arithmetic
 from ..model.device import DTYPES, describe_machine, pick_device
 from ..model.quantized import four_bit_backend
+from ..openmp import wait_policy
 from ..parts import resolve_part
 from ..pipeline.records import Record
 from ..recipe import Recipe
+from ..speech_part import find_speech_part
 from .devices import GB
 
 _NEEDED = ("torch", "transformers", "peft", "accelerate", "bitsandbytes", "safetensors")
@@ -75,10 +78,12 @@ def _machine() -> list[Finding]:
         name = f"{facts.name}, {facts.total_memory / GB:.0f} GB"
     else:
         name = f"CPU, {os.cpu_count()} cores: {has.processor}"
+    waits = wait_policy()
     told = ", ".join(has.instructions) or "none that matter here"
     return [
         Finding("device", name),
         Finding("instructions", f"{told}; PyTorch uses {has.capability}"),
+        Finding("waiting threads", waits.told, "note" if waits.late else "ok"),
         Finding("attention", attention(choose_arithmetic("train", device))),
         Finding("4-bit layers", four_bit_backend(device)),
         Finding("free disk here", f"{shutil.disk_usage('.').free / GB:.0f} GB"),
@@ -108,15 +113,22 @@ def attention(training: Arithmetic) -> str:
 
 
 def _parts(recipe: Recipe) -> list[Finding]:
-    wanted = [("language", recipe.language.part), ("vision", recipe.vision.part)]
-    wanted += [("speech", recipe.speech.part)] if recipe.speech else []
-    found = []
-    for name, part in wanted:
-        try:
-            found.append(Finding(f"{name} part", str(resolve_part(part, download=False))))
-        except PhisenseError as error:
-            found.append(Finding(f"{name} part", str(error), "missing"))
-    return found
+    parts = [
+        _part("language", lambda: resolve_part(recipe.language.part, download=False)),
+        _part("vision", lambda: resolve_part(recipe.vision.part, download=False)),
+    ]
+    if recipe.speech is not None:
+        speech = recipe.speech.part
+        parts.append(_part("speech", lambda: find_speech_part(speech, download=False).folder))
+    return parts
+
+
+def _part(name: str, find: Callable[[], Path]) -> Finding:
+    """A part's folder, or why it is missing."""
+    try:
+        return Finding(f"{name} part", str(find()))
+    except PhisenseError as error:
+        return Finding(f"{name} part", str(error), "missing")
 
 
 def _data(recipe: Recipe) -> list[Finding]:

@@ -15,10 +15,11 @@ from typing import Any
 import orjson
 
 from ..conversations import ImageFinder, Question
+from ..conversations.common_answers import AnswerTable, Constants
 from ..errors import DataError
 from ..parts import fingerprint
-from .predictors import EvalResponse, Predictor
-from .results import EvaluationReport
+from .predictors import EvalRequest, EvalResponse, Predictor
+from .results import CONSTANT, EvaluationReport
 from .scores import Prediction, score_predictions
 from .task import Task, score_answer
 
@@ -42,6 +43,7 @@ class AskedQuestions:
     paths: Mapping[str, Path]
     max_new_tokens: int
     seed: int
+    constants: Constants
 
     @classmethod
     def prepare(
@@ -52,8 +54,11 @@ class AskedQuestions:
         conditions: Sequence[str],
         max_new_tokens: int | None,
         seed: int,
+        training: AnswerTable | None = None,
     ) -> AskedQuestions:
-        """Raises DataError where an image cannot be exchanged for another."""
+        """`training` has the answers of the model's training data, if they are known. Raises
+        DataError where an image cannot be exchanged for another.
+        """
         shown = {name: pictures_for_condition(questions, name, seed) for name in conditions}
         names = {name for under in shown.values() for name in under if name is not None}
         return cls(
@@ -64,6 +69,7 @@ class AskedQuestions:
             {name: images.path(name) for name in sorted(names)},
             max_new_tokens or task.max_new_tokens,
             seed,
+            Constants.of(questions, training),
         )
 
     def record(self, predictor: Predictor, model: Path | None) -> dict[str, object]:
@@ -72,6 +78,7 @@ class AskedQuestions:
             **predictor.about,
             "fingerprint": None if model is None else fingerprint(model),
             "batch": predictor.batch_size,
+            "by_content": "constant" if predictor.built is None else "likelihood",
             "max_new_tokens": self.max_new_tokens,
             "seed": self.seed,
             "prompt": self.put[0].text,
@@ -84,29 +91,74 @@ class AskedQuestions:
             "task": self.task.name,
             "questions": _digest([[asdict(one) for one in self.put], list(self.shown)]),
             "pictures": _pictures_digest(self.paths),
+            "candidates": _digest([self.constants.answers, self.constants.candidates]),
         }
 
+    def by_content(
+        self,
+        condition: str,
+        rows: Sequence[int],
+        requests: Sequence[EvalRequest],
+        answers: Sequence[EvalResponse],
+        predictor: Predictor,
+    ) -> list[EvalResponse]:
+        """The answers to the questions `rows`; without their own image those that fell out of the
+        answer's form ("There is no picture.") with the likeliest of the question's answers as
+        `chosen`, so that they are measured by content. Of a predictor that tells no likelihoods
+        with the constant, so that its form makes the model look no better than it is.
+        """
+        if condition == "real":
+            return list(answers)
+        lost = [at for at, one in enumerate(answers) if self._is_out_of_form(rows[at], one.text)]
+        candidates = [self.constants.candidates[rows[at]] for at in lost]
+        chosen = predictor.choose([requests[at] for at in lost], candidates) if lost else []
+        if chosen is None:
+            chosen = [self.constants.answers[rows[at]] for at in lost]
+        found = list(answers)
+        for at, text in zip(lost, chosen, strict=True):
+            found[at] = replace(answers[at], chosen=text)
+        return found
+
+    def _is_out_of_form(self, row: int, answer: str) -> bool:
+        question = self.questions[row]
+
+        def accepts(said: str, reference: str) -> bool:
+            asked = replace(question, answers=(reference,))
+            return score_answer(self.task, asked, said).score > 0
+
+        credit = score_answer(self.task, question, answer).score
+        return self.constants.out_of_form(row, answer, accepts, credit)
+
     def scores(self, said: Answers) -> EvaluationReport:
-        """The metrics of the answers, with the mean loss of the references."""
-        scores = score_predictions(
-            self.task,
-            self.questions,
-            {name: [one.text for one in answers] for name, answers in said.items()},
-            self.seed,
-        )
+        """The metrics of the answers and of the constant, with the mean loss of the references."""
+        counted: dict[str, Sequence[str]] = {
+            name: [one.counted for one in answers] for name, answers in said.items()
+        }
+        counted[CONSTANT] = self.constants.answers
+        scores = score_predictions(self.task, self.questions, counted, self.seed)
         measured = {
-            name: replace(one, loss=_mean_loss(said[name]))
+            name: replace(one, source=self.constants.source)
+            if name == CONSTANT
+            else replace(
+                one,
+                loss=_mean_loss(said[name]),
+                by_content=sum(answer.chosen is not None for answer in said[name]),
+            )
             for name, one in scores.conditions.items()
         }
         return replace(scores, conditions=measured)
 
     def predictions(self, said: Answers) -> list[Prediction]:
-        """Each answer with its question and its credit, condition by condition."""
+        """Each answer with its question and its credit, condition by condition, the constant
+        last.
+        """
+        nothing: list[str | None] = [None] * len(self.questions)
+        constant = [EvalResponse(one) for one in self.constants.answers]
         return [
             one
-            for name, answers in said.items()
+            for name, answers in {**said, CONSTANT: constant}.items()
             for one in _predictions(
-                self.task, name, self.questions, self.put, self.shown[name], answers
+                self.task, name, self.questions, self.put, self.shown.get(name, nothing), answers
             )
         ]
 
@@ -141,11 +193,12 @@ def _predictions(
             answers=q.answers,
             condition=condition,
             answer=one.text,
-            credit=score_answer(task, q, one.text).score,
+            credit=score_answer(task, q, one.counted).score,
             loss=one.loss,
             tokens=one.tokens,
             choices=q.choices,
             group=q.group,
+            chosen=one.chosen,
         )
         for q, asked, seen, one in zip(questions, put, shown, said, strict=True)
     ]

@@ -230,7 +230,7 @@ def _scored_answers(report: Report, order: Sequence[tuple[str, str | None]]) -> 
 
 def _scored_answer(p: Prediction) -> ScoredAnswer:
     question = Question(p.id, p.image, p.question, p.answers, p.kind, p.choices, p.group)
-    return ScoredAnswer(*resolve_final_answers(question, p.answer), p.credit)
+    return ScoredAnswer(*resolve_final_answers(question, p.counted), p.credit)
 
 
 def disagreements(reports: Sequence[Report]) -> list[tuple[Prediction, ...]]:

@@ -79,7 +79,11 @@ class Journal:
         with translate_disk_errors(self.path):
             self._put(
                 orjson.dumps(
-                    [condition, number, [[one.text, one.loss, one.tokens] for one in said]]
+                    [
+                        condition,
+                        number,
+                        [[one.text, one.loss, one.tokens, one.chosen] for one in said],
+                    ]
                 )
                 + b"\n"
             )

@@ -63,6 +63,17 @@ class Measurement:
         return optional(self.record, "max_new_tokens", int, _ABOUT)
 
     @property
+    def by_content(self) -> str:
+        """How answers out of form were scored by content: by the model's likelihoods, or, of an
+        engine that tells none, by the constant.
+        """
+        told = optional(self.record, "by_content", str, _ABOUT)
+        return {
+            "likelihood": "the likeliest of the question's answers",
+            "constant": "the constant, since this engine tells no likelihoods",
+        }.get(told or "", "as it was not recorded")
+
+    @property
     def data(self) -> tuple[QuestionFile, ...]:
         """The files of the questions."""
         return tuple(

@@ -14,6 +14,7 @@ from dataclasses import dataclass, field
 from pathlib import Path
 
 from .. import artifacts
+from ..conversations.common_answers import RECORD_KEY
 from ..pipeline.json_fields import JsonObject, as_object, objects, optional, table
 from ..pipeline.results import TrainingVerdict
 from .training_facts import (
@@ -99,6 +100,7 @@ def read_model_facts(model: Path) -> ModelFacts:
     recorded there. Raises ArtifactError for files in another format than phisense writes.
     """
     facts = dict(_json(model / "training.json"))
+    facts.pop(RECORD_KEY, None)  # the evaluation has compared with them
     if report := _json(model / "merge_report.json"):
         facts["merge"] = report
     if exported := _json(model / "export.json"):

@@ -17,7 +17,7 @@ from ..chat.engine import Engine, Sampling
 from ..conversations import IMAGE, Message
 from ..errors import DataError
 from ..model import Phi3WithProjector
-from ..model.batch_generate import Query, batch_generate
+from ..model.batch_generate import Query, batch_generate, likeliest_answers
 from ..vision.image_io import open_image
 
 _MAX_CACHED_BYTES = 1e9  # bytes of projected images kept for the next batches and conditions
@@ -41,12 +41,18 @@ class EvalRequest:
 @dataclass(frozen=True, slots=True)
 class EvalResponse:
     """An answer and, where the predictor computes it, the loss of the reference, summed over
-    `tokens` tokens.
+    `tokens` tokens. `chosen` is the answer by content, where `text` fell out of the form.
     """
 
     text: str
     loss: float | None = None
     tokens: int | None = None
+    chosen: str | None = None
+
+    @property
+    def counted(self) -> str:
+        """The answer that is scored."""
+        return self.text if self.chosen is None else self.chosen
 
 
 class Predictor(Protocol):
@@ -84,6 +90,14 @@ class Predictor(Protocol):
         self, put: Sequence[EvalRequest], max_new_tokens: int, *, losses: bool
     ) -> list[EvalResponse]:
         """Greedy answers. Raises DataError for a prompt that exceeds the context window."""
+        ...
+
+    def choose(
+        self, put: Sequence[EvalRequest], candidates: Sequence[Sequence[str]]
+    ) -> list[str] | None:
+        """For each question the likeliest of its candidates; None if the predictor computes no
+        likelihoods.
+        """
         ...
 
 
@@ -125,17 +139,7 @@ class BatchPredictor:
     def answer(
         self, put: Sequence[EvalRequest], max_new_tokens: int, *, losses: bool
     ) -> list[EvalResponse]:
-        slots = {
-            one.picture: self._projected(one.picture) for one in put if one.picture is not None
-        }
-        asked = [
-            Query(
-                (one.message,),
-                Message("assistant", one.reference),
-                () if one.picture is None else (slots[one.picture],),
-            )
-            for one in put
-        ]
+        asked = self._queries(put)
         for one, this in zip(put, asked, strict=True):
             _check_window(
                 one,
@@ -151,6 +155,27 @@ class BatchPredictor:
         return [
             EvalResponse(one.text, one.loss, one.tokens) if losses else EvalResponse(one.text)
             for one in answered
+        ]
+
+    @torch.inference_mode()
+    def choose(
+        self, put: Sequence[EvalRequest], candidates: Sequence[Sequence[str]]
+    ) -> list[str] | None:
+        return likeliest_answers(
+            self.built, self._queries(put), candidates, batch_size=self.batch_size
+        )
+
+    def _queries(self, put: Sequence[EvalRequest]) -> list[Query]:
+        slots = {
+            one.picture: self._projected(one.picture) for one in put if one.picture is not None
+        }
+        return [
+            Query(
+                (one.message,),
+                Message("assistant", one.reference),
+                () if one.picture is None else (slots[one.picture],),
+            )
+            for one in put
         ]
 
     def _projected(self, path: Path) -> torch.Tensor:
@@ -200,6 +225,12 @@ class EnginePredictor:
         self, put: Sequence[EvalRequest], max_new_tokens: int, *, losses: bool
     ) -> list[EvalResponse]:
         return [EvalResponse(self._ask(one, max_new_tokens)) for one in put]
+
+    def choose(
+        self, put: Sequence[EvalRequest], candidates: Sequence[Sequence[str]]
+    ) -> list[str] | None:
+        """None: an engine generates, and tells no likelihoods."""
+        return None
 
     def _ask(self, put: EvalRequest, max_new_tokens: int) -> str:
         messages = (

@@ -6,6 +6,7 @@
      "real": {"figures": {"accuracy": {"value", "low", "high"}, ...},
               "kinds": {kind: {"n", "value", "low", "high"}}, "loss": 0.4},
      "blind": ..., "shuffled": ...,                      each condition that was evaluated
+     "constant": ...,                                    the commonest answer to each question
      "looks": {"verdict": "looks", "blind" or "too few", "figure": "accuracy",
                "over": {"blind": {"value", "low", "high", "above_zero"}, ...}},
      "about": {...}}                                     how the evaluation was measured
@@ -30,7 +31,9 @@ from .caveats import Caveat
 from .measurement import SCORES, Measurement
 
 Condition = Literal["real", "blind", "shuffled"]
-CONDITIONS: tuple[Condition, ...] = get_args(Condition)
+CONDITIONS: tuple[Condition, ...] = get_args(Condition)  # under which a model is asked
+CONSTANT = "constant"  # the commonest answer to each question, without any model
+SCORED: tuple[str, ...] = (*CONDITIONS, CONSTANT)
 PAGE = "report.html"  # the page of a report folder
 
 Verdict = Literal["looks", "blind", "too few"]
@@ -61,11 +64,17 @@ class ConditionScores:
 
     `kinds` holds the mean score of each kind of question, `loss` the mean loss of the references in
     nats per token, None if the engine does not compute it.
+
+    `by_content` is the number of answers without their own image that fell out of the answer's
+    form, and of which another text was scored (`chosen` in predictions.jsonl). `source` tells for
+    the constant where its answers were counted: "training", "questions" or both.
     """
 
     metrics: Mapping[str, Interval]
     kinds: Mapping[str, KindScore] = field(default_factory=dict)
     loss: float | None = None
+    by_content: int = 0
+    source: str | None = None
 
     def __getattr__(self, name: str) -> Interval:
         """The metric of that name. Raises AttributeError, naming the existing ones."""
@@ -76,8 +85,13 @@ class ConditionScores:
         raise AttributeError(f"there is no figure {name!r}; there are {', '.join(metrics)}")
 
     def to_dict(self) -> dict[str, object]:
-        """`{"figures", "kinds", "loss"}`."""
-        return {**_figures_and_kinds(self), "loss": self.loss}
+        """`{"figures", "kinds", "loss"}`, and `by_content` and `source` where there are any."""
+        return {
+            **_figures_and_kinds(self),
+            "loss": self.loss,
+            **({"by_content": self.by_content} if self.by_content else {}),
+            **({} if self.source is None else {"source": self.source}),
+        }
 
     @classmethod
     def from_dict(cls, document: object, source: str = SCORES) -> ConditionScores:
@@ -91,6 +105,8 @@ class ConditionScores:
                 for kind, one in table(found, "kinds", source).items()
             },
             optional(found, "loss", float, source),
+            optional(found, "by_content", int, source) or 0,
+            optional(found, "source", str, source),
         )
 
 
@@ -104,7 +120,8 @@ def _figures_and_kinds(scores: ConditionScores | ScoreReport) -> dict[str, objec
 @dataclass(frozen=True, slots=True)
 class ImageUse:
     """Whether the model uses the image, by the metric `metric`: its paired differences `over` the
-    conditions blind and shuffled, whose intervals must both lie above zero.
+    conditions blind and shuffled and over the constant, whose intervals must all lie above zero. In
+    reports of earlier versions there is no constant.
 
     The verdict is "looks", "blind", or "too few" if there are too few questions to tell.
     """
@@ -112,6 +129,11 @@ class ImageUse:
     verdict: Verdict
     metric: str
     over: Mapping[str, PairedDifference]
+
+    @property
+    def hardest(self) -> str:
+        """The largest of the other conditions: the one that the model is least better than."""
+        return min(self.over, key=lambda name: self.over[name].value)
 
     def to_dict(self) -> dict[str, object]:
         """`{"verdict", "figure", "over"}`."""
@@ -179,7 +201,12 @@ class EvaluationReport:
         """The scores with another question's image."""
         return self._condition("shuffled")
 
-    def _condition(self, name: Condition) -> ConditionScores:
+    @property
+    def constant(self) -> ConditionScores:
+        """The scores of the commonest answer to each question, the same for every model."""
+        return self._condition(CONSTANT)
+
+    def _condition(self, name: str) -> ConditionScores:
         """Scores under a condition. Raises AttributeError if it was not evaluated."""
         if name in self.conditions:
             return self.conditions[name]
@@ -251,8 +278,8 @@ class EvaluationReport:
 
 def _conditions(found: JsonObject, source: str) -> Iterator[tuple[str, ConditionScores]]:
     """The scores by condition. Raises ArtifactError if there are none."""
-    ran = [name for name in CONDITIONS if name in found]
-    if not ran:
+    ran = [name for name in SCORED if name in found]
+    if not set(ran) & set(CONDITIONS):
         raise ArtifactError(
             f"{source} has no figures",
             got=", ".join(map(str, found)),

@@ -12,6 +12,7 @@ from typing import TYPE_CHECKING, Any
 
 from .. import artifacts, safe_replace
 from ..conversations import ImageFinder, Question
+from ..conversations.common_answers import AnswerTable
 from ..errors import DataError, UsageError
 from ..pipeline.progress import Notice, OnEvent, Progress, ignore
 from .asked import AskedQuestions
@@ -42,6 +43,7 @@ def evaluate(
     max_new_tokens: int | None = None,
     seed: int = 0,
     model: Path | None = None,
+    training: AnswerTable | None = None,
     about: Mapping[str, object] | None = None,
     on_event: OnEvent = ignore,
 ) -> EvaluationReport:
@@ -49,14 +51,17 @@ def evaluate(
 
     Answers are stored in a journal beside `out` until the report is complete: an interrupted
     evaluation that is called again with the same arguments resumes. `model` is the folder of the
-    evaluated model, `about` further facts about the model and the data to record. Progress counts
-    the questions under each condition.
+    evaluated model, `training` its training data's commonest answers if they are known, `about`
+    further facts about the model and the data to record. Progress counts the questions under each
+    condition.
 
     Raises UsageError for an unknown condition, DataError for missing questions or images.
     """
     check_conditions(conditions)
     _check(questions, images)
-    asked = AskedQuestions.prepare(task, questions, images, conditions, max_new_tokens, seed)
+    asked = AskedQuestions.prepare(
+        task, questions, images, conditions, max_new_tokens, seed, training
+    )
     record = {**(about or {}), **asked.record(predictor, model)}
     header = {**asked.identity(), **record, **predictor.identity}
     safe_replace.check_can_write(out, kind=REPORT_KIND, overwrite=overwrite)
@@ -188,7 +193,8 @@ def _predict(
                 for i in rows
             ]
             answers = predictor.answer(requests, asked.max_new_tokens, losses=asked.task.losses)
-            journal.add(condition, number, answers)
+            counted = asked.by_content(condition, rows, requests, answers, predictor)
+            journal.add(condition, number, counted)
         responses.update(zip(rows, journal.completed[condition, number], strict=True))
         on_event(Progress(condition, len(responses), len(put), "questions"))
     return [responses[i] for i in range(len(put))]

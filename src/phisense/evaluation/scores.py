@@ -21,6 +21,7 @@ from ..pipeline.json_fields import as_object, optional, present, required
 from .caveats import of_thoughts
 from .results import (
     CONDITIONS,
+    SCORED,
     ConditionScores,
     EvaluationReport,
     ImageUse,
@@ -38,7 +39,8 @@ class Prediction:
 
     `shown` is the image that was shown, `loss` the loss of the reference, summed over `tokens`,
     where the engine computes it. `choices` and `group` are those of the question: a task needs them
-    to know which questions belong together.
+    to know which questions belong together. `chosen` is scored in the place of an `answer` that
+    fell out of the answer's form without its image.
     """
 
     id: str
@@ -54,6 +56,12 @@ class Prediction:
     tokens: int | None = None
     choices: tuple[str, ...] = ()
     group: str = ""
+    chosen: str | None = None
+
+    @property
+    def counted(self) -> str:
+        """The answer that was scored."""
+        return self.answer if self.chosen is None else self.chosen
 
     @property
     def right(self) -> bool:
@@ -61,9 +69,10 @@ class Prediction:
         return self.credit >= 0.5
 
     def to_dict(self) -> dict[str, object]:
-        """The line's JSON; `group` and `choices` only if the question has them."""
+        """The line's JSON; `group`, `choices` and `chosen` only where there are any."""
         line = {name: getattr(self, name) for name in _LINE}
         more = {"group": self.group, "choices": self.choices} if self.group or self.choices else {}
+        more |= {} if self.chosen is None else {"chosen": self.chosen}
         return {**line, "right": self.right, **more}
 
     @classmethod
@@ -93,10 +102,10 @@ _NEEDED = ("id", "kind", "question", "answers", "condition", "answer", "credit")
 def score_predictions(
     task: Task, questions: Sequence[Question], said: dict[str, Sequence[str]], seed: int = 0
 ) -> EvaluationReport:
-    """Score `said`, which holds for each condition an answer to each question, in their order. The
-    headline is the task's first metric.
+    """Score `said`, which holds for each condition an answer to each question, in their order; for
+    the condition `constant` the answers of `Constants`. The headline is the task's first metric.
     """
-    ran = [name for name in CONDITIONS if name in said]
+    ran = [name for name in SCORED if name in said]
     marked = {
         name: [
             score_answer(task, q, answer) for q, answer in zip(questions, said[name], strict=True)
@@ -125,12 +134,13 @@ def score_predictions(
 
 def _image_use(headline: str, drawn: dict[str, Array], units: int) -> ImageUse | None:
     """The verdict from the bootstrap draws of the headline metric under each condition; None unless
-    all three were evaluated.
+    the model was asked under all three. It must be better than under each other one, so than the
+    best of them.
     """
     if any(name not in drawn for name in CONDITIONS):
         return None
     over: dict[str, PairedDifference] = {
-        name: paired_difference(drawn["real"], drawn[name]) for name in CONDITIONS[1:]
+        name: paired_difference(drawn["real"], drawn[name]) for name in SCORED[1:] if name in drawn
     }
     looks = all(one.above_zero for one in over.values())
     verdict: Verdict = "too few" if units < MIN_UNITS else "looks" if looks else "blind"

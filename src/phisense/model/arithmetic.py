@@ -4,8 +4,9 @@ They are chosen in this one place, from the recipe, the device, and its hardware
 means
 
 step       dtype                                              attention     4-bit layers
-features   bfloat16 on GPUs that support it, else float32,    sdpa          –
-           so that stores are the same on all CPUs
+features   bfloat16 on GPUs that support it, else float32;   sdpa          –
+           a CPU with instructions for bfloat16 measures which
+           (vision/encoders/number_format.py)
 train      bfloat16 if the device supports it, else float32   spans (CPU)   not repacked
 merge      float32, always: the merge is measured, not the    sdpa          not repacked
            dtype
@@ -120,10 +121,11 @@ def _choose_dtype(
         return DTYPES[compute_dtype], "the recipe asks for it" + (
             "; without instructions for it here, so it is emulated and slow" if emulated else ""
         )
-    if step == "features" and device.type == "cpu":
+    if step == "features" and device.type == "cpu" and has:
         return (
             torch.float32,
-            "features are encoded in float32 on every CPU, so that a store is the same on all",
+            "the encoder is loaded in it; a new store is made in bfloat16 if that is measured to be"
+            " faster and to give the same features",
         )
     if step in ("evaluate", "chat") and stored is torch.float32:
         return torch.float32, "the model is stored in float32"

@@ -28,6 +28,7 @@ from transformers import (
     PreTrainedConfig,
 )
 
+from ..chat_tokenizer import prepare_tokenizer
 from ..conversations import Message
 from ..families import (
     DEFAULT_WINDOW,
@@ -38,7 +39,7 @@ from ..families import (
 )
 from ..opening.registered import composite_model_types
 from ..parts import load_auto, load_submodel, load_weights, resolve_part
-from ..prompt import Prompt, prepare_tokenizer
+from ..prompt import Prompt
 from ..recipe import Projector, Recipe
 from ..vision.encoders.base import ENCODERS
 from ..vision.encoders.loading import build_image_processor, load_vision_tower, vision_config

@@ -10,7 +10,7 @@ from __future__ import annotations
 import copy
 from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import Any
 
 import torch
@@ -84,21 +84,9 @@ def batch_generate(
 def _generate_group(
     queries: Sequence[Query], built: Phi3WithProjector, max_new_tokens: int, with_losses: bool
 ) -> list[Completion]:
-    prompts, with_reference = [], []
-    for one in queries:
-        counts = [len(vectors) for vectors in one.image_embeds]
-        prompts.append(built.prompt.render_for_completion(one.messages, counts))
-        with_reference.append(
-            built.prompt.render_conversation(
-                [*one.messages, one.reference], counts, sample="the question"
-            )
-        )
+    prompts, with_reference = _render(queries, built)
     prefix = SharedPrefix(built, queries, prompts)
-    tails = [
-        # the prefix ends within the question, so no label is lost
-        Rendered(row.ids[prefix.length(i) :], row.labels[prefix.length(i) :])
-        for i, row in enumerate(with_reference)
-    ]
+    tails = prefix.tails(with_reference)
     losses = prefix.losses(tails) if with_losses else [(0.0, 0)] * len(queries)
     answers = prefix.generate(
         [question[prefix.length(i) :] for i, question in enumerate(prompts)], max_new_tokens
@@ -109,13 +97,82 @@ def _generate_group(
     ]
 
 
+@torch.inference_mode()
+def reference_losses(built: Phi3WithProjector, queries: Sequence[Query]) -> list[tuple[float, int]]:
+    """For each query of one batch the loss of its reference in nats, summed over its tokens, and
+    their number. Queries that differ in nothing but their reference share one prefill, however long
+    their question.
+    """
+    found: dict[int, tuple[float, int]] = {}
+    for seeing in (True, False):
+        some = [i for i, one in enumerate(queries) if bool(one.image_embeds) is seeing]
+        if some:
+            group = [queries[i] for i in some]
+            prompts, with_reference = _render(group, built)
+            prefix = SharedPrefix(built, group, prompts, with_question=True)
+            tails = prefix.tails(with_reference)
+            found.update(zip(some, prefix.losses(tails), strict=True))
+    return [found[i] for i in range(len(queries))]
+
+
+def likeliest_answers(
+    built: Phi3WithProjector,
+    queries: Sequence[Query],
+    candidates: Sequence[Sequence[str]],
+    *,
+    batch_size: int,
+) -> list[str]:
+    """For each query the one of its candidates that the model finds likeliest as the whole answer:
+    the smallest summed loss, its end included. Queries alike are measured once.
+    """
+    wanted: dict[tuple[object, ...], Query] = {}
+    keys = []
+    for one, texts in zip(queries, candidates, strict=True):
+        asked = (one.messages, *map(id, one.image_embeds))
+        keys.append([(*asked, text) for text in texts])
+        wanted |= {
+            (*asked, text): replace(one, reference=Message("assistant", text)) for text in texts
+        }
+    rows = list(wanted.items())
+    losses: dict[tuple[object, ...], float] = {}
+    for start in range(0, len(rows), batch_size):
+        batch = rows[start : start + batch_size]
+        measured = reference_losses(built, [query for _, query in batch])
+        losses |= {key: loss for (key, _), (loss, _) in zip(batch, measured, strict=True)}
+    return [
+        min(zip(its, texts, strict=True), key=lambda pair: losses[pair[0]])[1]
+        for its, texts in zip(keys, candidates, strict=True)
+    ]
+
+
+def _render(
+    queries: Sequence[Query], built: Phi3WithProjector
+) -> tuple[list[list[int]], list[Rendered]]:
+    """The prompts, and the same conversations with their reference answers."""
+    prompts, with_reference = [], []
+    for one in queries:
+        counts = [len(vectors) for vectors in one.image_embeds]
+        prompts.append(built.prompt.render_for_completion(one.messages, counts))
+        with_reference.append(
+            built.prompt.render_conversation(
+                [*one.messages, one.reference], counts, sample="the question"
+            )
+        )
+    return prompts, with_reference
+
+
 class SharedPrefix:
-    """The distinct prompt prefixes of some queries, up to the end of the last image, and their KV
-    cache.
+    """The distinct prompt prefixes of some queries, up to the end of the last image, or
+    `with_question`, all but the last token of each prompt, and their KV cache.
     """
 
     def __init__(
-        self, built: Phi3WithProjector, queries: Sequence[Query], prompts: Sequence[list[int]]
+        self,
+        built: Phi3WithProjector,
+        queries: Sequence[Query],
+        prompts: Sequence[list[int]],
+        *,
+        with_question: bool = False,
     ) -> None:
         self.built = built
         image = built.prompt.image_id
@@ -124,9 +181,7 @@ class SharedPrefix:
         image_embeds: list[torch.Tensor] = []
         self.prefix_of: list[int] = []
         for one, question in zip(queries, prompts, strict=True):
-            prefix = (
-                question[: len(question) - question[::-1].index(image)] if one.image_embeds else []
-            )
+            prefix = question[:-1] if with_question else _until_image(question, image)
             key = (tuple(prefix), *(id(vectors) for vectors in one.image_embeds))
             if key not in rows:
                 rows[key] = len(prefixes)
@@ -134,11 +189,18 @@ class SharedPrefix:
                 image_embeds += one.image_embeds
             self.prefix_of.append(rows[key])
         self.lengths = [len(head) for head in prefixes]
-        self.prefilled = self._prefill(prefixes, image_embeds) if image_embeds else None
+        self.prefilled = self._prefill(prefixes, image_embeds) if any(prefixes) else None
 
     def length(self, index: int) -> int:
         """Tokens of the prefix that query `index` shares."""
         return self.lengths[self.prefix_of[index]]
+
+    def tails(self, rows: Sequence[Rendered]) -> list[Rendered]:
+        """Each query's conversation after its prefix, which ends before the first label."""
+        return [
+            Rendered(row.ids[self.length(i) :], row.labels[self.length(i) :])
+            for i, row in enumerate(rows)
+        ]
 
     def _prefill(
         self, prefixes: Sequence[list[int]], image_embeds: Sequence[torch.Tensor]
@@ -208,6 +270,11 @@ class SharedPrefix:
             built.prompt.truncate_at_stop(row.tolist())
             for row in made[:, whole.input_ids.shape[1] :]
         ]
+
+
+def _until_image(prompt: list[int], image_id: int) -> list[int]:
+    """The prompt up to its last image token; empty without an image."""
+    return prompt[: len(prompt) - prompt[::-1].index(image_id)] if image_id in prompt else []
 
 
 @contextmanager

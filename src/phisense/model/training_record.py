@@ -4,7 +4,8 @@
  "data": [{"stage", "name", "rows", "weight"}], "held_out": [names], "seconds", "hours",
  "stages": {stage: as in train.json},
  "curves": {stage: {"step", "loss", "learning_rate", "held_out": {"step", "accuracy", "blind"}}},
- "trainable", "modules", "projector_change", "looks": as in train.json}
+ "trainable", "modules", "projector_change", "looks": as in train.json,
+ "common_answers": {"answers": {key: [[answer, number], ...]}, "text"}: see `AnswerTable`}
 
 The folder is meant to be shared, so the record holds no paths of the machine that trained it.
 """
@@ -19,6 +20,7 @@ from typing import Any
 import orjson
 
 from .. import artifacts
+from ..conversations.common_answers import FILE, RECORD_KEY
 from ..pipeline.json_fields import JsonObject
 from ..pipeline.records import Record, omitted, rest
 from ..recipe import Recipe
@@ -90,6 +92,7 @@ def training_record(run: Path, recipe: Recipe) -> TrainingRecord:
     each file, are left out.
     """
     facts = artifacts.read_json(run / "train.json")
+    answers = run / FILE
     rows = _metrics_rows(run / "metrics.jsonl")
     stages: dict[str, Any] = facts.get("stages", {})
     seconds = sum(
@@ -108,7 +111,10 @@ def training_record(run: Path, recipe: Recipe) -> TrainingRecord:
         },
         curves={stage: _curve([row for row in rows if row["stage"] == stage]) for stage in stages},
         modules=len(facts.get("modules", ())),
-        copied={key: facts[key] for key in _COPIED_FACTS if key in facts},
+        copied={
+            **{key: facts[key] for key in _COPIED_FACTS if key in facts},
+            **({RECORD_KEY: artifacts.read_json(answers)} if answers.is_file() else {}),
+        },
     )
 
 

@@ -74,6 +74,9 @@ def evaluate(
     model's recipe; a benchmark has its own `max_new_tokens`. `limit` samples that many questions by
     their ids. `seed` is used for shuffling images and for the bootstrap.
 
+    Beside the model's answers the report scores the commonest answer to each question (`constant`),
+    by the counts of the training data that the model records, else by those of the questions.
+
     An interrupted evaluation that is called again with the same arguments resumes. `on_event` gets
     `Progress` in questions, one task for each condition, and `Notice`s.
 
@@ -124,6 +127,7 @@ def evaluate(
         max_new_tokens=max_new_tokens,
         seed=seed,
         model=evaluated.folder,
+        training=evaluated.training_answers(),
         about={"model": evaluated.name, "limit": limit, "data": _files(sources)},
         on_event=on_event,
     )

@@ -14,6 +14,7 @@ from ..recipe import Recipe
 from .json_fields import as_object, optional
 
 if TYPE_CHECKING:
+    from ..conversations.common_answers import AnswerTable
     from ..evaluation.predictors import Predictor
 
 
@@ -101,6 +102,22 @@ class EvaluatedModel:
             if number is not None and number < 1:
                 raise ArtifactError(f"{source} is wrong", got=str(number), wanted="at least 1")
         return found
+
+    def training_answers(self) -> AnswerTable | None:
+        """The commonest answers of the model's training data; None where they are not recorded, as
+        of an imported model. Raises ArtifactError for a damaged record.
+        """
+        from ..conversations.common_answers import FILE, RECORD_KEY, AnswerTable
+
+        if self.folder is None:
+            return None
+        path = self.folder / (FILE if self.kind == "run" else "training.json")
+        if not path.is_file():
+            return None
+        found: object = artifacts.read_json(path)
+        if self.kind != "run":
+            found = as_object(found, str(path)).get(RECORD_KEY)
+        return None if found is None else AnswerTable.from_dict(found, str(path))
 
     def open(
         self,

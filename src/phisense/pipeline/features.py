@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Any
 
 from ..conversations import ImageFinder, read_conversations
 from ..distributed import current_process_group
@@ -11,8 +11,11 @@ from .progress import Notice, OnEvent, ignore
 from .results import FeaturesPlan, FeaturesResult
 
 if TYPE_CHECKING:
+    from collections.abc import Sequence
+
     from ..model.arithmetic import Arithmetic
     from ..vision.encoders.encode import Encoder
+    from ..vision.store.writing import ChooseFormat
 
 
 def encode_features(
@@ -50,6 +53,7 @@ def encode_features(
         on_event=on_event,
         processes=processes,
         computed_in=arithmetic.format,
+        choose=_format_chooser(recipe, encoder, arithmetic, on_event),
         overwrite=overwrite,
         log=lambda text: on_event(Notice(text, warning=True)),
     )
@@ -63,6 +67,29 @@ def encode_features(
             )
         )
     return encoded
+
+
+def _format_chooser(
+    recipe: Recipe, encoder: Encoder, arithmetic: Arithmetic, on_event: OnEvent
+) -> ChooseFormat | None:
+    """What decides the number format of a store: None if the recipe asks for one."""
+    from ..model.device import supports_bfloat16
+    from ..vision.encoders.number_format import FormatChoice, choose_encoding_format
+
+    if recipe.compute_dtype != "auto":
+        return None
+
+    def choose(made_in: str | None, images: Sequence[Any]) -> str:
+        if made_in is not None:
+            found = FormatChoice(made_in, "the store was begun in it")
+        elif arithmetic.device.type == "cpu" and supports_bfloat16(arithmetic.device):
+            found = choose_encoding_format(encoder, images)
+        else:
+            found = FormatChoice(arithmetic.format, arithmetic.reason)
+        on_event(Notice(f"encodes pictures in {found.name}: {found.reason}"))
+        return found.name
+
+    return choose
 
 
 def plan_features(

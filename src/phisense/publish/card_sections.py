@@ -7,7 +7,13 @@ from pathlib import Path
 
 from .. import artifacts
 from ..evaluation.model_facts import ModelFacts
-from ..evaluation.page.markup import CONDITION_LABELS, format_number, format_signed, metric_label
+from ..evaluation.page.markup import (
+    CONDITION_LABELS,
+    NO_BETTER,
+    format_number,
+    format_signed,
+    metric_label,
+)
 from ..evaluation.page.published import published_rows
 from ..evaluation.page.training import MERGE_LABELS, training_duration
 from ..evaluation.report import Report
@@ -78,8 +84,8 @@ def training_facts_section(facts: ModelFacts) -> list[str]:
 
 _VERDICT_SENTENCES = {
     "looks": (
-        "at its end it looked at its pictures: better with a question's picture than without and"
-        " than with another's"
+        "at its end it looked at its pictures: better with a question's picture than without, than"
+        " with another's, and than each question's commonest answer"
     ),
     "blind": "at its end it could **not** be shown to look at its pictures",
     "too few": (
@@ -94,11 +100,15 @@ def merge_section(facts: ModelFacts) -> list[str]:
     report = facts.merge
     if report is None:
         return []
-    rows = ["| weights | loss | against the reference | same answers |", "|---|---|---|---|"]
+    rows = [
+        "| weights | loss | against the reference | right → wrong | same answers |",
+        "|---|---|---|---|---|",
+    ]
     for key, meaning in MERGE_LABELS.items():
         if found := report.weights.get(key):
             rows.append(
                 f"| {meaning} | {found.loss:.4f} | {found.delta_loss:+.4f} |"
+                f" {'' if found.lost is None else f'{found.lost.value:.1%}'} |"
                 f" {found.same_answers:.1%} |"
             )
     about = (
@@ -146,7 +156,7 @@ def _report_section(report: Report) -> list[str]:
     if looks := scores.looks:
         words = {
             "looks": "The model looks at the picture",
-            "blind": "The model is blind: the picture does not help it",
+            "blind": NO_BETTER[looks.hardest],
             "too few": "There were too few questions to say whether the model looks",
         }[looks.verdict]
         told = [

@@ -27,6 +27,7 @@ UNFINISHED_LAYOUTS: dict[str, tuple[str, ...]] = {
         "metrics.jsonl",
         "loss.png",
         "train.json",
+        "common_answers.json",
         "weights/trainable.safetensors",
         *(
             f"adapter/{name}"

@@ -6,7 +6,7 @@ from __future__ import annotations
 
 from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from itertools import pairwise
 from random import Random
 from typing import Any
@@ -15,8 +15,10 @@ import torch
 from transformers import TrainerCallback, TrainerControl, TrainerState, TrainingArguments
 
 from ..conversations import CAPTION_KINDS, ImageFinder, Question, read_questions
+from ..conversations.common_answers import AnswerTable, Constants
 from ..model import Phi3WithProjector
-from ..model.batch_generate import batch_generate, query_for
+from ..model.batch_generate import Query, batch_generate, likeliest_answers, query_for
+from ..pipeline.progress import OnEvent, Progress, ignore
 from ..pipeline.records import Record, key
 from ..pipeline.results import TrainingVerdict
 from ..recipe import Recipe
@@ -59,8 +61,9 @@ class EvalCallback(TrainerCallback):
     Reports `held_out`, the share of the questions that `is_correct` accepts, `blind`, the same
     without images, and some `answers`. At the end of the run's last stage it evaluates more
     questions, also with another question's image, and `verdict` tells whether the model uses its
-    images; in other stages it is None. Without `is_correct` nothing is evaluated. The reasons why
-    questions cannot be evaluated are in `unasked`, and are reported at the beginning.
+    images, compared with the commonest answers of `training`, too; in other stages it is None.
+    Without `is_correct` nothing is evaluated. The reasons why questions cannot be evaluated are in
+    `unasked`, and are reported at the beginning.
 
     Every process evaluates, or the others would wait for it; only the first process writes the
     reports.
@@ -75,7 +78,11 @@ class EvalCallback(TrainerCallback):
         report: Callable[[dict[str, Any]], None],
         *,
         stage: str,
+        training: AnswerTable | None = None,
+        on_event: OnEvent = ignore,
     ) -> None:
+        self.stage, self.on_event = stage, on_event
+        self.training = training
         self.built, self.store, self.is_correct, self.report = built, store, is_correct, report
         self.times = recipe.train.eval.times
         self.max_new_tokens = min(MAX_NEW_TOKENS, recipe.evaluate.max_new_tokens)
@@ -130,21 +137,12 @@ class EvalCallback(TrainerCallback):
         if last and len({q.image for q in questions} - {None}) >= MIN_IMAGES:
             pairs += zip(questions, exchange_images([q.image for q in questions]), strict=True)
         answers = self._answers(model, pairs)
-        right = [
-            self.is_correct(answer, q.answers)
-            for answer, (q, _) in zip(answers, pairs, strict=True)
-        ]
-        real, blind, shuffled = (
-            right[start : start + len(questions)]
-            for start in (0, len(questions), 2 * len(questions))
-        )
+        right = self._right(pairs, answers)
+        real, blind = right[: len(questions)], right[len(questions) : 2 * len(questions)]
         accuracy = self.held_out_accuracy = sum(real) / len(real)
         self.blind_accuracy = sum(blind) / len(blind) if blind else None
         if last:
-            of_pictures = (
-                [some[i] for i in seeing] if some else [] for some in (real, blind, shuffled)
-            )
-            self.verdict = judge_looking([str(questions[i].image) for i in seeing], *of_pictures)
+            self.verdict = self._judge(model, pairs, answers, seeing)
         shown = range(0, len(questions), -(-len(questions) // ANSWERS_LOGGED))
         return HeldOutRow(
             step=step,
@@ -160,6 +158,98 @@ class EvalCallback(TrainerCallback):
             ),
         )
 
+    def _right(self, pairs: Sequence[QuestionImage], answers: Sequence[str]) -> list[bool]:
+        assert self.is_correct is not None
+        return [
+            self.is_correct(answer, q.answers)
+            for answer, (q, _) in zip(answers, pairs, strict=True)
+        ]
+
+    def _judge(
+        self,
+        model: Any,
+        pairs: Sequence[QuestionImage],
+        answers: Sequence[str],
+        seeing: Sequence[int],
+    ) -> TrainingVerdict:
+        """The verdict on the questions `seeing` an image; `pairs` holds all questions under each
+        condition. Answers without their own image that fell out of the answer's form count by
+        content.
+        """
+        count = len(self.final_questions)
+        constants = Constants.of(self.final_questions, self.training)
+        said = self._by_content(model, pairs, answers, constants)
+        right = self._right(pairs, said)
+        real, blind, shuffled = (
+            [right[start + i] for i in seeing] if start < len(right) else []
+            for start in (0, count, 2 * count)
+        )
+        constant = self._right(pairs[:count], constants.answers)
+        found = judge_looking(
+            [str(self.final_questions[i].image) for i in seeing],
+            real,
+            blind,
+            shuffled,
+            [constant[i] for i in seeing],
+        )
+        return replace(
+            found,
+            constant_source=constants.source,
+            by_content=sum(
+                answers[start + i] != said[start + i]
+                for start in range(count, len(pairs), count)
+                for i in seeing
+            ),
+        )
+
+    @torch.inference_mode()
+    def _by_content(
+        self,
+        model: Any,
+        pairs: Sequence[QuestionImage],
+        answers: Sequence[str],
+        constants: Constants,
+    ) -> list[str]:
+        """The answers, without their own image those out of form replaced by the likeliest of the
+        question's answers.
+        """
+        assert self.is_correct is not None
+        is_correct, count = self.is_correct, len(self.final_questions)
+        lost = [
+            at
+            for at in range(count, len(pairs))
+            if constants.out_of_form(
+                at % count,
+                answers[at],
+                lambda said, reference: is_correct(said, (reference,)),
+                float(is_correct(answers[at], pairs[at][0].answers)),
+            )
+        ]
+        said = list(answers)
+        with _inference_settings(self.built, model):
+            for start in range(0, len(lost), EVAL_BATCH_SIZE):
+                some = lost[start : start + EVAL_BATCH_SIZE]
+                chosen = likeliest_answers(
+                    self.built,
+                    self._queries([pairs[at] for at in some]),
+                    [constants.candidates[at % count] for at in some],
+                    batch_size=EVAL_BATCH_SIZE,
+                )
+                for at, text in zip(some, chosen, strict=True):
+                    said[at] = text
+                self._progress("answers by content", start + len(some), len(lost))
+        return said
+
+    def _progress(self, what: str, done: int, total: int) -> None:
+        self.on_event(Progress(f"{self.stage}: {what}", done, total, "answers"))
+
+    def _queries(self, pairs: Sequence[QuestionImage]) -> list[Query]:
+        """The pairs as queries; an image that several share is projected once."""
+        names = list(dict.fromkeys(image for _, image in pairs if image is not None))
+        features = [self.store.features(name).float() for name in names]
+        image_embeds = dict(zip(names, self.built.project(features), strict=True))
+        return [query_for(q, None if image is None else image_embeds[image]) for q, image in pairs]
+
     @torch.inference_mode()
     def _answers(self, model: Any, pairs: Sequence[QuestionImage]) -> list[str]:
         """The answer to each pair; the same question with the same image, or with none, is
@@ -170,22 +260,12 @@ class EvalCallback(TrainerCallback):
         with _inference_settings(self.built, model):
             for start in range(0, len(once), EVAL_BATCH_SIZE):
                 batch = once[start : start + EVAL_BATCH_SIZE]
-                names = list(dict.fromkeys(image for _, (_, image) in batch if image is not None))
-                image_embeds = dict(
-                    zip(
-                        names,
-                        self.built.project([self.store.features(name).float() for name in names]),
-                        strict=True,
-                    )
-                )
-                queries = [
-                    query_for(q, None if image is None else image_embeds[image])
-                    for _, (q, image) in batch
-                ]
+                queries = self._queries([pair for _, pair in batch])
                 answers = batch_generate(
                     self.built, queries, max_new_tokens=self.max_new_tokens, losses=False
                 )
                 found.update((key, one.text) for (key, _), one in zip(batch, answers, strict=True))
+                self._progress("held-out questions", len(found), len(once))
         return [found[q.text, image] for q, image in pairs]
 
 

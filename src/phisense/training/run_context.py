@@ -12,6 +12,7 @@ from dataclasses import dataclass
 import torch
 
 from ..conversations import ImageFinder, read_conversations
+from ..conversations.common_answers import AnswerTable, count_training_answers
 from ..distributed import ProcessGroup
 from ..errors import TrainingError
 from ..model import Phi3WithProjector
@@ -31,7 +32,8 @@ CALIBRATION_IMAGES = 64
 @dataclass(frozen=True)
 class RunContext:
     """A run: its recipe with pinned parts and their digests, its number format, its feature store,
-    its processes, and where it reports; `is_correct` scores the answers to held-out questions.
+    its processes, and where it reports; `is_correct` scores the answers to held-out questions, and
+    `answers` are the commonest of its training data.
     """
 
     recipe: Recipe
@@ -41,6 +43,7 @@ class RunContext:
     processes: ProcessGroup
     on_event: OnEvent
     is_correct: IsCorrect | None
+    answers: AnswerTable | None = None
 
 
 @dataclass(frozen=True)
@@ -98,6 +101,13 @@ def open_store(recipe: Recipe, arithmetic: Arithmetic) -> FeatureStore:
         live=live,
         images=ImageFinder(recipe.image_folders),
     )
+
+
+def count_answers(recipe: Recipe) -> AnswerTable:
+    """The commonest answers of what the recipe's stages train on, as a run records them."""
+    sets = {one.path for stage in recipe.train.stages for one in recipe.data_of(stage)}
+    rows = (row for path in sorted(sets) for row in read_conversations(recipe.path(path)))
+    return AnswerTable.from_dict(count_training_answers(rows).to_dict())
 
 
 def build_model(run: RunContext) -> Phi3WithProjector:

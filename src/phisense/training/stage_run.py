@@ -10,6 +10,7 @@ from typing import Any, Self
 from transformers import PrinterCallback
 
 from ..model import Phi3WithProjector
+from ..pipeline.progress import ignore
 from ..pipeline.results import StageResult, TrainingVerdict
 from . import checkpoints
 from .data import Collator, Samples
@@ -56,7 +57,16 @@ def train_stage(
     if run.processes.is_main:
         log.truncate_after(resumed_step)
     preemption = PreemptionCallback(run.processes)
-    evaluation = EvalCallback(built, run.store, recipe, run.is_correct, log, stage=plan.name)
+    evaluation = EvalCallback(
+        built,
+        run.store,
+        recipe,
+        run.is_correct,
+        log,
+        stage=plan.name,
+        training=run.answers,
+        on_event=run.on_event if run.processes.is_main else ignore,
+    )
     trainer = StageTrainer(
         model=model,
         args=plan.args,

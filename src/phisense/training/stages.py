@@ -5,6 +5,7 @@ runs/<name>/recipe.yaml     the resolved recipe
             parts.json      a digest of each part's content: see model/provenance.py
             metrics.jsonl   one line per log step
             loss.png        the loss curves
+            common_answers.json    the commonest training answers, with which a model is compared
             train.json      trainable parameters, projector change, whether the model uses its
                             images, tokens and seconds
             adapter/        LoRA and projector, in PEFT's format; after full fine-tuning weights/
@@ -15,13 +16,15 @@ runs/<name>/recipe.yaml     the resolved recipe
 from __future__ import annotations
 
 import time
-from contextlib import nullcontext
+from collections.abc import Iterator
+from contextlib import contextmanager, nullcontext
 from dataclasses import dataclass, field, replace
 from typing import Any
 
 from transformers import set_seed
 
 from .. import artifacts
+from ..conversations import common_answers
 from ..distributed import ProcessGroup, current_process_group
 from ..errors import TrainingError
 from ..model import Phi3WithProjector, trainable
@@ -33,14 +36,21 @@ from ..model.provenance import (
     pin_revisions,
     write_digests,
 )
-from ..pipeline.progress import OnEvent, ignore
+from ..pipeline.progress import OnEvent, Progress, ignore
 from ..pipeline.results import StageResult, TrainingVerdict, TrainResult
 from ..recipe import Recipe, load_recorded_recipe
 from . import checkpoints, run_folder
 from .eval_callback import IsCorrect, eval_questions
 from .plot import plot_losses
 from .preflight import check_pictures, preflight
-from .run_context import FrozenWeights, RunContext, build_model, calibrate_projector, open_store
+from .run_context import (
+    FrozenWeights,
+    RunContext,
+    build_model,
+    calibrate_projector,
+    count_answers,
+    open_store,
+)
 from .stage_plan import StagePlan, is_made, plan_stage
 from .stage_run import StageOutcome, train_stage
 
@@ -78,7 +88,8 @@ class Training:
         parts = self._find_parts()
         recipe = self.recipe
         arithmetic = choose_arithmetic("train", self.device, compute_dtype=recipe.compute_dtype)
-        ahead = preflight(recipe, processes=self.processes.world_size)
+        with self._phase("reading the data"):
+            ahead = preflight(recipe, processes=self.processes.world_size)
         run = RunContext(
             recipe,
             parts,
@@ -93,7 +104,12 @@ class Training:
         asks = self.is_correct is not None and not done
         check_pictures(recipe, ahead, run.store, eval_questions(recipe) if asks else ())
         set_seed(recipe.seed)
-        built = build_model(run)
+        phase = self._phase
+        if not (done and run_folder.is_finished(recipe.run)):
+            with phase("counting answers"):
+                run = replace(run, answers=count_answers(recipe))
+        with phase("loading the model"):
+            built = build_model(run)
         frozen = FrozenWeights.of(built, lora=recipe.train.lora is not None)
         plans = [
             plan_stage(
@@ -109,6 +125,14 @@ class Training:
         if done and run_folder.is_finished(recipe.run):
             return TrainResult.load(recipe.run)
         return self._in_folder(run, built, frozen, plans, started)
+
+    @contextmanager
+    def _phase(self, name: str) -> Iterator[None]:
+        """A part of the work that is not counted: its progress is 0 of 1, then 1 of 1."""
+        tell = self.on_event if self.processes.is_main else ignore
+        tell(Progress(name, 0, 1))
+        yield
+        tell(Progress(name, 1, 1))
 
     def _find_parts(self) -> PartDigests:
         """Pin the recipe's Hub ids, and check the parts before anything is loaded or written."""
@@ -164,7 +188,8 @@ class Training:
     ) -> TrainResult:
         recipe = run.recipe
         trainable.freeze_all_but_projector(built)
-        calibration = calibrate_projector(run, built)
+        with self._phase("calibrating the projector"):
+            calibration = calibrate_projector(run, built)
         before = trainable.snapshot(built.projector)
         stages: dict[str, StageResult] = {}
         if recipe.train.align is not None:
@@ -195,15 +220,17 @@ class Training:
             seconds=time.monotonic() - started,
         )
         if self.processes.is_main:
-            self._finish(result, model)
+            self._finish(run, result, model)
         self.processes.barrier()
         return result
 
-    def _finish(self, result: TrainResult, model: Any) -> None:
+    def _finish(self, run: RunContext, result: TrainResult, model: Any) -> None:
         folder = result.folder
         with artifacts.translate_disk_errors(folder):
             trainable.save_trained(model, folder)
             plot_losses(folder / "metrics.jsonl", folder / "loss.png")
+        if run.answers is not None:
+            artifacts.write_json(folder / common_answers.FILE, run.answers.to_dict())
         artifacts.write_json(folder / TrainResult.FILE, result.to_dict())
         run_folder.finish_run(
             folder,

@@ -39,7 +39,12 @@ MAX_SHOWN_PER_TASK = 6  # of each outcome, on a page about several tasks
 
 _FOOT = (
     "<b>Real</b>: the question with its own picture. <b>Blind</b>: without a picture."
-    " <b>Shuffled</b>: with another question's picture. Intervals are 95 %. Those of figures and of"
+    " <b>Shuffled</b>: with another question's picture. <b>Constant</b>: no model, but the"
+    " commonest answer to each question, counted in the training data, or, where these are not"
+    " known, in the questions, among answers that another picture has, too. Without its own"
+    " picture an answer that is none of the question's (“There is no picture.”) is replaced by the"
+    " likeliest of them, so that content is measured and not form. Intervals are 95 %. Those of"
+    " figures and of"
     " differences come from drawing the independent units anew (bootstrap); a difference is paired,"
     " over the same draws. Those by kind of question are Wilson's. “Published” figures were not"
     " measured here: others' prompts, decoding and scorers may differ."

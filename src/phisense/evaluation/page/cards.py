@@ -24,7 +24,7 @@ if TYPE_CHECKING:
 def answer_gallery(report: Report, max_shown: int) -> str:
     """The gallery of one report, `max_shown` answers of each outcome."""
     main = report.main_predictions
-    others = {(p.id, p.condition): p.answer for p in report.predictions if p.condition != "real"}
+    others = {(p.id, p.condition): _answer(p) for p in report.predictions if p.condition != "real"}
     wrong, right, texts = split_by_outcome(main, max_shown)
     asked = [p for p in main if p.kind not in CAPTION_KINDS]
     missed = sum(not p.right for p in asked)
@@ -108,12 +108,23 @@ def _gallery(heading: str, cards: Sequence[str]) -> str:
     )
 
 
+_OTHERS = {
+    "blind": "without the picture",
+    "shuffled": "with another's",
+    "constant": "commonest answer",
+}
+
+
+def _answer(p: Prediction) -> str:
+    """The answer, with the one that was scored where it fell out of form."""
+    return p.answer if p.chosen is None else f"{p.answer} (by content: {p.chosen})"
+
+
 def _card(report: Report, p: Prediction, others: dict[tuple[str, str], str]) -> str:
-    blind, shuffled = others.get((p.id, "blind")), others.get((p.id, "shuffled"))
     other = "".join(
         f"<p class='small'>{words}: {escape_text(answer)}</p>"
-        for words, answer in (("without the picture", blind), ("with another's", shuffled))
-        if answer is not None
+        for condition, words in _OTHERS.items()
+        if (answer := others.get((p.id, condition))) is not None
     )
     asked = f"{_shown(p, report.picture(p))}{_asked(p, report.ending)}"
     return f"<div class='card'>{asked}{_said(p)}{_unless_right(p)}{other}{_foot(p)}</div>"

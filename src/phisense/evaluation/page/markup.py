@@ -21,7 +21,20 @@ _SPELLED = {
     r"\bf1\b": "F1",
     "meteor": "METEOR",
 }
-CONDITION_LABELS = {"real": "with its picture", "blind": "without", "shuffled": "with another's"}
+CONDITION_LABELS = {
+    "real": "with its picture",
+    "blind": "without",
+    "shuffled": "with another's",
+    "constant": "always the commonest answer",
+}
+#: What a model that is not shown to look is no better than, by the largest of the others.
+NO_BETTER = {
+    "blind": "The model is blind: its answers are no better with the picture than without",
+    "shuffled": "The model is blind: its answers are no better with the picture than another's",
+    "constant": (
+        "The model is not shown to look: its answers are no better than each question's commonest"
+    ),
+}
 
 
 def escape_text(value: object) -> str:

@@ -7,9 +7,10 @@ from __future__ import annotations
 from collections.abc import Sequence
 from typing import TYPE_CHECKING
 
-from ..results import CONDITIONS, ConditionScores, KindScore
+from ..results import SCORED, ConditionScores, KindScore
 from .markup import (
     CONDITION_LABELS,
+    NO_BETTER,
     escape_text,
     format_interval,
     format_number,
@@ -67,7 +68,7 @@ def verdict(report: Report, name: str = "") -> str:
         return f"<p class='verdict'>{who}{told if name else told.capitalize()}</p>"
     words = {
         "looks": "The model looks at the picture.",
-        "blind": "The model is blind: its answers are no better with the picture than without.",
+        "blind": f"{NO_BETTER[looks.hardest]}.",
         "too few": "Too few questions to say whether the model looks.",
     }[looks.verdict]
     figure = looks.metric
@@ -78,7 +79,10 @@ def verdict(report: Report, name: str = "") -> str:
         for other, over in looks.over.items()
     ]
     real = _value(report, "real", figure)
-    told = f"{metric_label(figure).capitalize()} with its picture {real}, {', '.join(lines)}."
+    told = (
+        f"{metric_label(figure).capitalize()} with its picture {real}, {', '.join(lines)}. The"
+        f" largest of the others is that {CONDITION_LABELS[looks.hardest]}."
+    )
     return f"<p class='verdict {looks.verdict.replace(' ', '-')}'><b>{who}{words}</b> {told}</p>"
 
 
@@ -153,7 +157,8 @@ def _plots(report: Report) -> str:
         plots.append(
             (
                 bar_plot(rows, [headline], about),
-                "The same questions with their picture, without, and with another's.",
+                "The same questions with their picture, without, and with another's; and the"
+                " commonest answer to each.",
             )
         )
     if kinds := _kinds(list(report.scores.conditions.values())):
@@ -207,7 +212,7 @@ def _comparison_table(group: ComparisonGroup) -> str:
     ]
     others = [
         name
-        for name in CONDITIONS
+        for name in SCORED
         if name != first and any(name in report.scores.conditions for report in group.reports)
     ]
     rows += [
@@ -256,9 +261,7 @@ def _difference(group: ComparisonGroup, one: Difference) -> str:
 
 def _comparison_plots(group: ComparisonGroup) -> str:
     ran = [
-        name
-        for name in CONDITIONS
-        if any(name in report.scores.conditions for report in group.reports)
+        name for name in SCORED if any(name in report.scores.conditions for report in group.reports)
     ]
     figures = [
         (name, [report.scores.metric(name, group.headline) for report in group.reports])

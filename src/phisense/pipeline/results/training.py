@@ -86,11 +86,15 @@ class StageResult(Record):
 class TrainingVerdict(Record):
     """Whether the trained model uses its images, by the last evaluation on held-out questions.
 
-    `verdict` is "looks", "blind" (no significant difference with the image), or "too few" (too few
-    questions to tell, and no differences). `real`, `blind` and `shuffled` are the shares of
-    `questions` about `pictures` different images that were answered correctly with the image,
-    without it and with another question's; `difference` is real minus blind, `difference_shuffled`
-    real minus shuffled, each with its 95 % interval.
+    `verdict` is "looks", "blind" (not better with the image than by one of the others), or "too
+    few" (too few questions to tell, and no differences). `real`, `blind` and `shuffled` are the
+    shares of `questions` about `pictures` different images that were answered correctly with the
+    image, without it and with another question's; `constant` is the share that the commonest answer
+    to each question gets, by the counts of `constant_source`. `difference` is real minus blind,
+    `difference_shuffled` real minus shuffled, `difference_constant` real minus constant, each with
+    its 95 % interval. Of the answers under blind and shuffled, `by_content` fell out of the
+    answer's form and were replaced by the likeliest of the question's answers. Runs of earlier
+    versions have no constant.
     """
 
     verdict: Literal["looks", "blind", "too few"] = "too few"
@@ -101,6 +105,26 @@ class TrainingVerdict(Record):
     shuffled: float | None = None
     difference: Interval | None = None
     difference_shuffled: Interval | None = None
+    constant: float | None = None
+    difference_constant: Interval | None = None
+    constant_source: str | None = None
+    by_content: int = 0
+
+    @property
+    def over(self) -> Mapping[str, Interval]:
+        """The differences by what they are over; empty with too few questions."""
+        found = {
+            "blind": self.difference,
+            "shuffled": self.difference_shuffled,
+            "constant": self.difference_constant,
+        }
+        return {name: one for name, one in found.items() if one is not None}
+
+    @property
+    def hardest(self) -> str | None:
+        """The largest of blind, shuffled and constant; None with too few questions."""
+        over = self.over
+        return min(over, key=lambda name: over[name].value) if over else None
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)

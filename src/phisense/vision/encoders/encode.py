@@ -115,7 +115,16 @@ class Encoder:
     @torch.inference_mode()
     def encode(self, pictures: Sequence[Image.Image]) -> torch.Tensor:
         """Features `(B, P, D)`: the patches of hidden layer `layer`, without the class token."""
-        return self._read(self.processor(list(pictures), return_tensors="pt")["pixel_values"])
+        return self.read(self.pixels(pictures))
+
+    def pixels(self, pictures: Sequence[Image.Image]) -> torch.Tensor:
+        """The model's input `(B, 3, S, S)`: preprocessed and normalized, in float32."""
+        found: torch.Tensor = self.processor(list(pictures), return_tensors="pt")["pixel_values"]
+        return found
+
+    def compute_in(self, dtype: torch.dtype) -> None:
+        """Cast the weights to `dtype`, in which everything is computed from now on."""
+        self.model = self.model.to(dtype)
 
     def prepare(self, pictures: Sequence[Image.Image]) -> torch.Tensor:
         """Preprocess without normalizing: padded and resized, `(B, 3, S, S)` uint8.
@@ -130,7 +139,7 @@ class Encoder:
     @torch.inference_mode()
     def encode_prepared(self, pixels: torch.Tensor) -> torch.Tensor:
         """As `encode`, for images from `prepare`."""
-        return self._read(self.normalize(pixels))
+        return self.read(self.normalize(pixels))
 
     def normalize(self, pixels: torch.Tensor) -> torch.Tensor:
         """Normalize images from `prepare` to the model's input."""
@@ -140,7 +149,9 @@ class Encoder:
         )
         return (pixels.float() / 255 - mean) / std
 
-    def _read(self, pixels: torch.Tensor) -> torch.Tensor:
+    @torch.inference_mode()
+    def read(self, pixels: torch.Tensor) -> torch.Tensor:
+        """Features `(B, P, D)` of the model's input."""
         pixels = pixels.to(self.device, self.model.dtype)
         hidden: torch.Tensor = self.model(pixels, output_hidden_states=True).hidden_states[
             self.layer

@@ -25,7 +25,7 @@ import torch
 from ... import artifacts, safe_replace
 from ...conversations import ImageFinder
 from ...distributed import ProcessGroup
-from ...errors import ImageError
+from ...errors import ArtifactError, ImageError
 from ...pipeline.progress import OnEvent, Progress
 from ...pipeline.results import FeaturesResult
 from ..encoders.encode import Encoder, facts_fingerprint
@@ -45,6 +45,8 @@ from .locking import exclusive_writer, remove_partial_files, replace_store
 from .shards import Shard, shard_bytes, shard_name
 
 Log = Callable[[str], None]
+#: The format of the shards that are there, if any, and the first images -> a format's name.
+ChooseFormat = Callable[[str | None, Sequence[Any]], str]
 
 
 def encode_images(
@@ -59,6 +61,7 @@ def encode_images(
     on_event: OnEvent,
     processes: ProcessGroup | None = None,
     computed_in: str = "float32",
+    choose: ChooseFormat | None = None,
     overwrite: bool = False,
     log: Log = lambda words: None,
 ) -> FeaturesResult:
@@ -66,8 +69,10 @@ def encode_images(
 
     Identical images are encoded once. The images of a shard depend only on the names and their
     content, so an interrupted run and several processes write the same bytes as one uninterrupted
-    process. With `overwrite`, a new store of these names only replaces the old one when it is
-    complete. `log` receives what was removed or lost.
+    process. With `choose`, a new store's number format is what it returns for the first images, one
+    that exists goes on in its own, and all processes take that of the first; else it is
+    `computed_in`, which `encoder` computes in. With `overwrite`, a new store of these names only
+    replaces the old one when it is complete. `log` receives what was removed or lost.
 
     Raises ArtifactError, without changing the folder, if its content cannot be extended or another
     process writes there.
@@ -92,6 +97,11 @@ def encode_images(
         new = _new_shards(
             [digest for digest in firsts if digest not in locations], shard, set(existing.shards)
         )
+        if new and dtype != "pixels":
+            first = [firsts[digest] for digest in next(iter(new.values()))[:batch]]
+            computed_in = _agree_on_format(
+                at, existing, first, encoder, images, computed_in, choose, processes
+            )
         done = len(firsts) - sum(map(len, new.values()))
         on_event(Progress("encoding pictures", done, len(firsts), "images"))
         for number in sorted(new)[processes.rank :: processes.world_size]:
@@ -123,6 +133,42 @@ def encode_images(
             _finish(at, existing, new, digests, sums, about)
     processes.barrier()
     return _added(folder, about, pictures=len(digests), distinct=len(firsts))
+
+
+def _agree_on_format(
+    folder: Path,
+    existing: ExistingStore,
+    names: Sequence[str],
+    encoder: Encoder,
+    images: ImageFinder,
+    computed_in: str,
+    choose: ChooseFormat | None,
+    processes: ProcessGroup,
+) -> str:
+    """The number format in which all processes encode: that of the shards that are there, or else
+    what `choose` returns. Raises ArtifactError if the shards were made in another one than the
+    recipe asks for.
+    """
+    made = sorted({one.computed_in for one in existing.shards.values()})
+    if choose is None:
+        if made and computed_in not in made:
+            raise ArtifactError(
+                f"the feature store {folder} was computed in another number format",
+                got=", ".join(made),
+                wanted=computed_in,
+                do=(
+                    "Leave compute_dtype out to go on in the store's, or encode all anew with"
+                    " --overwrite"
+                ),
+            )
+        return computed_in
+    chosen = ""
+    if processes.is_main:
+        opened = [] if made else [open_image_with_notes(images.path(n), name=n) for n in names]
+        chosen = choose(made[0] if made else None, [one.image for one in opened])
+    chosen = processes.all_gather([chosen])[0]
+    encoder.compute_in(getattr(torch, chosen))
+    return chosen
 
 
 def _added(folder: Path, about: StoreMetadata, *, pictures: int, distinct: int) -> FeaturesResult:

@@ -19,13 +19,15 @@ def physical_cores() -> int:
     physical = {
         path.read_text().strip() if path.is_file() else str(cpu) for cpu, path in siblings.items()
     }
+    return min(len(physical), granted_cores() or len(physical))
+
+
+def granted_cores() -> int | None:
+    """Number of cores whose time a container grants this process; None without such a limit."""
     quota = _read_fields(_CGROUP / "cpu.max")  # cgroup v2: quota and period in microseconds
-    granted = (
-        max(1, int(quota[0]) // int(quota[1]))
-        if len(quota) == 2 and quota[0].isdigit()
-        else len(physical)
-    )
-    return min(len(physical), granted)
+    if len(quota) != 2 or not quota[0].isdigit():
+        return None
+    return max(1, int(quota[0]) // int(quota[1]))
 
 
 def available_memory() -> int | None:
