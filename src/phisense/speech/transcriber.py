@@ -40,7 +40,7 @@ MIN_LOOP_WORDS, MIN_LOOP_TIMES = 3, 3
 #: below it.
 SPEECH_THRESHOLD = 0.5
 #: Its probability above which sound is kept once somebody speaks. What is cut away cannot be
-#: transcribed, and the detector is unsure of hoarse voices: at 0.5 it cut 9 s out of 24 in which somebody spoke.
+#: transcribed, and the detector is unsure of hoarse voices: at 0.5 it cut 9 s of speech out of 24.
 KEEP_THRESHOLD = 0.3
 
 
