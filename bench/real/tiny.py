@@ -28,6 +28,7 @@ COLOURS = {
 }
 CHANGES = (
     "vision.encoder=clip",
+    "vision.size=null",
     "projector.pool=1",
     "train.quantize=false",
     "train.instruct.max_steps=2",
