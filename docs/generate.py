@@ -224,7 +224,9 @@ def _kind(kind: Any, about: Any) -> str:
     if one is bool:
         return ""
     shown = (
-        " or ".join(f"`{choice.value}`" for choice in one)
+        " or ".join(f"`{choice}`" for choice in get_args(one))
+        if get_origin(one) is Literal
+        else " or ".join(f"`{choice.value}`" for choice in one)
         if issubclass(one, Enum)
         else f"`{about.metavar}`"
         if about.metavar

@@ -10,6 +10,7 @@ import os
 import re
 import shutil
 import sys
+from collections.abc import Callable
 from importlib.util import find_spec
 from pathlib import Path
 from typing import Any
@@ -231,13 +232,12 @@ def differences(before: dict[Path, Any], after: dict[Path, Any], error: Exceptio
 
 def names_merge_report(path: Path) -> bool:
     """Whether a file is the report of a rejected merge in a run's folder, or the manifest there."""
-    report = path.with_name("merge_report.json")
-    return (
-        path.name in ("manifest.json", report.name)
-        and path.with_name("train.json").is_file()
-        and report.is_file()
-        and "rejected" in json.loads(report.read_text())
-    )
+    if not path.with_name("train.json").is_file():
+        return False
+    reports = [
+        one for one in path.parent.glob("merge_report*.json") if '"rejected"' in one.read_text()
+    ]
+    return path in reports or (path.name == "manifest.json" and bool(reports))
 
 
 @pytest.fixture(scope="session")
@@ -247,6 +247,24 @@ def parts(tmp_path_factory: pytest.TempPathFactory) -> tuple[str, str]:
 
     folder = tmp_path_factory.mktemp("parts")
     return str(make_language(folder / "language")), str(make_vision(folder / "vision"))
+
+
+@pytest.fixture(scope="session")
+def parts_of(
+    tmp_path_factory: pytest.TempPathFactory, parts: tuple[str, str]
+) -> Callable[[str], tuple[str, str]]:
+    """The same, with a language part of the family that is named; Phi-3's is that of `parts`."""
+    from .families.made import make_language
+
+    made = {"phi3": parts}
+
+    def of(family: str) -> tuple[str, str]:
+        if family not in made:
+            folder = tmp_path_factory.mktemp(family)
+            made[family] = (str(make_language(folder / "language", family)), parts[1])
+        return made[family]
+
+    return of
 
 
 @pytest.fixture(scope="session")

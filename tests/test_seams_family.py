@@ -14,6 +14,7 @@ from tokenizers import AddedToken, Tokenizer, decoders, models, pre_tokenizers, 
 from transformers import Olmo2Config, Olmo2ForCausalLM, PreTrainedTokenizerFast
 
 from phisense import artifacts, families, seams
+from phisense.chat_tokenizer import prepare_tokenizer
 from phisense.conversations import IMAGE, Message
 from phisense.errors import PartError, TrainingError, UsageError
 from phisense.model import Phi3WithProjector, load_model, save_model
@@ -22,8 +23,8 @@ from phisense.model.trainable import count_trainable, freeze_all_but_projector, 
 from phisense.opening.configs import validate_config
 from phisense.opening.rope_checks import check_rope
 from phisense.opening.tokenizer_checks import validate_tokenizer_config
-from phisense.prompt import IGNORE_INDEX, Prompt, chat_template, prepare_tokenizer
-from phisense.publish.gguf import format_of
+from phisense.prompt import IGNORE_INDEX, Prompt, chat_template
+from phisense.publish.gguf_text import format_of
 from phisense.recipe import Lora, load_recipe
 
 from .tiny import make_language, make_vision
@@ -159,7 +160,7 @@ def test_without_the_line_it_is_refused(tmp_path: Path) -> None:
     """The control: neither config.json nor tokenizer is of a known family."""
     with pytest.raises(PartError, match="model type olmo2; wanted one of llava, .*phi3"):
         assemble(tmp_path)
-    with pytest.raises(PartError, match="lacks Phi-3's chat tags; got no <.system.>"):
+    with pytest.raises(PartError, match="of which language family it is; got none of SmolLM2"):
         prepare_tokenizer(make_tokenizer(), ROWS)
     with pytest.raises(UsageError, match="unknown language family"):
         families.FAMILIES["toy"]

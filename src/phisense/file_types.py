@@ -109,7 +109,10 @@ _FIXED: tuple[tuple[bytes, FileType], ...] = (
             "a compressed file (.Z)", "archive", "Unpack it (uncompress), and name what is inside"
         ),
     ),
-    (b"GGUF", FileType("a GGUF file", "weights", "Name it where a model is asked for")),
+    (
+        b"GGUF",
+        FileType("a GGUF file", "weights", "Make a language part of it: phisense import FILE"),
+    ),
     (b"%PDF-", PDF),
     (b"version https://git-lfs", LFS),
     (b"{\\rtf", FileType("an RTF text", "document", "Save it as plain text")),

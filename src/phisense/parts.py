@@ -19,6 +19,7 @@ from .opening.files import cached_sha256
 from .opening.headers import BUFFER_SUFFIXES, StoredTensor
 from .opening.registered import published_prefixes, unused_weights
 from .opening.shape_checks import any_of, build_meta_model, check_stored_weights
+from .opening.tokenizer_steps import has_own_steps
 from .safe_parsing import quote
 
 #: Attention implementation of opened models; training chooses its own (model/device.py). A model's
@@ -117,6 +118,7 @@ def _is_id(part: str) -> bool:
 def load_weights(model_class: Any, folder: Path, **options: Any) -> Any:
     """`model_class.from_pretrained` from safetensors only. Missing weights raise instead of being
     initialized at random with a warning, and so do weights without a place, which it would drop.
+    A `state_dict` among the options is taken instead of the files' weights.
 
     Raises PartError naming the first missing, misshapen or surplus weight, before any is read, or
     if the files cannot be read. What an encoder's folder may hold besides is listed by its kind
@@ -130,9 +132,10 @@ def load_weights(model_class: Any, folder: Path, **options: Any) -> Any:
     check_stored_weights(
         folder, build_meta_model(model_class, config, folder), judged.headers, unused=unused
     )
-    return _load(
-        model_class, folder, folder, unused=unused, config=config, use_safetensors=True, **options
-    )
+    options |= {"unused": unused, "config": config}
+    if "state_dict" in options:
+        return _load(model_class, folder, None, **options)
+    return _load(model_class, folder, folder, use_safetensors=True, **options)
 
 
 def load_auto(auto: Any, folder: Path, **options: Any) -> Any:
@@ -152,9 +155,13 @@ def load_auto(auto: Any, folder: Path, **options: Any) -> Any:
             judged.check_processor()
         if name == "AutoTokenizer":
             options["config"] = _config(judged)
-        return auto.from_pretrained(
-            folder, trust_remote_code=False, local_files_only=True, **options
-        )
+        options |= {"trust_remote_code": False, "local_files_only": True}
+        made = auto.from_pretrained(folder, **options)
+        if name == "AutoTokenizer" and has_own_steps(made, folder):
+            from transformers import PreTrainedTokenizerFast
+
+            made = PreTrainedTokenizerFast.from_pretrained(folder, **options)
+        return made
     except PartError:
         raise
     except (KeyboardInterrupt, SystemExit, GeneratorExit):

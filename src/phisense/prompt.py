@@ -10,19 +10,19 @@ What comes out is token ids, labels, and positions of image tokens. With Phi-3's
 A conversation is tokenized message by message, and each message carries its own labels. Labels are
 never recovered by searching in text or by tokenizing twice. Phi-3's tags strip the whitespace to
 their right, so the line breaks of the template are not tokens. The formats themselves are data, in
-`families/`.
+`families/`; `chat_tokenizer.py` prepares a tokenizer for one.
 """
 
 from __future__ import annotations
 
 import itertools
-from collections.abc import Iterable, Sequence
+from collections.abc import Iterable, Iterator, Sequence
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any
 
 from .conversations import IMAGE, Conversation, Message
 from .errors import ConversationError, PartError
-from .families import family_of_config, family_of_tokenizer
+from .families import family_of_config, family_of_tokenizer, token_id
 from .families.base import ROLES
 
 if TYPE_CHECKING:
@@ -59,9 +59,13 @@ class Prompt:
         self.end_id = _id(tokenizer, self._chat.end)
         self.end_of_text_id = _id(tokenizer, self._chat.end_of_text)
         self._tag_ids = {role: self._tokenize_tag(role) for role in ROLES}
+        self._answer_ids = [
+            *self._tag_ids["assistant"],
+            *self._tokenize(self._chat.answer_prefix),
+        ]
         self._after_end = self._tokenize(self._chat.after_end)
         # each chat request tokenizes all earlier turns again, and short answers recur
-        self._cache: dict[Message, list[int]] = {}
+        self._cache: dict[tuple[Message, bool], list[int]] = {}
         self._special_tokens = [token.content for token in tokenizer.added_tokens_decoder.values()]
 
     @property
@@ -85,18 +89,17 @@ class Prompt:
         """
         ids: list[int] = []
         labels: list[int] = []
-        for message in messages:
-            piece = self._tokenize_message(message)
-            tag = len(self._tag_ids[message.role])
+        for message, piece, given in self._pieces(messages):
             ids += [*piece, *self._after_end]
             labels += (
-                [*[IGNORE_INDEX] * tag, *piece[tag:]]
+                [*[IGNORE_INDEX] * given, *piece[given:]]
                 if message.role == "assistant" and message.supervised
                 else [IGNORE_INDEX] * len(piece)
             )
             labels += [IGNORE_INDEX] * len(self._after_end)
-        ids.append(self.end_of_text_id)
-        labels.append(IGNORE_INDEX)
+        if self._chat.closes_text:
+            ids.append(self.end_of_text_id)
+            labels.append(IGNORE_INDEX)
         rendered = self._expand_image_tokens(ids, labels, image_tokens, sample)
         if rendered.supervised == 0:
             raise ConversationError(
@@ -106,6 +109,17 @@ class Prompt:
                 do="Give it an answer or drop it",
             )
         return rendered
+
+    def render_answered(
+        self, messages: Sequence[Message], image_tokens: Sequence[int]
+    ) -> tuple[list[int], int]:
+        """The ids up to the end of the last message, which is an answer, and how many of them are
+        the answer with its end.
+        """
+        whole = self.render_conversation(messages, image_tokens).ids
+        ids = whole[: len(whole) - len(self._after_end) - self._chat.closes_text]
+        *_, (_, piece, given) = self._pieces(messages)
+        return ids, len(piece) - given
 
     def render_truncated(
         self, conversation: Conversation, image_tokens: int, length: int
@@ -151,12 +165,8 @@ class Prompt:
             Message(m.role, self.escape_special_tokens(m.text, keep_image_tokens=True))
             for m in messages
         ]
-        ids = [
-            token
-            for message in safe
-            for token in (*self._tokenize_message(message), *self._after_end)
-        ]
-        ids += self._tag_ids["assistant"]
+        ids = [token for _, piece, _ in self._pieces(safe) for token in (*piece, *self._after_end)]
+        ids += self._answer_ids
         return self._expand_image_tokens(
             ids, [IGNORE_INDEX] * len(ids), image_tokens, "the conversation"
         ).ids
@@ -192,12 +202,25 @@ class Prompt:
         behind = [] if tag == token else self._tokenize(tag)[1:]
         return [_id(self.tokenizer, token), *behind]
 
-    def _tokenize_message(self, message: Message) -> list[int]:
-        known = self._cache.get(message)
+    def _pieces(self, messages: Sequence[Message]) -> Iterator[tuple[Message, list[int], int]]:
+        """Each message with its ids, from the tag to `end`, and how many of them stand before its
+        text. The format's own system message comes first if there is none.
+        """
+        if self._chat.default_system and not (messages and messages[0].role == "system"):
+            messages = [Message("system", self._chat.default_system), *messages]
+        asked = any(message.role == "user" for message in messages)
+        for number, message in enumerate(messages, 1):
+            last = asked and number == len(messages) and message.role == "assistant"
+            given = self._answer_ids if last else self._tag_ids[message.role]
+            yield message, self._tokenize_message(message, last), len(given)
+
+    def _tokenize_message(self, message: Message, last_answer: bool) -> list[int]:
+        known = self._cache.get((message, last_answer))
         if known is None:
             chat, tag = self._chat, self._chat.tag_of(message.role)
-            known = self._tokenize(f"{tag}{chat.stripped}{message.text.strip()}{chat.end}")
-            wanted = self._tag_ids[message.role]
+            before = chat.answer_prefix if last_answer else ""
+            known = self._tokenize(f"{tag}{chat.stripped}{before}{message.text.strip()}{chat.end}")
+            wanted = self._answer_ids if last_answer else self._tag_ids[message.role]
             if [*known[: len(wanted)], *known[-1:]] != [*wanted, self.end_id]:
                 raise PartError(
                     f"the language part's tokenizer does not keep {self.family.title}'s chat tags"
@@ -207,7 +230,7 @@ class Prompt:
                     do=f"Use {self.family.models} as it was published",
                 )
             if len(self._cache) < CACHED_MESSAGES:
-                self._cache[message] = known
+                self._cache[message, last_answer] = known
         return known
 
     def _expand_image_tokens(
@@ -247,42 +270,11 @@ def chat_template(config: Any) -> str:
     return family_of_config(text).chat.template(IMAGE)
 
 
-def prepare_tokenizer(tokenizer: PreTrainedTokenizerFast, vocab_size: int) -> int:
-    """Add `<image>` as the first free id below `vocab_size`, set the stop token and the chat
-    template; returns the id.
-
-    Phi-3.5 has 32,064 embedding rows for 32,011 tokens, so `<image>` becomes 32011 and no matrix
-    has to grow. Raises PartError if the tokenizer lacks the chat tags of a known family or the
-    vocabulary has no free row.
-    """
-    from transformers import AddedToken
-
-    chat = family_of_tokenizer(tokenizer).chat
-    known = tokenizer.get_vocab()
-    if IMAGE not in known:
-        if max(len(tokenizer), *(i + 1 for i in known.values())) >= vocab_size:
-            raise PartError(
-                f"the vocabulary has no free row for {IMAGE}",
-                got=f"{len(tokenizer)} tokens in {vocab_size} rows",
-                wanted="one row more",
-            )
-        tokenizer.add_tokens(
-            [AddedToken(IMAGE, special=True, normalized=False)], special_tokens=True
-        )
-    tokenizer.eos_token = chat.end
-    tokenizer.pad_token = chat.end_of_text
-    tokenizer.padding_side = "left"
-    tokenizer.chat_template = chat.template(IMAGE)
-    tags = map(chat.tag_token, ROLES)
-    tokenizer.chat_control_tokens = [IMAGE, chat.end, chat.end_of_text, *dict.fromkeys(tags)]
-    return _id(tokenizer, IMAGE)
-
-
 def _id(tokenizer: Any, token: str) -> int:
-    found = tokenizer.get_vocab().get(token)
+    found = token_id(tokenizer, token)
     if found is None:
         raise PartError(
             f"the tokenizer has no token {token}",
-            do="Load it through phisense.prompt.prepare_tokenizer",
+            do="Load it through phisense.chat_tokenizer.prepare_tokenizer",
         )
-    return int(found)
+    return found

@@ -11,12 +11,13 @@ from pathlib import Path
 
 from rich.text import Text
 
+from .chat_tokenizer import prepare_tokenizer
 from .console import escape_controls
 from .conversations import Conversation
 from .conversations.read import read_rows, require_conversation
 from .errors import ConversationError
 from .parts import load_auto, resolve_part
-from .prompt import IGNORE_INDEX, Prompt, Rendered, prepare_tokenizer
+from .prompt import IGNORE_INDEX, Prompt, Rendered
 from .recipe import Recipe
 
 
@@ -133,5 +134,6 @@ def _readable(token: str, prompt: Prompt) -> str:
     characters.
     """
     plain = token.replace("▁", " ").replace("Ġ", " ").replace("<0x0A>", "\n").replace("Ċ", "\n")
-    ends = (prompt.family.chat.end, prompt.family.chat.end_of_text)
+    chat = prompt.family.chat
+    ends = (chat.end, chat.end_of_text) if not chat.after_end else (chat.end_of_text,)
     return f"{plain}\n" if plain in ends else plain

@@ -27,7 +27,8 @@ from phisense.conversations import IMAGE, Message, read_questions
 from phisense.cpu_limits import available_memory, physical_cores
 from phisense.errors import ArtifactError, PartError, UsageError
 from phisense.opening.sandbox import check_llama_opens
-from phisense.publish.gguf import PlannedTensor, write_text_model
+from phisense.publish.gguf_file import PlannedTensor
+from phisense.publish.gguf_text import write_text_model
 from phisense.publish.vocabulary import read_vocabulary
 from phisense.publish.weights import WeightReader
 from phisense.vision.image_io import open_image

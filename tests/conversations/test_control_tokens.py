@@ -18,9 +18,15 @@ def codes(folder: Path, text: str) -> list[str]:
     return [one.code for one in check(path).rejects]
 
 
+#: Tokens that are known as placeholders of other formats, of which the row has no image or none can
+#: be read.
+PLACEHOLDERS = {"<|image_pad|>": "image-count", "<|video_pad|>": "foreign-tag"}
+
+
 @pytest.mark.parametrize("token", known_special_tokens())
 def test_a_token_of_every_family_is_told(tmp_path: Path, token: str) -> None:
-    assert codes(tmp_path, f"What begins with {token}?") == ["control-token"]
+    told = PLACEHOLDERS.get(token, "control-token")
+    assert codes(tmp_path, f"What begins with {token}?") == [told]
 
 
 def test_so_is_one_that_begins_otherwise(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:

@@ -11,7 +11,7 @@ import pytest
 
 from phisense.conversations import IMAGE
 from phisense.families import FAMILIES, Family
-from phisense.model.lora import DEFAULT_PATTERN
+from phisense.recipe import Lora, with_current_keys
 
 from ..conftest import ROOT
 
@@ -29,9 +29,12 @@ def test_phi3s_templates_are_those_of_folders_written_before() -> None:
     assert digest(PHI3.chat.ollama_template(" ")) == "0b1b64c8fc379713"
 
 
-def test_the_recipes_pattern_is_phi3s() -> None:
-    """A recipe that leaves it out has it, and another family then takes its own."""
-    assert PHI3.lora_pattern == DEFAULT_PATTERN
+def test_a_recorded_pattern_of_phi3_is_the_default() -> None:
+    """What was the default before a family chose it is read as left out; a user's is not."""
+    told = {"train": {"lora": {"target_modules": PHI3.lora_pattern}}}
+    assert with_current_keys(told) == {"train": {"lora": {"target_modules": None}}}
+    assert Lora().target_modules is None
+    assert Lora(target_modules=PHI3.lora_pattern).target_modules == PHI3.lora_pattern
 
 
 @pytest.mark.parametrize("family", FAMILIES.values(), ids=list(FAMILIES))

@@ -4,6 +4,7 @@ them.
 
 from __future__ import annotations
 
+from collections.abc import Callable
 from dataclasses import replace
 
 import pytest
@@ -12,6 +13,7 @@ from PIL import Image
 
 from phisense import Phi3WithProjector
 from phisense.conversations import IMAGE, Message
+from phisense.families import FAMILIES
 from phisense.model import batch_generate as generation
 from phisense.model.batch_generate import (
     Query,
@@ -24,11 +26,16 @@ from phisense.model.batch_generate import (
 #: a question's neighbours change in which order a kernel sums what it rounds; with random weights
 #: the likeliest words lie that close, so answers are compared in float32 alone.
 BOUNDS = {torch.float32: 1e-4, torch.bfloat16: 0.3}
+#: Every family in float32, where answers are compared, too.
+KINDS = [("phi3", torch.bfloat16), *((family, torch.float32) for family in FAMILIES)]
 
 
-@pytest.fixture(params=BOUNDS, ids=str)
-def built(request: pytest.FixtureRequest, parts: tuple[str, str]) -> Phi3WithProjector:
-    return Phi3WithProjector.assemble(*parts, device="cpu", dtype=request.param)
+@pytest.fixture(params=KINDS, ids=str)
+def built(
+    request: pytest.FixtureRequest, parts_of: Callable[[str], tuple[str, str]]
+) -> Phi3WithProjector:
+    family, dtype = request.param
+    return Phi3WithProjector.assemble(*parts_of(family), device="cpu", dtype=dtype)
 
 
 def slots_of(built: Phi3WithProjector, seed: int) -> torch.Tensor:

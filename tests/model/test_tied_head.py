@@ -4,8 +4,8 @@ transformers without a missing, surplus or misshapen weight, and computes the sa
 
 from __future__ import annotations
 
-import functools
 import shutil
+from functools import cache, partial
 from pathlib import Path
 from typing import Any
 
@@ -18,17 +18,20 @@ from phisense import artifacts
 from phisense.conversations import IMAGE, Message
 from phisense.errors import PartError
 from phisense.families import FAMILIES
+from phisense.importing import import_folder
 from phisense.model import Phi3WithProjector, load_model, save_model
 from phisense.model.tied_head import match_config_to_head
+from phisense.publish.space import _copy_model
 from phisense.recipe import Projector
 
 from ..conftest import LONG
 from ..families import made
 from ..tiny import make_real_language, make_vision
 
-#: A small language part of each family; those that are always tied take no `tied`.
-PARTS: dict[str, Any] = {"phi3": make_real_language, "phi4_mini": made.make_language}
-ALWAYS_TIED = ("phi4_mini",)
+#: A small language part of each family; Phi-3's is like a real one.
+PARTS: dict[str, Any] = {name: partial(made.make_language, family=name) for name in FAMILIES} | {
+    "phi3": make_real_language
+}
 CLASSES = {"LLaVA": 1, "pooled": 2}  # the projector's pool, which chooses the class
 DTYPES = {"float32": torch.float32, "bfloat16": torch.bfloat16}
 #: Of the first family all; of the others, which share their saving with it, two.
@@ -38,8 +41,9 @@ CASES = [
     for tied in (True, False)
     for kind in CLASSES
     for dtype in DTYPES
-    if (tied or name not in ALWAYS_TIED)
-    and (LONG or name == "phi3" or (kind, dtype) in (("LLaVA", "float32"), ("pooled", "bfloat16")))
+    if LONG
+    or name == "phi3"
+    or (tied, kind, dtype) in ((True, "LLaVA", "bfloat16"), (False, "pooled", "float32"))
 ]
 TALK = (Message("user", f"{IMAGE}\nWhat colour is it?"), Message("assistant", "Red."))
 
@@ -53,10 +57,10 @@ def vision(tmp_path_factory: pytest.TempPathFactory) -> Path:
 def language(tmp_path_factory: pytest.TempPathFactory) -> Any:
     """The language part of a family, made once."""
 
-    @functools.cache
+    @cache
     def part(name: str, tied: bool) -> Path:
         folder = tmp_path_factory.mktemp("language")
-        found: Path = PARTS[name](folder, **({} if name in ALWAYS_TIED else {"tied": tied}))
+        found: Path = PARTS[name](folder, tied=tied)
         return found
 
     return part
@@ -89,10 +93,6 @@ def stored_head(folder: Path) -> torch.Tensor:
     return found[0] if found else table
 
 
-def test_a_part_of_every_family_is_saved_here() -> None:
-    assert set(PARTS) == set(FAMILIES)
-
-
 @pytest.mark.parametrize(("name", "tied", "kind", "format_"), CASES)
 def test_plain_transformers_opens_what_was_saved(
     language: Any, vision: Path, tmp_path: Path, name: str, tied: bool, kind: str, format_: str
@@ -111,10 +111,34 @@ def test_plain_transformers_opens_what_was_saved(
     assert (head.weight is table.weight) is tied
     assert torch.equal(head.weight, stored_head(part).to(dtype))  # the part's, bit for bit
     assert torch.equal(logits(model.eval(), built), logits(built.model, built))
+    published = tmp_path / "published"  # as `deploy` copies it
+    _copy_model(folder, published)
+    for path in folder.iterdir():
+        if path.name != artifacts.MANIFEST:
+            assert (published / path.name).read_bytes() == path.read_bytes()
     again = tmp_path / "again"  # what was opened and is saved once more, as by merging a start
     with artifacts.staged_artifact(again, kind="model folder") as aside:
         save_model(load_model(folder, "cpu", dtype), aside)
     assert (again / "model.safetensors").read_bytes() == (folder / "model.safetensors").read_bytes()
+
+
+@pytest.mark.parametrize("format_", DTYPES)
+@pytest.mark.parametrize("tied", [True, False])
+def test_an_import_keeps_the_head(
+    language: Any, vision: Path, tmp_path: Path, tied: bool, format_: str
+) -> None:
+    part, dtype = language("phi3", tied), DTYPES[format_]
+    built, source = assemble(part, vision, 1, dtype), tmp_path / "source"
+    with artifacts.staged_artifact(source, kind="model folder") as aside:
+        save_model(built, aside)
+    imported = import_folder(str(source), tmp_path / "imported", device="cpu").folder
+    model, report = AutoModelForImageTextToText.from_pretrained(
+        imported, dtype=dtype, output_loading_info=True
+    )
+    assert not any(report.values()), report
+    assert (model.lm_head.weight is model.get_input_embeddings().weight) is tied
+    assert torch.equal(model.lm_head.weight, stored_head(part).to(dtype))
+    assert torch.equal(logits(model.eval(), built), logits(built.model, built))
 
 
 def test_a_tied_head_that_differs_is_kept_apart(

@@ -41,7 +41,7 @@ def test_what_the_practice_run_wrote(
     assert list(found.to_dict()) == list(document), "the keys in their order"
     for name in document:  # the control: every key is there, or has a default on purpose
         less = {key: value for key, value in document.items() if key != name}
-        if name in {"arithmetic", "calibration", "on_original", "back_to_nf4"}:
+        if name in {"arithmetic", "calibration", "on_original", "back_to_nf4", "four_bit"}:
             kind.from_dict(less)
         else:
             with pytest.raises(ArtifactError, match=f"the file lacks {name}; got"):
@@ -62,7 +62,8 @@ def test_the_figures_of_the_practice_run(road: tuple[Path, dict[str, Any]]) -> N
     assert trained.stages["align"].projector_change is not None
     assert trained.stages["instruct"].held_out_accuracy == trained.verdict.real
     assert all(one.parts for one in trained.stages["instruct"].gradient_checks)
-    assert list(merged.measurements) == ["merged", "on_original", "back_to_nf4", "shuffled"]
+    others = ["on_original", "back_to_nf4", "four_bit", "shuffled"]
+    assert list(merged.measurements) == ["merged", *others]
     assert merged.merged.delta_loss == summary["merge"]["delta_loss"]
     assert merged.merged.delta_loss <= merged.gate.max_delta_loss
 

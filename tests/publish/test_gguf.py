@@ -21,13 +21,14 @@ from safetensors.torch import load_file, save_file
 from phisense import artifacts
 from phisense.chat import ChatSession, Sampling, llama_probe
 from phisense.chat.llama_engine import LlamaEngine
-from phisense.conversations import Message, Question, read_questions
+from phisense.conversations import Message, read_questions
 from phisense.errors import ArtifactError, ExportError, PartError, UsageError
 from phisense.model import Phi3WithProjector, load_model, save_model
 from phisense.pipeline.progress import ignore
 from phisense.pipeline.results import FileAgreement
-from phisense.publish import gguf, gguf_agreement
+from phisense.publish import gguf_agreement, gguf_projector, gguf_text
 from phisense.publish.export import export
+from phisense.publish.gguf_agreement import Asked
 from phisense.publish.vocabulary import read_vocabulary
 from phisense.publish.weights import WeightReader
 from phisense.recipe import Projector
@@ -89,9 +90,14 @@ def tiny(tmp_path_factory: pytest.TempPathFactory) -> Path:
 
 
 @pytest.fixture(scope="module")
-def asked() -> tuple[list[Question], list[Image.Image]]:
-    questions, pictures = gguf_agreement.drawn_questions()
-    return questions[::3], pictures[::3]
+def asked() -> Asked:
+    """Eight drawn questions, and eight others that calibrate."""
+    drawn = gguf_agreement.drawn_set()
+    compared, calibrating = (
+        (questions[::3], pictures[::3])
+        for questions, pictures in (drawn.compared, drawn.calibrating)
+    )
+    return Asked(compared, calibrating, drawn.calibrated_on)
 
 
 def test_the_practice_model_says_the_same_in_float16(exported: Path) -> None:
@@ -141,11 +147,11 @@ def test_a_quantised_file_is_smaller_measured_and_answers(
 def test_a_tiny_model_is_quantised_whatever_kernels_this_machine_has(
     quant: str, tiny: Path, asked: Any, tmp_path: Path
 ) -> None:
-    made = export(tiny, tmp_path / "out", quant, *asked, ignore)
+    made = export(tiny, tmp_path / "out", quant, asked, ignore)
     assert made.f16.kl <= 1e-4
     assert made.agreements[quant].kl < 0.5
     session = ChatSession(LlamaEngine.open(tmp_path / "out"), Sampling(max_new_tokens=4))
-    session.set_image(asked[1][0])
+    session.set_image(asked.compared[1][0])
     assert list(session.ask("What is it?"))
 
 
@@ -160,9 +166,9 @@ def test_a_quantisation_that_this_machine_cannot_compute_is_refused_first(
     with pytest.raises(
         PartError, match="llama.cpp does not compute on this machine; got SIGILL with Q6_K tensors"
     ):
-        export(tiny, tmp_path / "out", "q4_k_m", *asked, ignore)
+        export(tiny, tmp_path / "out", "q4_k_m", asked, ignore)
     assert not list(tmp_path.iterdir())
-    assert export(tiny, tmp_path / "out", "f16", *asked, ignore).quant == "f16"
+    assert export(tiny, tmp_path / "out", "f16", asked, ignore).quant == "f16"
 
 
 def test_an_export_that_says_something_else_is_refused(
@@ -179,22 +185,22 @@ def test_an_export_that_says_something_else_is_refused(
     with pytest.raises(
         ExportError, match=r"the same likeliest token at .*wanted at least 99% and at most 0.001"
     ):
-        export(tiny, tmp_path / "out", "f16", *asked, ignore)
+        export(tiny, tmp_path / "out", "f16", asked, ignore)
     assert not list(tmp_path.iterdir())
     monkeypatch.undo()
-    assert export(tiny, tmp_path / "out", "f16", *asked, ignore).f16.kl <= 1e-4
+    assert export(tiny, tmp_path / "out", "f16", asked, ignore).f16.kl <= 1e-4
 
 
 def test_long_rope_is_written_with_its_attention_factor(
     asked: Any, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     long = make_model(tmp_path / "long", long_rope=True)
-    assert export(long, tmp_path / "out", "f16", *asked, ignore).f16.kl <= 1e-4
-    for name, without in (("_rope_factors", lambda *_: []), ("_attention_factor", lambda *_: 1.0)):
+    assert export(long, tmp_path / "out", "f16", asked, ignore).f16.kl <= 1e-4
+    for name, without in (("rope_tensors", lambda *_: []), ("_attention_factor", lambda *_: 1.0)):
         with monkeypatch.context() as patch:
-            patch.setattr(gguf, name, without)
+            patch.setattr(gguf_text, name, without)
             with pytest.raises(ExportError):
-                export(long, tmp_path / "control", "f16", *asked, ignore)
+                export(long, tmp_path / "control", "f16", asked, ignore)
 
 
 def loaded(folder: Path, **how: Any) -> Any:
@@ -210,7 +216,7 @@ CONVERSATION = [
 ]
 
 
-def _same_ids(folder: Path, model: Path) -> None:
+def same_ids(folder: Path, model: Path) -> None:
     """The chat template in the file, rendered and tokenised by llama.cpp alone, gives our prompt's
     ids.
     """
@@ -234,7 +240,7 @@ def _same_ids(folder: Path, model: Path) -> None:
 
 
 def test_llama_cpp_reads_the_practice_tokenizer_as_we_do(exported: Path, model: Path) -> None:
-    _same_ids(exported, model)
+    same_ids(exported, model)
 
 
 def test_llama_cpp_reads_phi_3s_tokenizer_as_we_do(
@@ -243,9 +249,9 @@ def test_llama_cpp_reads_phi_3s_tokenizer_as_we_do(
     real = make_model(
         tmp_path / "real", tokenizer=fixtures / "phi3-tokenizer", rows=32064, long_rope=True
     )
-    report = export(real, tmp_path / "out", "f16", *asked, ignore)
+    report = export(real, tmp_path / "out", "f16", asked, ignore)
     assert report.f16.kl <= 1e-4
-    _same_ids(tmp_path / "out", real)
+    same_ids(tmp_path / "out", real)
     assert json.loads((tmp_path / "out" / "manifest.json").read_text())["about"]["name"] == "model"
 
 
@@ -343,10 +349,14 @@ def _class_last(built: Phi3WithProjector, picture: Image.Image, layer: int) -> n
 
 
 @pytest.mark.parametrize(
-    ("encoder", "layer"), [("clip", -2), ("clip", -1), ("siglip", -2), ("siglip", -1)]
+    ("encoder", "layer", "side"),
+    [
+        *[("clip", -2, 32), ("clip", -1, 32), ("siglip", -2, 32), ("siglip", -1, 32)],
+        *[("clip", -2, 48), ("siglip", -2, 48)],  # positions resized to another size
+    ],
 )
 def test_llama_cpp_sees_what_torch_sees(
-    encoder: str, layer: int, asked: Any, tmp_path: Path
+    encoder: str, layer: int, side: int, asked: Any, tmp_path: Path
 ) -> None:
     """A picture that fits needs no resizing, so the vectors themselves agree: as far as float16
     goes, and GELU's approximation.
@@ -358,15 +368,16 @@ def test_llama_cpp_sees_what_torch_sees(
     make_vision(tmp_path / "vision", encoder=encoder)
     parts = str(tmp_path / "language"), str(tmp_path / "vision")
     built = Phi3WithProjector.assemble(
-        *parts, encoder=encoder, layer=layer, device="cpu", dtype=torch.float32
+        *parts, encoder=encoder, layer=layer, size=side, device="cpu", dtype=torch.float32
     )
     with artifacts.staged_artifact(tmp_path / "model", kind="model folder") as aside:
         save_model(built, aside)
-    assert export(tmp_path / "model", tmp_path / "out", "f16", *asked, ignore).mmproj
-    picture = Image.fromarray(np.random.default_rng(0).integers(0, 255, (32, 32, 3), np.uint8))
+    assert export(tmp_path / "model", tmp_path / "out", "f16", asked, ignore).mmproj
+    rng = np.random.default_rng(0)
+    picture = Image.fromarray(rng.integers(0, 255, (side, side, 3), np.uint8))
     with torch.inference_mode():
         right = built.project([picture])[0].numpy()
-        other = built.project([Image.new("RGB", (32, 32), "red")])[0].numpy()
+        other = built.project([Image.new("RGB", (side, side), "red")])[0].numpy()
     seen = _encoded(tmp_path / "out" / "mmproj-f16.gguf", tmp_path / "out", picture)
     assert seen.shape == right.shape
     expected = [right] if encoder == "siglip" else [right, _class_last(built, picture, layer)]
@@ -388,7 +399,7 @@ def test_ollama_gets_a_modelfile(exported: Path) -> None:
 
 def test_a_pooled_model_has_no_mmproj_and_our_engine_reads_it(asked: Any, tmp_path: Path) -> None:
     pooled = make_model(tmp_path / "pooled", projector=Projector(pool=2))
-    report = export(pooled, tmp_path / "out", "f16", *asked, ignore)
+    report = export(pooled, tmp_path / "out", "f16", asked, ignore)
     assert report.mmproj is False
     assert "joins 2 x 2 patches" in report.mmproj_why_not
     assert not (tmp_path / "out" / "mmproj-f16.gguf").exists()
@@ -398,10 +409,11 @@ def test_a_pooled_model_has_no_mmproj_and_our_engine_reads_it(asked: Any, tmp_pa
     whole = load_model(pooled, "cpu")
     with torch.inference_mode():
         assert np.array_equal(
-            engine.encode_image(asked[1][0]).embeddings, whole.project([asked[1][0]])[0].numpy()
+            engine.encode_image(asked.compared[1][0]).embeddings,
+            whole.project([asked.compared[1][0]])[0].numpy(),
         )
     session = ChatSession(engine, Sampling(max_new_tokens=4))
-    session.set_image(asked[1][0])
+    session.set_image(asked.compared[1][0])
     assert list(session.ask("What is it?"))
 
 
@@ -410,15 +422,17 @@ def test_a_pooled_model_has_no_mmproj_and_our_engine_reads_it(asked: Any, tmp_pa
 )
 def test_what_llama_cpp_has_no_graph_for_is_said(kind: Any, says: str, tmp_path: Path) -> None:
     config = load_model(make_model(tmp_path, projector=Projector(kind=kind)), "cpu").model.config
-    assert says in str(gguf.why_no_projector(config))
+    assert says in str(gguf_projector.why_no_projector(config))
     config.projector_hidden_act = "gelu"
-    assert gguf.why_no_projector(config) is None
+    assert gguf_projector.why_no_projector(config) is None
     config.vision_config.model_type = "dinov2"
-    assert "this one is dinov2" in str(gguf.why_no_projector(config))
+    assert "this one is dinov2" in str(gguf_projector.why_no_projector(config))
 
 
 def test_asked_wrongly(model: Path, tiny: Path, tmp_path: Path, verb: Any) -> None:
-    with pytest.raises(UsageError, match="got q3; wanted f16 or q8_0 or q4_k_m"):
+    with pytest.raises(
+        UsageError, match="got q3; wanted q4_k_m or q5_k_m or q6_k or q8_0 or f16 or auto"
+    ):
         verb("export", model, "--quant", "q3", "--out", tmp_path / "x")
     with pytest.raises(UsageError, match="got onnx; wanted gguf"):
         verb("export", model, "--to", "onnx")
@@ -439,7 +453,7 @@ def test_without_llama_cpp_it_is_said_how_to_get_it(
 ) -> None:
     monkeypatch.setitem(sys.modules, "llama_cpp", None)
     for attempt in (
-        lambda: export(tiny, tmp_path / "out", "f16", *asked, ignore),
+        lambda: export(tiny, tmp_path / "out", "f16", asked, ignore),
         lambda: LlamaEngine.open(exported),
     ):
         with pytest.raises(
@@ -475,14 +489,14 @@ def test_a_model_stored_in_bfloat16_is_compared_in_float32(
     built.model.to(torch.bfloat16)
     with artifacts.staged_artifact(half, kind="model folder") as aside:
         save_model(built, aside)
-    report = export(half, tmp_path / "out", "f16", *asked, ignore)
+    report = export(half, tmp_path / "out", "f16", asked, ignore)
     assert report.f16.kl <= 1e-4
     reference, narrow = gguf_agreement.TorchReference(half), load_model(half, "cpu", torch.bfloat16)
     assert (
         reference.built.model.model.language_model.layers[0].mlp.down_proj.weight.dtype
         == torch.bfloat16
     )
-    read = reference.encode(*asked)
+    read = reference.encode(*asked.compared)
     for one in read:
         one.answer = [5, 6]
     wide = [reference.logits(one) for one in read]
@@ -516,10 +530,10 @@ def test_damaged_weights_are_sentences(tiny: Path, asked: Any, tmp_path: Path) -
         if change == "cut":
             path.write_bytes(path.read_bytes()[:-1000])
         with pytest.raises(ArtifactError, match="is damaged"):
-            export(broken, tmp_path / "out", "f16", *asked, ignore)
+            export(broken, tmp_path / "out", "f16", asked, ignore)
         sign(broken)
         with pytest.raises((ArtifactError, PartError), match=says):
-            export(broken, tmp_path / "out", "f16", *asked, ignore)
+            export(broken, tmp_path / "out", "f16", asked, ignore)
         assert not (tmp_path / "out").exists()
 
 

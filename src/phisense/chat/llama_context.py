@@ -27,7 +27,7 @@ from typing import Any
 import numpy as np
 
 from ..errors import ArtifactError, ChatError
-from ..opening.gguf import validate_gguf
+from ..opening.gguf import validate_foreign_gguf, validate_gguf
 from ..opening.sandbox import check_llama_opens
 from .llama_probe import PROBED_WIDTH, can_repack_file
 
@@ -78,11 +78,15 @@ class LlamaContext:
     time.
     """
 
-    def __init__(self, path: Path, *, window: int, sequences: int, threads: int) -> None:
-        """Raises ArtifactError, with llama.cpp's message, if it cannot load the file, and PartError
-        if loading would crash the process.
+    def __init__(
+        self, path: Path, *, window: int, sequences: int, threads: int, foreign: bool = False
+    ) -> None:
+        """`foreign` admits a file that another converter wrote.
+
+        Raises ArtifactError, with llama.cpp's message, if it cannot load the file, and PartError if
+        it is not to be opened, or loading would crash the process.
         """
-        validate_gguf(path)
+        (validate_foreign_gguf if foreign else validate_gguf)(path)
         repack = can_repack_file(path)
         check_llama_opens(path)
         import llama_cpp

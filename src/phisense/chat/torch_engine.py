@@ -137,14 +137,10 @@ class TorchEngine:
         """Return the attention over the image while the last of `messages` was generated, a grid
         `(rows, columns)`: see model/attention_map.py.
         """
-        prompt, slots = self.built.prompt, [len(one) for one in seen]
-        asked, answer = messages[:-1], messages[-1]
-        before = prompt.render_for_completion(asked, slots)
-        # without the end-of-text token
-        whole = prompt.render_conversation(messages, slots).ids[:-1]
-        assert answer.role == "assistant"
+        assert messages[-1].role == "assistant"
+        ids, answered = self.built.prompt.render_answered(messages, [len(one) for one in seen])
         with self._lock.acquire():
-            return attention_map(self.built, whole, seen[0], len(whole) - len(before))
+            return attention_map(self.built, ids, seen[0], answered)
 
     def _prefill(
         self, ids: list[int], seen: Sequence[torch.Tensor], stop: threading.Event, owner: object

@@ -3,8 +3,9 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
+from enum import StrEnum
 from pathlib import Path
-from typing import Annotated, Literal
+from typing import Annotated
 
 import typer
 
@@ -31,8 +32,18 @@ MergedFolder = Annotated[
     Path | None,
     typer.Option(help="The model folder to write; otherwise models/NAME beside runs."),
 ]
+
+
+class NumberFormat(StrEnum):
+    """Number formats of a merged model's weights."""
+
+    FLOAT32 = "float32"
+    BFLOAT16 = "bfloat16"
+    FLOAT16 = "float16"
+
+
 MergeDtype = Annotated[
-    Literal["float32", "bfloat16", "float16"] | None,
+    NumberFormat | None,
     typer.Option(help="Number format of the merged weights; otherwise the recipe's merge.dtype."),
 ]
 Variants = Annotated[
@@ -162,7 +173,7 @@ def merge(
     from .printing import print_merge, print_result
     from .rendering import events, print_as_json
 
-    changes = [*(set_ or ()), *([] if dtype is None else [f"merge.dtype={dtype}"])]
+    changes = [*(set_ or ()), *([] if dtype is None else [f"merge.dtype={dtype.value}"])]
     with events(None if json else print_result) as on_event:  # of a refused merge: its table
         merged = run_merge(
             run,

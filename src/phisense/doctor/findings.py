@@ -7,6 +7,7 @@ from __future__ import annotations
 import os
 import platform
 import shutil
+from collections.abc import Callable
 from dataclasses import dataclass
 from importlib.metadata import PackageNotFoundError, version
 from importlib.util import find_spec
@@ -23,6 +24,7 @@ from ..openmp import wait_policy
 from ..parts import resolve_part
 from ..pipeline.records import Record
 from ..recipe import Recipe
+from ..speech_part import find_speech_part
 from .devices import GB
 
 _NEEDED = ("torch", "transformers", "peft", "accelerate", "bitsandbytes", "safetensors")
@@ -111,15 +113,22 @@ def attention(training: Arithmetic) -> str:
 
 
 def _parts(recipe: Recipe) -> list[Finding]:
-    wanted = [("language", recipe.language.part), ("vision", recipe.vision.part)]
-    wanted += [("speech", recipe.speech.part)] if recipe.speech else []
-    found = []
-    for name, part in wanted:
-        try:
-            found.append(Finding(f"{name} part", str(resolve_part(part, download=False))))
-        except PhisenseError as error:
-            found.append(Finding(f"{name} part", str(error), "missing"))
-    return found
+    parts = [
+        _part("language", lambda: resolve_part(recipe.language.part, download=False)),
+        _part("vision", lambda: resolve_part(recipe.vision.part, download=False)),
+    ]
+    if recipe.speech is not None:
+        speech = recipe.speech.part
+        parts.append(_part("speech", lambda: find_speech_part(speech, download=False).folder))
+    return parts
+
+
+def _part(name: str, find: Callable[[], Path]) -> Finding:
+    """A part's folder, or why it is missing."""
+    try:
+        return Finding(f"{name} part", str(find()))
+    except PhisenseError as error:
+        return Finding(f"{name} part", str(error), "missing")
 
 
 def _data(recipe: Recipe) -> list[Finding]:

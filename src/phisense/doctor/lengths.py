@@ -7,11 +7,12 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
+from ..chat_tokenizer import prepare_tokenizer
 from ..conversations import Conversation, read_conversations
 from ..errors import PhisenseError
 from ..parts import load_auto
 from ..pipeline.records import Record
-from ..prompt import IGNORE_INDEX, Prompt, Rendered, prepare_tokenizer
+from ..prompt import IGNORE_INDEX, Prompt, Rendered
 from ..recipe import Recipe, Stage
 from ..training.objectives import OBJECTIVES
 from ..training.packing import PackedRow, Sample, count_scores, pack, single_row

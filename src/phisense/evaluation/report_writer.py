@@ -104,11 +104,8 @@ def attention_maps(
             Message("user", f"{IMAGE}\n{built.prompt.escape_special_tokens(p.question)}"),
             Message("assistant", built.prompt.escape_special_tokens(p.answer)),
         )
-        before = built.prompt.render_for_completion(said[:1], [len(slots)])
-        whole = built.prompt.render_conversation(said, [len(slots)]).ids[
-            :-1
-        ]  # without the end-of-sequence token
-        grid = attention_map(built, whole, slots, len(whole) - len(before))
+        ids, answered = built.prompt.render_answered(said, [len(slots)])
+        grid = attention_map(built, ids, slots, answered)
         found[p.id] = AttentionGrid(tuple(tuple(round(w, 6) for w in row) for row in grid.tolist()))
         progress(len(found), max_maps)
     return found

@@ -7,6 +7,7 @@ from __future__ import annotations
 from collections.abc import Mapping
 from dataclasses import dataclass, field
 
+from ..intervals import Interval
 from ..pipeline.json_fields import JsonObject, objects, optional, required
 from ..pipeline.results import GradientCheckResult, MergeGate, MergeMeasurement
 
@@ -103,7 +104,8 @@ class TrainingFile:
 @dataclass(frozen=True, slots=True)
 class MergeFacts:
     """`merge_report.json`: `weights` by what was measured ("merged", "on_original", "back_to_nf4",
-    "shuffled"), each compared with `reference` on `probes` probes.
+    "four_bit", "shuffled"), each compared with `reference` on `probes` probes; `rejected` says why
+    no model was written.
     """
 
     reference: str
@@ -113,11 +115,14 @@ class MergeFacts:
     projector_change: float | None
     weights: Mapping[str, MergeMeasurement]
     gate: MergeGate | None
+    reference_accuracy: Interval | None = None
+    rejected: tuple[str, ...] = ()
 
     @classmethod
     def from_dict(cls, document: JsonObject, source: str) -> MergeFacts:
         """Read `merge_report.json`."""
         gate = optional(document, "gate", dict, source)
+        accuracy = optional(document, "reference_accuracy", dict, source)
         return cls(
             required(document, "reference", str, source),
             required(document, "reference_loss", float, source),
@@ -130,6 +135,8 @@ class MergeFacts:
                 if isinstance(one, Mapping) and all(key in one for key in _MEASURED)
             },
             MergeGate.from_dict(gate, f"{source}: gate") if gate else None,
+            Interval.from_dict(accuracy, f"{source}: reference_accuracy") if accuracy else None,
+            tuple(map(str, optional(document, "rejected", list, source) or ())),
         )
 
 

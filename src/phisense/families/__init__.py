@@ -6,6 +6,7 @@ phi4_mini.py    Phi-4-mini
 smollm2.py      SmolLM2: Llama's class
 qwen2_5.py      Qwen2.5
 qwen3.py        Qwen3
+pre_tokenizers.py  how byte-level BPE splits a text first, by llama.cpp's names
 separate.py     layers whose matrices are not fused, for the last three
 
 A family is told by facts of config.json (`family_of_config`) or of the tokenizer
@@ -42,6 +43,7 @@ __all__ = [
     "known_special_tokens",
     "missing_chat_tokens",
     "text_model_types",
+    "token_id",
 ]
 
 FAMILIES: Registry[Family] = Registry("language family", "FAMILY", seams.FAMILY_MODULES)
@@ -106,27 +108,35 @@ def family_of_tokenizer(tokenizer: Any) -> Family:
 
     Raises PartError if the tokens of every family are missing, or several claim it.
     """
-    known = tokenizer.get_vocab()
-    candidates = [family for family in FAMILIES.values() if not _missing(family, known)]
+    candidates = [family for family in FAMILIES.values() if not _missing(family, tokenizer)]
     if not candidates:
         nearest, missing = missing_chat_tokens(tokenizer)
         raise PartError(
             f"the language part's tokenizer lacks {nearest.title}'s chat tags",
             got=f"no {', '.join(missing)}",
-            do=f"Use {nearest.models}",
+            do=f"Use {_models()}",
         )
     return _select(
         candidates,
-        lambda family: _held(known.get(token) == i for token, i in family.token_marks.items()),
+        lambda family: _held(
+            token_id(tokenizer, token) == i for token, i in family.token_marks.items()
+        ),
         "the language part's tokenizer",
     )
 
 
 def missing_chat_tokens(tokenizer: Any) -> tuple[Family, list[str]]:
     """The family of which a tokenizer lacks the fewest chat tokens, and those."""
-    known = tokenizer.get_vocab()
-    lacking = [(family, _missing(family, known)) for family in FAMILIES.values()]
+    lacking = [(family, _missing(family, tokenizer)) for family in FAMILIES.values()]
     return min(lacking, key=lambda found: len(found[1]))
+
+
+def token_id(tokenizer: Any, token: str) -> int | None:
+    """The id of a token, None if the tokenizer has none such; unlike `get_vocab`, which lists
+    200,000 of them, it takes no time.
+    """
+    found: int | None = tokenizer.backend_tokenizer.token_to_id(token)
+    return found
 
 
 def check_same_family(text: Any, tokenizer: Any, folder: object) -> Family:
@@ -180,8 +190,8 @@ def _select(candidates: Iterable[Family], marks: Callable[[Family], int], what: 
     )
 
 
-def _missing(family: Family, known: Mapping[str, int]) -> list[str]:
-    return [token for token in family.chat.tokens if token not in known]
+def _missing(family: Family, tokenizer: Any) -> list[str]:
+    return [token for token in family.chat.tokens if token_id(tokenizer, token) is None]
 
 
 def _models() -> str:

@@ -81,20 +81,31 @@ class ChatFormat:
             f" '{_jinja(self.tag_of(role))}{after}' -}}}}"
             for role in ROLES
         )
-        return (
-            "{%- for message in messages -%}"
-            + tags
-            + "{%- else -%}{{- raise_exception('roles are system, user and assistant; got ' ~"
+        tags += (
+            "{%- else -%}{{- raise_exception('roles are system, user and assistant; got ' ~"
             " message['role']) -}}{%- endif -%}"
-            + "{%- if message['content'] is string -%}{{- message['content'] -}}{%- else -%}"
+        )
+        said = (
+            "{%- if message['content'] is string -%}{{- message['content'] -}}{%- else -%}"
             + f"{{%- for part in message['content'] if part['type'] == 'image' -%}}{{{{-"
             f" '{image}\\n' -}}}}{{%- endfor -%}}"
             + "{%- for part in message['content'] if part['type'] == 'text' -%}{{- part['text']"
-            " -}}{%- endfor -%}"
-            + "{%- endif -%}"
+            " -}}{%- endfor -%}" + "{%- endif -%}"
+        )
+        if self.trims:
+            said = "{%- set said -%}" + said + "{%- endset -%}{{- said | trim -}}"
+        end_of_text = (
+            f"{{%- else -%}}{{{{- '{_jinja(self.end_of_text)}' -}}}}" if self.closes_text else ""
+        )
+        return (
+            "{%- for message in messages -%}"
+            + self._jinja_default_system()
+            + tags
+            + self._jinja_last_answer()
+            + said
             + f"{{{{- '{_jinja(self.end)}{after}{_jinja(self.after_end)}' -}}}}{{%- endfor -%}}"
-            + f"{{%- if add_generation_prompt -%}}{{{{- '{_jinja(self.tag_of('assistant'))}{after}'"
-            f" -}}}}{{%- else -%}}{{{{- '{_jinja(self.end_of_text)}' -}}}}{{%- endif -%}}"
+            + f"{{%- if add_generation_prompt -%}}{{{{- '{_jinja(self.tag_of('assistant'))}{after}"
+            f"{_jinja(self.answer_prefix)}' -}}}}{end_of_text}{{%- endif -%}}"
         )
 
     def llama_cpp_template(self, lead: str) -> str:
@@ -110,21 +121,52 @@ class ChatFormat:
             + "{%- if message['content'] is string -%}{%- set said = message['content'] -%}"
             + "{%- else -%}{%- set said = message['content'] | map(attribute='text') |"
             " join('\\n') -%}{%- endif -%}"
+            + self._jinja_default_system()
             + f"{{{{- '{before}' ~ message['role'] ~ '{behind}' -}}}}"
+            + self._jinja_last_answer()
             + "{%- if not said.startswith('<__') -%}"
             + f"{{{{- '{lead}' -}}}}{{%- endif -%}}"
             + f"{{{{- said | trim ~ '{_jinja(self.end)}{_jinja(self.after_end)}' -}}}}"
             + "{%- endfor -%}"
-            + f"{{%- if add_generation_prompt -%}}{{{{- '{_jinja(self.tag_of('assistant'))}' -}}}}"
-            "{%- endif -%}"
+            + f"{{%- if add_generation_prompt -%}}{{{{- '{_jinja(self.tag_of('assistant'))}"
+            f"{_jinja(self.answer_prefix)}' -}}}}{{%- endif -%}}"
         )
 
     def ollama_template(self, lead: str) -> str:
         """The same for Ollama, in Go's template language."""
+        begin, before_end = "{{- range .Messages }}", "" if self.after_end else "-"
+        if self.default_system:
+            system = self.tag_of("system") + self.default_system + self.end + self.after_end
+            begin = (
+                "{{- range $i, $_ := .Messages }}"
+                f'{{{{- if and (eq $i 0) (ne .Role "system") }}}}{system}{{{{ end }}}}'
+            )
         return (
-            f"{{{{- range .Messages }}}}{self.tag.replace('{role}', '{{ .Role }}')}{lead}"
-            f"{{{{ .Content }}}}{self.end}{self.after_end}{{{{- end }}}}"
-            f"{self.tag_of('assistant')}"
+            f"{begin}{self.tag.replace('{role}', '{{ .Role }}')}{lead}"
+            f"{{{{ .Content }}}}{self.end}{self.after_end}{{{{{before_end} end }}}}"
+            f"{self.tag_of('assistant')}{self.answer_prefix}"
+        )
+
+    def _jinja_default_system(self) -> str:
+        """At the start of the loop over messages: the system message of a conversation that has
+        none.
+        """
+        if not self.default_system:
+            return ""
+        system = self.tag_of("system") + self.default_system + self.end + self.after_end
+        return (
+            "{%- if loop.first and message['role'] != 'system' -%}"
+            f"{{{{- '{_jinja(system)}' -}}}}{{%- endif -%}}"
+        )
+
+    def _jinja_last_answer(self) -> str:
+        """Behind a tag: what stands before the last answer to a user."""
+        if not self.answer_prefix:
+            return ""
+        return (
+            "{%- if loop.last and message['role'] == 'assistant' and"
+            " messages | selectattr('role', 'equalto', 'user') | list -%}"
+            f"{{{{- '{_jinja(self.answer_prefix)}' -}}}}{{%- endif -%}}"
         )
 
 
@@ -145,15 +187,14 @@ class GGUFFormat:
     length first, for width, width of the MLP, heads, heads of the keys and width of a head; the
     biases are named with `.bias`. The rows of the matrices in `interleaved` are stored in another
     order: llama.cpp rotates neighbouring elements of a head, transformers those half a head apart.
-    `pre_tokenizer` is llama.cpp's name for how byte-level BPE splits a text first. `name` returns
-    `general.name` for a folder's name and the vocabulary's pieces: llama.cpp reads tokenizer
-    behaviour from it.
+    `name` returns `general.name` for a folder's name and the vocabulary's pieces: llama.cpp reads
+    tokenizer behaviour from it. (How byte-level BPE splits a text follows from the tokenizer, see
+    `pre_tokenizers.py`.)
     """
 
     architecture: str
     layer_names: Mapping[str, str]
     block_shapes: Callable[[int, int, int, int, int], Mapping[str, Shape]]
-    pre_tokenizer: str
     name: Callable[[str, Collection[str]], str]
     biased: tuple[str, ...] = ()
     interleaved: tuple[str, ...] = ()

@@ -87,7 +87,6 @@ FAMILY = Family(
             "mlp.down_proj": "ffn_down",
         },
         block_shapes=block_shapes,
-        pre_tokenizer="gpt-2",
         name=gguf_name,
     ),
     image_tokens=tuple(f"<|placeholder{i}|>" for i in range(1, 7)),

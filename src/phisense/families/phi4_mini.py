@@ -18,14 +18,8 @@ from dataclasses import replace
 
 from .base import ChatFormat
 from .phi3 import FAMILY as PHI3
+from .pre_tokenizers import O200K
 
-_SPLIT = (
-    r"[^\r\n\p{L}\p{N}]?[\p{Lu}\p{Lt}\p{Lm}\p{Lo}\p{M}]*"
-    r"[\p{Ll}\p{Lm}\p{Lo}\p{M}]+(?i:'s|'t|'re|'ve|'m|'ll|'d)?"
-    r"|[^\r\n\p{L}\p{N}]?[\p{Lu}\p{Lt}\p{Lm}\p{Lo}\p{M}]+"
-    r"[\p{Ll}\p{Lm}\p{Lo}\p{M}]*(?i:'s|'t|'re|'ve|'m|'ll|'d)?"
-    r"|\p{N}{1,3}| ?[^\s\p{L}\p{N}]+[\r\n/]*|\s*[\r\n]+|\s+(?!\S)|\s+"
-)
 _END_OF_TEXT = 199999
 
 
@@ -61,8 +55,8 @@ FAMILY = replace(
     # config.json has Phi-3's model type; no Phi-3 has as many rows.
     config_marks={"vocab_size": 200064},
     token_marks={"<|endoftext|>": _END_OF_TEXT, "<|assistant|>": 200019, "<|end|>": 200020},
-    gguf=replace(PHI3.gguf, pre_tokenizer="gpt-4o", name=_gguf_name),
-    tokenizer_patterns=(_SPLIT,),
+    gguf=replace(PHI3.gguf, name=_gguf_name),
+    tokenizer_patterns=(O200K,),
     image_tokens=("<|tag|>", "<|endofprompt|>"),
     known_configs={
         "microsoft/Phi-4-mini-instruct": {

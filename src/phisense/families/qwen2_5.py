@@ -15,14 +15,10 @@ from __future__ import annotations
 from collections.abc import Collection
 
 from .base import ChatFormat, ConfigDefaults, Family, GGUFFormat, Shape
+from .pre_tokenizers import QWEN2
 from .separate import GGUF_LAYER_NAMES, LORA_TARGETS, block_shapes, lora_shapes
 
 END_OF_TEXT, START, END = 151643, 151644, 151645
-#: transformers, models/qwen2/tokenization_qwen2.py
-SPLIT = (
-    r"(?i:'s|'t|'re|'ve|'m|'ll|'d)|[^\r\n\p{L}\p{N}]?\p{L}+|\p{N}"
-    r"| ?[^\s\p{L}\p{N}]+[\r\n]*|\s*[\r\n]+|\s+(?!\S)|\s+"
-)
 _BIASED = ("self_attn.q_proj", "self_attn.k_proj", "self_attn.v_proj")
 
 
@@ -77,12 +73,11 @@ FAMILY = Family(
         architecture="qwen2",
         layer_names=GGUF_LAYER_NAMES,
         block_shapes=_block_shapes,
-        pre_tokenizer="qwen2",
         name=gguf_name,
         biased=_BIASED,
     ),
     tokenizer_classes=("Qwen2Tokenizer",),
-    tokenizer_patterns=(SPLIT,),
+    tokenizer_patterns=(QWEN2,),
     image_tokens=("<|image_pad|>", "<|vision_pad|>", "<|video_pad|>"),
     known_configs={
         "Qwen/Qwen2.5-1.5B-Instruct": {

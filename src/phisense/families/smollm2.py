@@ -64,7 +64,6 @@ FAMILY = Family(
         architecture="llama",
         layer_names=GGUF_LAYER_NAMES,
         block_shapes=block_shapes,
-        pre_tokenizer="smollm",
         name=_gguf_name,
         interleaved=("self_attn.q_proj", "self_attn.k_proj"),
     ),

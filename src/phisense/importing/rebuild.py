@@ -18,7 +18,7 @@ from ..prompt import Prompt
 from ..vision.encoders.base import ENCODERS
 from ..vision.encoders.loading import load_image_processor, num_patches
 from .llama import fuse_weights, to_phi3_config
-from .source import REWRITTEN, Source
+from .source import Source, is_rewritten
 
 
 def rebuild_native(found: Source, model: Any, prompt: Prompt, image_id: int) -> Phi3WithProjector:
@@ -26,7 +26,7 @@ def rebuild_native(found: Source, model: Any, prompt: Prompt, image_id: int) -> 
     them fit.
     """
     config = found.config
-    llama = prompt.family.model_type != config.text_config.model_type == REWRITTEN
+    llama = is_rewritten(config.text_config, prompt.family)
     text = to_phi3_config(config.text_config) if llama else config.text_config
     made = native_config(
         LLAVA,

@@ -19,6 +19,8 @@ from transformers import AutoConfig, AutoTokenizer
 
 from ..errors import PartError
 from ..families import (
+    FAMILIES,
+    Family,
     check_same_family,
     family_of_tokenizer,
     family_titles,
@@ -174,7 +176,7 @@ def _check(folder: Path) -> Any:
     raw = read_json_object(folder / "config.json")
     found = raw.get("model_type")
     if found != LLAVA.model_type:
-        also = "; its text part alone is no LLaVA" if found in _text_types() else ""
+        also = "; its text part alone is no LLaVA" if found in text_model_types() else ""
         raise PartError(
             f"{folder} is no LLaVA-format folder",
             got=f"model type {found}{also}",
@@ -186,7 +188,7 @@ def _check(folder: Path) -> Any:
     _check_supported(folder)
     config = load_auto(AutoConfig, folder)
     text, seen = config.text_config, config.vision_config
-    if text.model_type not in _text_types():
+    if text.model_type not in text_model_types():
         raise PartError(
             f"the text part of {folder} is no {family_titles()}",
             got=text.model_type,
@@ -208,21 +210,24 @@ def _check(folder: Path) -> Any:
             wanted=strategy,
         )
     tokenizer = load_auto(AutoTokenizer, folder)
-    nearest, missing = missing_chat_tokens(tokenizer)
+    _, missing = missing_chat_tokens(tokenizer)
     if missing:
         raise PartError(
             f"the text part of {folder} is a {text.model_type.title()} of another tokenizer",
             got=f"no {', '.join(missing)}",
-            wanted=f"{nearest.title}'s chat tags",
-            do=f"Only LLaVA models on {nearest.models} can be taken",
+            wanted=f"the chat tags of {family_titles()}",
+            do="Only LLaVA models on one of these can be taken",
         )
-    if text.model_type == family_of_tokenizer(tokenizer).model_type:
+    if not is_rewritten(text, family_of_tokenizer(tokenizer)):
         check_same_family(text, tokenizer, folder)
     return config
 
 
-def _text_types() -> tuple[str, ...]:
-    return (*text_model_types(), REWRITTEN)
+def is_rewritten(text: Any, family: Family) -> bool:
+    """Whether a text part of this configuration, with a tokenizer of `family`, is a Phi-3 that was
+    rewritten as a Llama.
+    """
+    return bool(text.model_type == REWRITTEN and family.model_type == FAMILIES["phi3"].model_type)
 
 
 def _check_tower(folder: Path, seen: Any, layer: Any) -> None:

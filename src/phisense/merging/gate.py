@@ -103,34 +103,49 @@ def check_projector(change: float) -> None:
 
 
 def rejection(
-    result: MergeResult, run: Path, kept: Path | None, asked: Sequence[str]
+    result: MergeResult,
+    run: Path,
+    kept: Path | None,
+    changes: Sequence[str] = (),
+    others: Sequence[str] = (),
 ) -> MergeError:
     """The error of a rejected merge, with commands that can be run as they are. `kept` is the file
-    of its report, `asked` what else the user gave `phisense merge`.
+    of its report; `changes` are those of the recipe that the user asked for, `others` the words of
+    other options.
     """
     failed = [one for one in result.gate.judge(result.merged) if not one.passes]
-    where = "" if kept is None else f" What was measured is in {kept}"
+    where = "" if kept is None else f". What was measured is in {kept}"
     return MergeError(
         "the merged model is not what was trained, so it was not written",
         got=", ".join(f"{one.figure} {one.got}" for one in failed),
         wanted=", ".join(f"{one.figure} {one.limit}" for one in failed),
-        do=f"{_advice(result, failed, run, asked)}.{where}",
+        do=f"{_advice(result, failed, run, changes, others)}{where}",
     )
 
 
 def _advice(
-    result: MergeResult, failed: Sequence[JudgedFigure], run: Path, asked: Sequence[str]
+    result: MergeResult,
+    failed: Sequence[JudgedFigure],
+    run: Path,
+    changes: Sequence[str],
+    others: Sequence[str],
 ) -> str:
     """What to do, as commands in backticks."""
-    command = f"phisense merge {shlex.quote(str(run))}"
-    others = "".join(f" {shlex.quote(word)}" for word in asked)
+
+    def command(dtype: str, **limits: float | None) -> str:
+        keys = {"merge.dtype", *(f"merge.{name}" for name in limits)}
+        words = ["phisense", "merge", str(run)]
+        kept = [one for one in changes if one.partition("=")[0] not in keys]
+        kept += [f"merge.{name}={value:g}" for name, value in limits.items()]
+        words += [word for one in kept for word in ("--set", one)]
+        return f"`{shlex.join([*words, '--dtype', dtype, *others])}`"
+
     ways = []
     if result.dtype != "float32":
-        ways.append(f"keep more digits: `{command}{others} --dtype float32`")
+        ways.append(f"keep more digits: {command('float32')}")
     if all(_is_near(one, result.gate) for one in failed):
-        looser = "".join(f" --set merge.{one.setting}={one.needed:g}" for one in failed)
-        dtype = f" --dtype {result.dtype}"
-        ways.append(f"admit that much, if you mean to: `{command}{others}{dtype}{looser}`")
+        looser = {one.setting: one.needed for one in failed}
+        ways.append(f"admit that much, if you mean to: {command(result.dtype, **looser)}")
     if not ways:
         return (
             "Rounding does not explain that: please report it with phisense doctor's output, or"

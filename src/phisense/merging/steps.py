@@ -2,16 +2,19 @@
 
 The adapter was trained against the dequantized NF4 base, in the training dtype; so it is merged
 onto exactly that (model/unmerged.py), in float32, and the result is cast once. On held-out
-questions four models are compared with the unmerged adapter:
+questions these models are compared with the unmerged adapter:
 
     merged           dequantized base + adapter, in the recipe's dtype, as it was written
     on_original      the original base + adapter
     back_to_nf4      the merged weights quantized again (the naive merge: small changes are rounded
                      back to the same codes)
+    four_bit         the written folder as `--quantize` opens it: the base in NF4 as in training,
+                     with the adapter beside it (model/adapter_beside.py)
     shuffled         the adapter's layers in reverse order: the control, which the gate must reject
 
 After full fine-tuning there is no adapter: the trained weights are compared with their cast to the
-recipe's dtype, and with the control.
+recipe's dtype, and with the control. Where the base was not quantized, `four_bit` is the merged
+weights in NF4.
 """
 
 from __future__ import annotations
@@ -24,17 +27,18 @@ import torch
 
 from .. import artifacts, safe_replace
 from ..model import Phi3WithProjector, load_model, save_model
+from ..model.adapter_beside import Adapter, read_adapter, write_beside
 from ..model.agreement import Outputs
 from ..model.arithmetic import choose_arithmetic
 from ..model.assembly import load_language
-from ..model.device import DTYPES
+from ..model.device import DTYPES, pick_device
 from ..model.folder import MODEL_KIND
 from ..model.provenance import PartDigests, check_parts_unchanged
 from ..model.quantized import dequantize
 from ..model.trainable import get_projector, snapshot
 from ..model.training_record import RECORD_FILE, training_record
 from ..model.unmerged import attach_vision_tower, load_run_recipe, load_with_adapter
-from ..parts import split_revision
+from ..parts import resolve_part, split_revision
 from ..pipeline.progress import Finished, OnEvent, Progress, ignore
 from ..pipeline.results import MergeMeasurement, MergeResult, WrittenWeights
 from ..recipe import Recipe
@@ -42,18 +46,6 @@ from . import gate
 from .adding import add_adapter, reverse_layers
 from .probes import IsCorrect, Probe, ask, choose_probes
 from .written import check_outputs_equal, check_weights_equal, weight_digests
-
-#: Keys of the recipe that a rejected merge's advice sets itself.
-_ADVISED = tuple(
-    f"merge.{name}="
-    for name in (
-        "dtype",
-        "max_delta_loss",
-        "min_same_answers",
-        "max_lost_accuracy",
-        "max_lost_answers",
-    )
-)
 
 
 def merge(
@@ -85,7 +77,7 @@ def merge(
     _measure_others(measuring, run, device)
     adapted = load_with_adapter(recipe, run, device)
     measuring("adapter", adapted)  # the reference: the unmerged adapter
-    trained = snapshot(get_projector(adapted.model))
+    trained, adapter = snapshot(get_projector(adapted.model)), read_adapter(adapted.model)
     merged = _cast(add_adapter(adapted), recipe)
     del adapted
     with artifacts.staged_artifact(
@@ -109,10 +101,14 @@ def merge(
             report = replace(report, rejected=rejected, folder=run, written=None)
             kept = gate.keep_report(run, report)
             on_event(Finished(report))
-            raise gate.rejection(report, run, kept, _asked(changes, out, overwrite))
+            where = [] if out is None else ["--out", str(out)]
+            where += ["--overwrite"] if overwrite else []
+            raise gate.rejection(report, run, kept, changes, where)
         if recipe.train.quantize:
             measuring("back_to_nf4", _requantized(reopened, aside))
             report = replace(report, back_to_nf4=measuring.beside_adapter("back_to_nf4"))
+        del reopened
+        report = replace(report, four_bit=_measure_four_bit(measuring, aside, adapter, device))
         artifacts.write_json(aside / MergeResult.FILE, report.to_dict())
         artifacts.write_json(aside / RECORD_FILE, training_record(run, recipe).to_dict())
     if gate.has_report(run):  # of a merge that was rejected before
@@ -138,6 +134,7 @@ class _Measuring:
             *(["on_original"] if lora else []),
             *("shuffled", "adapter", "merged"),
             *(["back_to_nf4"] if recipe.train.quantize else []),
+            "four_bit",
         ]
         self._show(self.order[0])
 
@@ -223,13 +220,6 @@ def _report(
     )
 
 
-def _asked(changes: Sequence[str], out: Path | None, overwrite: bool) -> list[str]:
-    """What the command line of a merge had besides the run and what the advice sets."""
-    words = [word for one in changes if not one.startswith(_ADVISED) for word in ("--set", one)]
-    words += [] if out is None else ["--out", str(out)]
-    return words + (["--overwrite"] if overwrite else [])
-
-
 def _manifest_facts(recipe: Recipe, parts: PartDigests) -> dict[str, object]:
     """Facts for the manifest: `made_from` holds the parts' Hub ids, `parts` the digests and
     revisions of all parts.
@@ -252,6 +242,20 @@ def _describe_reference(recipe: Recipe) -> str:
     return (
         f"the unmerged adapter on the {'dequantised NF4 base' if recipe.train.quantize else 'base'}"
     )
+
+
+def _measure_four_bit(
+    measuring: _Measuring, written: Path, adapter: Adapter, device: str
+) -> MergeMeasurement:
+    """The `written` folder as `--quantize` will open it, after what that needs is added to it."""
+    recipe = measuring.recipe
+    if recipe.train.quantize:
+        part = resolve_part(recipe.language.part)
+        base = load_language(part, pick_device(device), torch.float32, quantize=True)
+        write_beside(written, base, adapter, DTYPES[recipe.merge.dtype])
+        del base
+    measuring("four_bit", load_model(written, device, quantize=True, measured=False, step="merge"))
+    return measuring.beside_adapter("four_bit")
 
 
 def _requantized(merged: Phi3WithProjector, written: Path) -> Phi3WithProjector:

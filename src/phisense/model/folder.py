@@ -2,6 +2,9 @@
 without phisense.
 
 config.json, generation_config.json, *.safetensors      the native model
+four_bit/beside.safetensors                             the adapter, and the scales of the 4-bit
+                                                        base beside which it was trained: see
+                                                        adapter_beside.py
 processor_config.json, tokenizer files, chat template   the native processor
 merge_report.json                                       measurements of the merge
 training.json                                           training record: see training_record.py
@@ -30,9 +33,11 @@ from ..opening.shape_checks import build_meta_model, check_stored_weights
 from ..parts import load_auto, load_weights
 from ..prompt import Prompt
 from ..vision.encoders.base import ENCODERS, encoder_of
+from .adapter_beside import has_beside, load_beside
 from .arithmetic import INFERENCE, Step, choose_arithmetic
 from .assembly import Phi3WithProjector, make_generation_config
 from .device import dtype_name
+from .four_bit import check_four_bit
 from .projectors.config import native_class
 from .projectors.image_tokens import nested_pool
 from .quantized import allow_repacking, forbid_repacking, nf4_config, set_compute_dtype
@@ -53,16 +58,21 @@ def load_model(
     *,
     image_tokens: int | None = None,
     quantize: bool = False,
+    measured: bool = True,
     step: Step = "evaluate",
 ) -> Phi3WithProjector:
     """Load a model folder for inference. The compute dtype is `dtype`, or the one that
     arithmetic.py chooses for `step`.
 
-    `image_tokens` selects one of the numbers that a model with nested training supports; `quantize`
-    loads the language part in NF4. Raises ArtifactError if the folder is missing, unfinished,
-    damaged, or holds another kind of model, PartError if its files are rejected.
+    `image_tokens` selects one of the numbers that a model with nested training supports. `quantize`
+    loads the language part in NF4, with the adapter beside it if the folder holds one; what 4 bits
+    cost the model must have been `measured` (four_bit.py), except to measure it. Raises
+    ArtifactError if the folder is missing, unfinished, damaged, or holds another kind of model,
+    PartError if its files are rejected, FourBitError if 4 bits would lose what was trained.
     """
     config = open_model_config(folder)
+    if quantize and measured:
+        check_four_bit(folder)
     pool = nested_pool(config, image_tokens)
     stored = (
         getattr(torch, str(config.dtype).removeprefix("torch.")) if config.dtype else torch.float32
@@ -78,19 +88,7 @@ def load_model(
         )
     dtype, where = arithmetic.dtype, arithmetic.device
     processor = open_processor(folder, config)
-    how: dict[str, Any] = (
-        {"quantization_config": nf4_config(dtype, NEVER_QUANTIZED)} if quantize else {}
-    )
-    model: Any = load_weights(
-        native_class(config),
-        folder,
-        config=config,
-        dtype=torch.float32 if quantize else dtype,
-        device_map={"": where},
-        **how,
-    )
-    if quantize:
-        set_compute_dtype(model, dtype)
+    model = _load_native(folder, config, where, dtype, quantize)
     forbid_repacking(model)
     if arithmetic.layout == INFERENCE:
         allow_repacking(model)
@@ -100,6 +98,31 @@ def load_model(
     return Phi3WithProjector(
         model.eval(), processor, prompt, context_window(config), pool, arithmetic
     )
+
+
+def _load_native(
+    folder: Path, config: Any, device: torch.device, dtype: torch.dtype, quantize: bool
+) -> Any:
+    """The native model, computing in `dtype`."""
+    model_class = native_class(config)
+    if not quantize:
+        return load_weights(
+            model_class, folder, config=config, dtype=dtype, device_map={"": device}
+        )
+    quantization = nf4_config(dtype, NEVER_QUANTIZED)
+    if has_beside(folder):
+        model = load_beside(model_class, folder, config, quantization, device, dtype)
+    else:
+        model = load_weights(
+            model_class,
+            folder,
+            config=config,
+            dtype=torch.float32,  # codes are quantized from the stored weights
+            device_map={"": device},
+            quantization_config=quantization,
+        )
+    set_compute_dtype(model, dtype)
+    return model
 
 
 def open_model_config(folder: Path) -> Any:

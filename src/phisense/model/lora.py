@@ -16,9 +16,6 @@ from ..errors import TrainingError
 from ..families import family_of_config
 from ..recipe import Lora
 
-#: The recipe's pattern if it is left out: it stands for that of the language part's family.
-DEFAULT_PATTERN = str(Lora.model_fields["target_modules"].default)
-
 
 def add_lora(model: Any, lora: Lora) -> PeftModel:
     """Wrap the model with a fresh adapter; the projector is trained too.
@@ -41,7 +38,7 @@ def add_lora(model: Any, lora: Lora) -> PeftModel:
 
 def target_pattern(model: Any, lora: Lora) -> str:
     """The recipe's regular expression, or the family's if the recipe leaves it out."""
-    if lora.target_modules != DEFAULT_PATTERN:
+    if lora.target_modules is not None:
         return lora.target_modules
     return family_of_config(model.config.text_config).lora_pattern
 

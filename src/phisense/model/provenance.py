@@ -27,12 +27,13 @@ import orjson
 from transformers import AutoTokenizer
 
 from .. import artifacts
+from ..chat_tokenizer import prepare_tokenizer
 from ..conversations import IMAGE, Message
 from ..errors import ArtifactError, PartError
 from ..opening.files import cached_sha256
 from ..parts import load_auto, pin_revision, resolve_part, split_revision
 from ..pipeline.records import Record, omitted
-from ..prompt import Prompt, prepare_tokenizer
+from ..prompt import Prompt
 from ..recipe import Recipe
 from ..vision.encoders.loading import stored_vision_config, vision_config
 

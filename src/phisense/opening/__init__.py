@@ -5,6 +5,7 @@ files.py              which files are read; links and special files; the manifes
 documents.py          JSON files, with limits on size, depth and values
 configs.py            config.json; rope_checks.py its RoPE scaling
 tokenizer_checks.py   tokenizer and image processor configurations
+tokenizer_steps.py    whether a class of transformers splits as tokenizer.json says
 registered.py         what encoders and projectors say of the folders that hold them
 headers.py            the headers of the safetensors files
 shape_checks.py       the configuration against those headers, on the meta device, so that a

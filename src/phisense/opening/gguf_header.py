@@ -86,7 +86,9 @@ def read_gguf_header(path: Path) -> GGUFHeader:
     """
     if not path.is_file():
         raise PartError(
-            f"{path} cannot be read", got="no such file", do="Run phisense export again"
+            f"{path} cannot be read",
+            got="no such file",
+            do="Run phisense export again, or download it again",
         )
     try:
         with path.open("rb") as file:
@@ -205,5 +207,8 @@ def _take(file: BinaryIO, count: int) -> bytes:
 
 def _damaged_error(path: Path, got: str, wanted: str | None = None) -> PartError:
     return PartError(
-        f"{path} is no whole GGUF file", got=got, wanted=wanted, do="Run phisense export again"
+        f"{path} is no whole GGUF file",
+        got=got,
+        wanted=wanted,
+        do="Run phisense export again, or download it again",
     )

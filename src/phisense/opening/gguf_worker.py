@@ -12,12 +12,16 @@ from __future__ import annotations
 import ctypes
 import json
 import math
+import os
 import sys
 from contextlib import suppress
+
+THREAD_STACK = 1 << 20  # bytes
 
 
 def main() -> None:
     """Load the GGUF file within the limits; the exit status says whether llama.cpp succeeded."""
+    _narrow_stacks()
     limits = json.loads(sys.argv[1])
     with suppress(ImportError, ValueError, OSError):
         import resource
@@ -56,6 +60,20 @@ def main() -> None:
         sys.exit("logits that are no numbers")
     llama_cpp.llama_free(context)
     llama_cpp.llama_model_free(model)
+
+
+def _narrow_stacks() -> None:
+    """Start again with small stacks for threads: llama.cpp checks each tensor in a thread of its
+    own, and what all of them reserve would count as memory. The C library reads it at its start.
+    """
+    with suppress(ImportError, ValueError, OSError):
+        import resource
+
+        now, most = resource.getrlimit(resource.RLIMIT_STACK)
+        if now == resource.RLIM_INFINITY or now > THREAD_STACK:
+            resource.setrlimit(resource.RLIMIT_STACK, (THREAD_STACK, most))
+            env = {**os.environ, "MALLOC_ARENA_MAX": "2"}
+            os.execve(sys.executable, [sys.executable, "-P", *sys.argv], env)  # noqa: S606
 
 
 if __name__ == "__main__":

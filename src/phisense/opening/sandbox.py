@@ -22,6 +22,8 @@ from ..errors import PartError
 TEMPLATE_SECONDS, TEMPLATE_BYTES = 10, 2_000_000_000
 MAX_RENDERED_LENGTH = 200_000  # characters of one rendered prompt
 LOADING_SECONDS, LOADING_BYTES = 60, 3_000_000_000  # besides what the file's size takes
+#: Each tensor is checked in a thread with a stack of its own (gguf_worker.py), up to so many.
+_TENSOR_BYTES, _MAX_THREADS = 2 << 20, 2_000
 _HERE = Path(__file__).parent
 
 
@@ -139,16 +141,18 @@ def check_llama_opens(path: Path) -> None:
     it.
     """
     from .files import file_states
+    from .gguf_header import read_gguf_header
 
     now = file_states([path])[0]
     if now in _loadable:
         return
     size = path.stat().st_size
+    threads = min(len(read_gguf_header(path).tensors), _MAX_THREADS)
     ended = run_worker(
         "gguf_worker.py",
         [str(path)],
         b"",
-        memory=LOADING_BYTES + 2 * size,
+        memory=LOADING_BYTES + 2 * size + threads * _TENSOR_BYTES,
         seconds=LOADING_SECONDS + size / 1e8,
     )
     if ended.failure:

@@ -18,6 +18,7 @@ from typing import Any
 
 from ..errors import PartError
 from ..families import FAMILIES
+from ..families.pre_tokenizers import PATTERNS
 from .registered import image_processors, processors
 
 _ALLOWED_STEPS = {
@@ -170,12 +171,11 @@ def _check_step(path: Path, part: str, step: Mapping[str, Any], known: tuple[str
 
 
 def _is_known_pattern(pattern: Any) -> bool:
-    """Whether it is the regular expression of a language family, to the letter."""
-    return any(
-        pattern == {"Regex": known}
-        for family in FAMILIES.values()
-        for known in family.tokenizer_patterns
-    )
+    """Whether it is a regular expression of a language family or of llama.cpp's list, to the
+    letter.
+    """
+    own = (known for family in FAMILIES.values() for known in family.tokenizer_patterns)
+    return any(pattern == {"Regex": known} for known in (*PATTERNS, *own))
 
 
 def _steps(step: Any, depth: int = 8) -> Iterator[Mapping[str, Any]]:

@@ -8,10 +8,12 @@ from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
 
+import orjson
+
 from .. import artifacts, safe_parsing, safe_replace
 from ..errors import ArtifactError, RecipeError, UsageError
 from ..parts import fingerprint, split_revision
-from ..recipe import CHECKPOINT_KEYS, Recipe, parse_recipe, with_current_keys
+from ..recipe import AFTER_TRAINING, CHECKPOINT_KEYS, Recipe, parse_recipe, with_current_keys
 from ..training.run_folder import is_resumable
 from .evaluate import EvaluationReport, evaluate
 from .merge import merge
@@ -49,6 +51,15 @@ def check_unclaimed(recipe: Recipe) -> None:
         raise UsageError(
             f"{recipe.model} would be overwritten", got=f"{model.what} of another run", do=do
         )
+    if is_complete(recipe.model, "model folder"):
+        dtype = MergeResult.load(recipe.model).dtype
+        if dtype != recipe.merge.dtype:
+            raise UsageError(
+                f"{recipe.model} would be overwritten",
+                got=f"a model merged in {dtype}",
+                wanted=f"merge.dtype {recipe.merge.dtype}",
+                do=do,
+            )
 
 
 def ensure_trained(recipe: Recipe, device: str, on_event: OnEvent) -> TrainResult:
@@ -68,9 +79,19 @@ def ensure_merged(recipe: Recipe, device: str, on_event: OnEvent) -> MergeResult
     """Return the recipe's merged model; merge it if that was not done yet."""
     if is_complete(recipe.model, "model folder"):
         return MergeResult.load(recipe.model)
-    merged = merge(recipe.run, device=device, on_event=on_event)
+    # as this recipe merges, not the one that the run was begun with
+    merged = merge(recipe.run, changes=_after_training(recipe), device=device, on_event=on_event)
     on_event(Finished(merged))
     return merged
+
+
+def _after_training(recipe: Recipe) -> list[str]:
+    """The recipe's settings of what comes after training, as changes of the run's."""
+    return [
+        f"{section}.{name}={orjson.dumps(value).decode()}"
+        for section in AFTER_TRAINING
+        for name, value in getattr(recipe, section).model_dump(mode="json").items()
+    ]
 
 
 def ensure_evaluated(
@@ -116,14 +137,18 @@ def ensure_evaluated(
 
 
 def is_same_recipe(recipe: Recipe) -> bool:
-    """Whether the existing run was made with exactly this recipe."""
+    """Whether the existing run was made with this recipe, apart from what comes after training."""
     path = recipe.run / "recipe.yaml"
     ran: Any = safe_parsing.read_yaml(path, ArtifactError) if path.is_file() else None
     try:  # keys that are newer than the run have their defaults
         ran = parse_recipe(with_current_keys(ran)).model_dump(mode="json")
     except RecipeError:
         return False
-    return bool(_settings(ran) == _settings(recipe.model_dump(mode="json")))
+    for section in AFTER_TRAINING:
+        ran.pop(section)
+    return bool(
+        _settings(ran) == _settings(recipe.model_dump(mode="json", exclude=set(AFTER_TRAINING)))
+    )
 
 
 def _settings(value: Any) -> Any:

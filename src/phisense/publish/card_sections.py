@@ -100,11 +100,15 @@ def merge_section(facts: ModelFacts) -> list[str]:
     report = facts.merge
     if report is None:
         return []
-    rows = ["| weights | loss | against the reference | same answers |", "|---|---|---|---|"]
+    rows = [
+        "| weights | loss | against the reference | right → wrong | same answers |",
+        "|---|---|---|---|---|",
+    ]
     for key, meaning in MERGE_LABELS.items():
         if found := report.weights.get(key):
             rows.append(
                 f"| {meaning} | {found.loss:.4f} | {found.delta_loss:+.4f} |"
+                f" {'' if found.lost is None else f'{found.lost.value:.1%}'} |"
                 f" {found.same_answers:.1%} |"
             )
     about = (

@@ -13,105 +13,91 @@ manifest.json           written last
 from __future__ import annotations
 
 import shutil
-from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
 
 import torch
-from PIL.Image import Image
 
 from .. import artifacts, safe_replace
-from ..chat.llama_context import LlamaContext
 from ..chat.llama_engine import EXPORT_KIND, VISION_FOLDER
 from ..chat.llama_probe import can_repack, require_llama_cpp
-from ..conversations import Question
-from ..cpu_limits import physical_cores
-from ..errors import UsageError
+from ..chat.llama_vocabulary import LlamaVocabulary
+from ..chat.tokenizer_probes import find_differences
+from ..errors import ExportError, UsageError
 from ..families import context_window
+from ..families.separate import head_width
 from ..model.arithmetic import choose_arithmetic
 from ..opening.files import load_manifest
-from ..pipeline.progress import OnEvent, Progress
-from ..pipeline.results import ExportResult, FileAgreement
-from . import gguf_agreement
-from .gguf import (
-    QUANTIZATIONS,
-    TENSOR_TYPES,
-    format_of,
-    projector_caveat,
-    quantize,
-    write_projector,
-    write_text_model,
-)
+from ..pipeline.progress import OnEvent
+from ..pipeline.results import ExportResult
+from .candidates import AUTO, choose
+from .gguf_agreement import Asked
+from .gguf_projector import projector_caveat, write_projector
+from .gguf_text import format_of, write_text_model, write_vocabulary
+from .quantization import QUANTIZATIONS
 from .vocabulary import GGUFVocabulary, read_vocabulary
 from .weights import WeightReader
 
 
 def export(
-    model: Path,
-    out: Path,
-    quant: str,
-    questions: Sequence[Question],
-    pictures: Sequence[Image],
-    on_event: OnEvent,
-    *,
-    overwrite: bool = False,
+    model: Path, out: Path, quant: str, asked: Asked, on_event: OnEvent, *, overwrite: bool = False
 ) -> ExportResult:
     """Write `out` and return how far its files agree with the model.
 
-    The float16 file is always written and measured; it is kept if `quant` is f16. `questions[i]` is
-    about `pictures[i]`. Raises ExportError, with nothing written, if the float16 file disagrees
-    with the model.
+    The float16 file is always written and measured; it is kept if `quant` is f16, or `auto` and no
+    smaller file leaves enough answers the same. Raises ExportError, with nothing written, if
+    llama.cpp tokenizes otherwise than the model's tokenizer, or the float16 file disagrees with the
+    model.
     """
     from ..model.folder import check_weights, open_model_config, open_processor
 
-    if quant not in QUANTIZATIONS:
-        raise UsageError("unknown --quant", got=quant, wanted=" or ".join(QUANTIZATIONS))
+    if quant not in (*QUANTIZATIONS, AUTO):
+        raise UsageError("unknown --quant", got=quant, wanted=" or ".join((*QUANTIZATIONS, AUTO)))
     config = open_model_config(model)
-    format_of(config.text_config)
+    made_as = format_of(config.text_config)
     require_llama_cpp()
     # Fails early if this machine cannot load the file.
-    can_repack(TENSOR_TYPES[quant])
+    for name in QUANTIZATIONS if quant == AUTO else (quant,):
+        can_repack(QUANTIZATIONS[name].tensor_types)
     safe_replace.check_can_write(out, kind=EXPORT_KIND, overwrite=overwrite)
     check_weights(model, config)
     processor, weights = open_processor(model, config), WeightReader(model)
     words = read_vocabulary(processor.tokenizer, config.text_config.vocab_size)
-    about = _manifest_facts(model, config.text_config, quant)
+    about = _manifest_facts(model, config.text_config)
     with artifacts.staged_artifact(
         out, kind=EXPORT_KIND, about=about, overwrite=overwrite
     ) as folder:
+        text, tokenizer, name = config.text_config, processor.tokenizer, str(about["name"])
+        caution = check_vocabulary(text, words, tokenizer, folder / "vocabulary.gguf", name)
         whole = folder / "model-f16.gguf"
-        write_text_model(
-            weights,
-            config.text_config,
-            words,
-            processor.tokenizer,
-            whole,
-            str(about["name"]),
-            on_event,
-        )
+        write_text_model(weights, text, words, tokenizer, whole, name, on_event)
         why_not = write_projector(
             weights, config, processor.image_processor, folder / "mmproj-f16.gguf", on_event
         )
         write_vision(weights, config, model, folder / VISION_FOLDER)
-        agreements = _measure(model, folder, quant, questions, pictures, on_event)
-        if quant != "f16":
-            whole.unlink()  # in the staging folder
+        chosen = choose(model, folder, quant, made_as, asked, on_event)
+        about |= {"quant": chosen.quant, "file": f"model-{chosen.quant}.gguf"}
         result = ExportResult(
             folder=out,
-            quant=quant,
-            questions=len(questions),
+            quant=chosen.quant,
+            holds=chosen.holds,
+            min_same_answers=QUANTIZATIONS[chosen.quant].min_same_answers,
+            calibration_questions=chosen.calibration,
+            calibrated_on=asked.calibrated_on if chosen.calibration else None,
+            questions=len(asked.compared[0]),
             mmproj=why_not is None,
             mmproj_why_not=why_not,
             arithmetic=choose_arithmetic("export", "cpu").to_dict(),
             mmproj_caution=projector_caveat(config) if why_not is None else None,
-            f16=agreements["f16"],
+            tokenizer_caution=caution,
+            f16=chosen.agreements["f16"],
             bytes={path.name: path.stat().st_size for path in sorted(folder.glob("*.gguf"))},
-            extra={name: one.to_dict() for name, one in agreements.items() if name != "f16"},
+            extra={name: one.to_dict() for name, one in chosen.agreements.items() if name != "f16"},
         )
         artifacts.write_json(folder / ExportResult.FILE, result.to_dict())
         (folder / "Modelfile").write_text(
             _modelfile(
-                f"model-{quant}.gguf",
+                f"model-{chosen.quant}.gguf",
                 words,
                 has_projector=why_not is None,
                 window=context_window(config),
@@ -124,69 +110,52 @@ def export(
     return result
 
 
-def _manifest_facts(model: Path, text: Any, quant: str) -> dict[str, object]:
-    """The manifest's description of the exported files; `text` is the language model's
-    configuration.
+def _manifest_facts(model: Path, text: Any) -> dict[str, object]:
+    """The manifest's description of the exported files, without the quantization; `text` is the
+    language model's configuration.
     """
-    head = text.hidden_size // text.num_attention_heads
+    keys = text.num_key_value_heads * head_width(text)
     facts: dict[str, object] = {
         "name": model.resolve().name,
-        "quant": quant,
-        "file": f"model-{quant}.gguf",
-        "bytes_per_position": 4 * text.num_hidden_layers * text.num_key_value_heads * head,
+        "bytes_per_position": 4 * text.num_hidden_layers * keys,
     }
     if (model / artifacts.MANIFEST).is_file():  # the app loads the speech part with it
         facts["speech"] = load_manifest(model).about.get("speech")
     return facts
 
 
-def _measure(
-    model: Path,
-    folder: Path,
-    quant: str,
-    questions: Sequence[Question],
-    pictures: Sequence[Image],
-    on_event: OnEvent,
-) -> dict[str, FileAgreement]:
-    """Generate answers with the float16 file; score them with it, torch and the quantized file.
+def check_vocabulary(
+    config: Any, words: GGUFVocabulary, tokenizer: Any, path: Path, name: str
+) -> str | None:
+    """Write the vocabulary alone to `path`, let llama.cpp read it, and remove it.
 
-    Returns the agreement of each file with torch, by its quantization.
+    Returns a warning for other programs, or None. Raises ExportError, naming a text, if llama.cpp
+    gives other ids than the tokenizer, beyond what is known of it.
     """
-    reference = gguf_agreement.TorchReference(model)
-    read = reference.encode(questions, pictures)
-    ends = reference.built.prompt.stop_ids
-    window = reference.built.window
-    whole = _open_context(folder / "model-f16.gguf", window)
-    said, right = [], []
-    for done, one in enumerate(read):
-        on_event(Progress("comparing f16 with torch", done, len(read), "questions"))
-        gguf_agreement.generate_answer(whole, one, ends)
-        said.append(gguf_agreement.answer_logits(whole, one))
-        right.append(reference.logits(one))
-    on_event(Progress("comparing f16 with torch", len(read), len(read), "questions"))
-    whole.close()
-    del reference
-    found = {"f16": gguf_agreement.measure_agreement(right, said, read)}
-    gguf_agreement.check_f16_agreement(found["f16"])
-    if quant == "f16":
-        return found
-    on_event(Progress(f"quantising to {quant}", 0, 1, "files"))
-    quantize(folder / "model-f16.gguf", folder / f"model-{quant}.gguf", quant, physical_cores())
-    on_event(Progress(f"quantising to {quant}", 1, 1, "files"))
-    small = _open_context(folder / f"model-{quant}.gguf", window)
-    said = []
-    for done, one in enumerate(read):
-        on_event(Progress(f"comparing {quant}", done, len(read), "questions"))
-        said.append(gguf_agreement.answer_logits(small, one))
-    on_event(Progress(f"comparing {quant}", len(read), len(read), "questions"))
-    small.close()
-    found[quant] = gguf_agreement.measure_agreement(right, said, read)
-    gguf_agreement.check_finite_agreement(found[quant], quant)
-    return found
-
-
-def _open_context(path: Path, window: int) -> LlamaContext:
-    return LlamaContext(path, window=window, sequences=1, threads=physical_cores())
+    write_vocabulary(config, words, tokenizer, path, name)
+    with LlamaVocabulary(path) as vocabulary:
+        found = find_differences(
+            vocabulary,
+            tokenizer,
+            behind=words.family.chat.end_of_text,
+            prefix_space=bool(words.lead),
+        )
+    path.unlink()
+    odd = [one for one in found if not one.is_known(words.pre_tokenizer)]
+    if odd:
+        raise ExportError(
+            f"llama.cpp splits texts otherwise than the model's tokenizer ({words.pre_tokenizer})",
+            got=f"{odd[0]}, and {len(odd) - 1} other texts",
+            wanted="the same tokens",
+            do="Nothing was written; please report it with the model's tokenizer.json",
+        )
+    if not found:
+        return None
+    return (
+        f"llama.cpp's {words.pre_tokenizer} knows cases and marks of ASCII letters alone, so it"
+        f" splits {len(found)} of the texts otherwise, such as {found[0].text!r}; our engine reads"
+        " texts with the model's own tokenizer"
+    )
 
 
 def write_vision(weights: WeightReader, config: Any, model: Path, folder: Path) -> None:
@@ -196,7 +165,8 @@ def write_vision(weights: WeightReader, config: Any, model: Path, folder: Path) 
     folder.mkdir()
     own = type(config)(**config.to_dict())
     own.text_config.num_hidden_layers = 0
-    own.text_config.layer_types = []
+    if getattr(own.text_config, "layer_types", None):
+        own.text_config.layer_types = []
     own.text_config.vocab_size = 1
     for key in ("bos_token_id", "eos_token_id", "pad_token_id"):
         setattr(own.text_config, key, None)

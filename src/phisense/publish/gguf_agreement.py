@@ -27,6 +27,8 @@ from ..vision.image_io import open_image
 
 MIN_F16_TOP1, MAX_F16_KL = 0.99, 1e-3  # required of float16
 MAX_ANSWER_TOKENS = 32  # tokens of an answer that are compared
+CALIBRATION_QUESTIONS = 64  # at most
+MIN_CALIBRATION_QUESTIONS = 8  # of the user's own
 
 
 @dataclass(slots=True)
@@ -94,6 +96,12 @@ class TorchReference:
             )
             at = ids.index(prompt.image_id)
             found.append(EncodedQuestion(ids[:at], vectors.numpy(), ids[at + len(vectors) :], []))
+        return found
+
+    @property
+    def layers(self) -> Sequence[torch.nn.Module]:
+        """The decoder layers."""
+        found: Sequence[torch.nn.Module] = self.built.model.model.language_model.layers
         return found
 
     @torch.inference_mode()
@@ -185,22 +193,29 @@ def check_finite_agreement(agreement: FileAgreement, quant: str) -> None:
         )
 
 
-def drawn_questions() -> tuple[list[Question], list[Image.Image]]:
-    """Twenty-four questions about eight drawn images, for lack of the model's own held-out set."""
+def drawn_questions(*, calibration: bool = False) -> tuple[list[Question], list[Image.Image]]:
+    """Twenty-four questions about eight drawn images, for lack of the model's own held-out set;
+    with `calibration`, as many others about other images.
+    """
     texts = (
-        "What is in the picture?",
-        "What colour is the largest thing?",
-        "How many things are there?",
+        (
+            "What is in the picture?",
+            "What colour is the largest thing?",
+            "How many things are there?",
+        )
+        if not calibration
+        else ("Describe the picture.", "What is on the left?", "Is there anything round?")
     )
+    turn = 4 if calibration else 3
     colours = ("red", "green", "blue", "yellow", "white", "black", "orange", "purple")
     questions: list[Question] = []
     pictures: list[Image.Image] = []
     for i, colour in enumerate(colours):
-        picture = Image.new("RGB", (320, 240 + 40 * (i % 3)), colours[(i + 3) % len(colours)])
+        picture = Image.new("RGB", (320, 240 + 40 * (i % 3)), colours[(i + turn) % len(colours)])
         draw = ImageDraw.Draw(picture)
         for j in range(1 + i % 4):
             box = (20 + 70 * j, 30 + 45 * ((i + j) % 3), 80 + 70 * j, 90 + 45 * ((i + j) % 3))
-            (draw.ellipse if (i + j) % 2 else draw.rectangle)(
+            (draw.ellipse if (i + j + calibration) % 2 else draw.rectangle)(
                 box, fill=colours[(i + j) % len(colours)]
             )
         for text in texts:
@@ -209,10 +224,27 @@ def drawn_questions() -> tuple[list[Question], list[Image.Image]]:
     return questions, pictures
 
 
-def sample_questions(
-    questions: Sequence[Question], images: Sequence[Path], limit: int
-) -> tuple[list[Question], list[Image.Image]]:
-    """At most `limit` questions that have an image, evenly spaced, with their images."""
+@dataclass(frozen=True, slots=True)
+class Asked:
+    """Questions with their images: those that files are compared on, and others that calibrate.
+
+    `calibrated_on` says where the latter are from: "data", or "drawn images".
+    """
+
+    compared: tuple[Sequence[Question], Sequence[Image.Image]]
+    calibrating: tuple[Sequence[Question], Sequence[Image.Image]]
+    calibrated_on: str
+
+
+def drawn_set() -> Asked:
+    """Drawn questions for lack of others."""
+    return Asked(drawn_questions(), drawn_questions(calibration=True), "drawn images")
+
+
+def sample_questions(questions: Sequence[Question], images: Sequence[Path], limit: int) -> Asked:
+    """At most `limit` questions that have an image, evenly spaced, to compare on. The importance
+    matrix is calibrated on others of them, or on drawn ones if too few are left.
+    """
     have = [question for question in questions if question.image is not None]
     if not have:
         raise ExportError(
@@ -220,9 +252,18 @@ def sample_questions(
             got=f"{len(questions)} questions",
             do="Name other --data, or none for drawn pictures",
         )
-    some = have[:: -(-len(have) // limit)]
+    compared = have[:: -(-len(have) // limit)]
+    taken = {id(one) for one in compared}
+    others = [one for one in have if id(one) not in taken]
+    others = others[:: max(1, -(-len(others) // CALIBRATION_QUESTIONS))]
     folders = ImageFinder(list(images))
-    return list(some), [open_image(folders.path(str(question.image))) for question in some]
+
+    def opened(some: Sequence[Question]) -> tuple[Sequence[Question], Sequence[Image.Image]]:
+        return some, [open_image(folders.path(str(question.image))) for question in some]
+
+    if len(others) < MIN_CALIBRATION_QUESTIONS:
+        return Asked(opened(compared), drawn_questions(calibration=True), "drawn images")
+    return Asked(opened(compared), opened(others), "data")
 
 
 def _prefill_image(context: LlamaContext, question: EncodedQuestion) -> int:

@@ -24,6 +24,7 @@ from .. import artifacts
 from ..artifacts import Manifest
 from ..chat.open_engine import GGUF_KIND
 from ..errors import ArtifactError, PhisenseError, UsageError
+from ..model.four_bit import check_four_bit
 from ..opening import validate_folder
 from ..opening.files import load_manifest
 from ..pipeline.json_fields import JsonObject
@@ -31,6 +32,7 @@ from .card import CardMetadata, check_hub_id, model_card
 
 MODEL_KINDS = ("model folder", GGUF_KIND)
 MAX_CPU_BYTES = 3e9  # bytes of weights that torch can serve on a free Space (2 cores, 16 GB)
+QUANTIZED_GPU = "t4-small"  # hardware for a large model in 4 bits: a GPU of 16 GB
 PYTHON_VERSION = "3.12"
 _EXTRA = r"extra == ['\"](\w+)['\"]"
 #: A Space is built on one machine and runs on another: llama.cpp is compiled for AVX2, not for the
@@ -44,7 +46,7 @@ class SpacePlan:
     """What to deploy, checked.
 
     `hardware` is what the Space suggests; it is requested, and billed, only if
-    `hardware_requested`.
+    `hardware_requested`. `quantize`: the Space opens the model in 4 bits.
     """
 
     space: str
@@ -54,6 +56,7 @@ class SpacePlan:
     hardware_requested: bool
     private: bool
     metadata: CardMetadata
+    quantize: bool = False
 
     @property
     def runtime_folder(self) -> Path:
@@ -73,10 +76,12 @@ def plan_space(
     hardware: str | None,
     private: bool,
     metadata: CardMetadata,
+    *,
+    quantize: bool = False,
 ) -> SpacePlan:
     """Check everything that can be checked before anything is written.
 
-    Raises UsageError and ArtifactError.
+    Raises UsageError and ArtifactError, and PhisenseError for a model that would lose in 4 bits.
     """
     from huggingface_hub import SpaceHardware
 
@@ -85,7 +90,11 @@ def plan_space(
         _read_model_manifest(folder, verify=True)
     if gguf is not None and not any(gguf.glob("*.gguf")):
         raise UsageError(f"{gguf} holds no GGUF files", wanted="what phisense export writes")
-    made = SpacePlan(space, model, gguf, hardware or "", hardware is not None, private, metadata)
+    made = SpacePlan(
+        space, model, gguf, hardware or "", hardware is not None, private, metadata, quantize
+    )
+    if quantize:
+        _check_quantized(made)
     heavy = (
         sum(path.stat().st_size for path in made.runtime_folder.glob("*.safetensors"))
         > MAX_CPU_BYTES
@@ -101,15 +110,27 @@ def plan_space(
             got="gigabytes of weights for torch",
             do="Run phisense export and name --gguf DIR",
         )
-    return SpacePlan(
-        space,
-        model,
-        gguf,
-        hardware or ("zero-a10g" if heavy and not made.uses_llama_cpp else "cpu-basic"),
-        made.hardware_requested,
-        private,
-        metadata,
-    )
+    if not hardware:
+        gpu = QUANTIZED_GPU if quantize else "zero-a10g"
+        hardware = gpu if heavy and not made.uses_llama_cpp else "cpu-basic"
+    return replace(made, hardware=hardware)
+
+
+def _check_quantized(plan: SpacePlan) -> None:
+    """Raises UsageError where there is nothing to hold in 4 bits, PhisenseError if that loses."""
+    if plan.uses_llama_cpp:
+        raise UsageError(
+            "llama.cpp's files have the bits that they were exported with",
+            got="--quantize",
+            do="Leave it out, or export with another --quant",
+        )
+    if plan.hardware.startswith("zero"):
+        raise UsageError(
+            "a ZeroGPU Space lends a GPU with room for the whole model",
+            got="--quantize",
+            do="Leave it out",
+        )
+    check_four_bit(plan.model)
 
 
 def _read_model_manifest(folder: Path, *, verify: bool = False) -> Manifest:
@@ -290,7 +311,10 @@ def _app_source(plan: SpacePlan, speech: str | None, revision: str | None) -> st
         "if not model.is_dir():",
         f"    model = Path(snapshot_download({fetched}))",
         "",
-        f"engine = open_engine({'model / ' + repr('gguf') if plan.gguf else 'model'})",
+        (
+            f"engine = open_engine({'model / ' + repr('gguf') if plan.gguf else 'model'}"
+            f"{', quantize=True' if plan.quantize else ''})"
+        ),
         *(
             [
                 'if spaces is not None and os.environ.get("SPACES_ZERO_GPU"):',

@@ -4,6 +4,9 @@ tokenizer.json                       GGUF model    merge order
 BPE with byte fallback               `llama`       scores: the earlier the merge, the higher (Phi-3,
                                                    converted from SentencePiece)
 byte-level BPE                       `gpt2`        list of merges (the practice tokenizer)
+
+How byte-level BPE splits a text before it merges is a name in the file, which follows from
+tokenizer.json (`families/pre_tokenizers.py`).
 """
 
 from __future__ import annotations
@@ -15,6 +18,7 @@ from typing import Any
 
 from ..errors import PartError
 from ..families import Family, family_of_tokenizer
+from ..families.pre_tokenizers import PRE_TOKENIZERS, name_of, read_pre_tokenizer
 from ..prompt import Prompt
 
 NORMAL, UNKNOWN, CONTROL, USER_DEFINED, UNUSED, BYTE = 1, 2, 3, 4, 5, 6  # llama.cpp's token types
@@ -26,10 +30,11 @@ class GGUFVocabulary:
     """A vocabulary in GGUF terms.
 
     `pieces`, `kinds` (token types) and `scores` have one entry per row; `merges` are for `gpt2`
-    only.
+    only. `lead` is the space that the tokenizer puts before a text and llama.cpp does not.
     """
 
     model: str
+    pre_tokenizer: str
     pieces: list[str]
     kinds: list[int]
     scores: list[float]
@@ -54,8 +59,7 @@ class GGUFVocabulary:
         prompt = Prompt(tokenizer)
         end, turn, end_of_text = prompt.stop_ids
         writer.add_tokenizer_model(self.model)
-        byte_level = self.family.gguf.pre_tokenizer if self.family.gguf else "default"
-        writer.add_tokenizer_pre(byte_level if self.model == "gpt2" else "default")
+        writer.add_tokenizer_pre(self.pre_tokenizer)
         writer.add_token_list([piece.encode() for piece in self.pieces])
         writer.add_token_types(self.kinds)
         if self.model == "gpt2":
@@ -127,6 +131,7 @@ def read_vocabulary(tokenizer: Any, rows: int) -> GGUFVocabulary:
     prefixed = behind_tag[1][0] in "▁Ġ"
     return GGUFVocabulary(
         model="llama" if bytes_last else "gpt2",
+        pre_tokenizer="default" if bytes_last else _pre_tokenizer(told),
         pieces=pieces,
         kinds=kinds,
         scores=_scores(pieces, kinds, merges),
@@ -136,6 +141,22 @@ def read_vocabulary(tokenizer: Any, rows: int) -> GGUFVocabulary:
         stops=[pieces[i] for i in Prompt(tokenizer).stop_ids],
         family=family,
     )
+
+
+def _pre_tokenizer(document: dict[str, Any]) -> str:
+    """llama.cpp's name for how tokenizer.json splits a text. Raises PartError if it has none."""
+    splitting = read_pre_tokenizer(document)
+    name = None if splitting is None else name_of(splitting)
+    if name is None:
+        told = json.dumps(document.get("pre_tokenizer"))
+        ignoring = ", with ignore_merges" if document["model"].get("ignore_merges") else ""
+        raise PartError(
+            "llama.cpp is not known to split texts as this tokenizer does",
+            got=f"the pre_tokenizer {told[:200]}{ignoring}",
+            wanted=f"that of {', '.join(PRE_TOKENIZERS)}",
+            do="Serve the model folder itself, or add it to families/pre_tokenizers.py",
+        )
+    return name
 
 
 def _scores(pieces: list[str], kinds: list[int], merges: list[tuple[str, ...]]) -> list[float]:

@@ -17,7 +17,7 @@ lookup.py     which section a location belongs to
 
 from .fields import MAX_NUMBER, OneOf, Pattern
 from .loading import SHIPPED, load_recipe, load_recorded_recipe, parse_recipe, shipped_recipes
-from .recipe import Recipe
+from .recipe import AFTER_TRAINING, Recipe
 from .renamed import with_current_keys
 from .sections import (
     Data,
@@ -36,6 +36,7 @@ from .sections import (
 from .stages import CHECKPOINT_KEYS, FurtherStage, Integration, Lora, Stage, Train, TrainEval
 
 __all__ = [
+    "AFTER_TRAINING",
     "CHECKPOINT_KEYS",
     "MAX_NUMBER",
     "SHIPPED",

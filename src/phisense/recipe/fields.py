@@ -24,13 +24,14 @@ from .. import safe_patterns
 MAX_NUMBER = 2**31 - 1
 
 
-def _check_pattern(pattern: str) -> str:
-    safe_patterns.compile_safe_pattern(pattern)
+def _check_pattern(pattern: str | None) -> str | None:
+    if pattern is not None:
+        safe_patterns.compile_safe_pattern(pattern)
     return pattern
 
 
-#: A valid regular expression that matches in bounded time.
-Pattern = Annotated[str, AfterValidator(_check_pattern)]
+#: A valid regular expression that matches in bounded time, or None.
+Pattern = Annotated[str | None, AfterValidator(_check_pattern)]
 
 
 @dataclass(frozen=True)

@@ -11,6 +11,9 @@ from .fields import Name, RecipeSection
 from .sections import Data, DataSet, Evaluate, Features, Language, Merge, Projector, Speech, Vision
 from .stages import Train
 
+#: Sections that say what is done after training: a run may be resumed with others.
+AFTER_TRAINING = ("merge", "evaluate")
+
 
 class Recipe(RecipeSection):
     """Everything that defines a model: parts, data, stages, merge and evaluation. Frozen;

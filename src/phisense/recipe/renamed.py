@@ -35,6 +35,12 @@ RENAMED: dict[type[RecipeSection], dict[str, str]] = {
     Evaluate: {"batch": "batch_size"},
 }
 
+#: Values that were defaults, by section and key: in the record of an earlier run they say what the
+#: default of today says.
+_FORMER_DEFAULTS: dict[type[RecipeSection], dict[str, object]] = {
+    Lora: {"target_modules": r".*language_model.*\.(qkv_proj|o_proj|gate_up_proj|down_proj)"},
+}
+
 
 def successor(loc: tuple[int | str, ...]) -> str | None:
     """The full new name of a renamed key."""
@@ -46,7 +52,9 @@ def successor(loc: tuple[int | str, ...]) -> str | None:
 
 
 def with_current_keys(raw: Any, section: type[RecipeSection] | None = None) -> Any:
-    """A recipe as it was recorded, with its keys under the names of today."""
+    """A recipe as it was recorded, with its keys under the names of today, and with the defaults of
+    today where it had those of its time.
+    """
     if not isinstance(raw, dict):
         return raw
     section = section or Recipe
@@ -55,6 +63,12 @@ def with_current_keys(raw: Any, section: type[RecipeSection] | None = None) -> A
         for owner, table in RENAMED.items()
         if issubclass(section, owner)
         for old, new in table.items()
+    }
+    former = {
+        key: value
+        for owner, table in _FORMER_DEFAULTS.items()
+        if issubclass(section, owner)
+        for key, value in table.items()
     }
     made = {}
     for key, value in raw.items():
@@ -69,5 +83,7 @@ def with_current_keys(raw: Any, section: type[RecipeSection] | None = None) -> A
                     if named
                     else with_current_keys(value, inner)
                 )
+        if name in former and value == former[name]:
+            value = section.model_fields[name].default
         made[name] = value
     return made

@@ -19,8 +19,8 @@ class Language(RecipeSection):
 
     part: str = Field(
         description=(
-            "a model of a known language family, such as Phi-3.5 or Phi-4-mini: folder or hub id,"
-            " also with a revision: owner/name@revision"
+            "a model of a known language family, such as Phi-3.5, Phi-4-mini, SmolLM2, Qwen2.5 or"
+            " Qwen3: folder or hub id, also with a revision: owner/name@revision"
         )
     )
     window: int = Field(

@@ -50,10 +50,11 @@ class Lora(RecipeSection):
         0.0, ge=0, lt=1, description="share of their input that is left out at random"
     )
     target_modules: Pattern = Field(
-        r".*language_model.*\.(qkv_proj|o_proj|gate_up_proj|down_proj)",
+        None,
         description=(
             "regular expression that must match every matrix of each layer that the language"
-            " family names (Phi-3: four fused ones), and nothing else"
+            " family names (Phi-3: four fused ones, Llama's class and Qwen: seven), and nothing"
+            " else; null: the family's own"
         ),
     )
     vision: bool = Field(

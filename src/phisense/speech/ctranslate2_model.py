@@ -14,36 +14,26 @@ from ..artifacts import read_json, read_manifest, translate_disk_errors, write_m
 from ..errors import ArtifactError, PartError, PhisenseError, UsageError
 from ..opening import validate_folder
 from ..opening.whisper import WhisperShape, check_consistent, check_converted, read_model_bin
-from ..parts import cache_folder, fingerprint, load_auto, load_weights, resolve_part
+from ..parts import cache_folder, fingerprint, load_auto, load_weights
+from ..speech_part import FRONT_END_FILE, TOKENIZER_FILE, find_speech_part
 from .languages import LANGUAGES
 
 CTRANSLATE2_KIND = "converted speech part"
-TOKENIZER_FILE, FRONT_END_FILE = "tokenizer.json", "preprocessor_config.json"
 
 
 def ctranslate2_folder(part: Path | str, cache: Path | None = None) -> Path:
     """Return the CTranslate2 folder for `part`: `part` itself if it is one, else its conversion in
     `cache`, made if missing.
 
-    `part` may be a Hub id (`parts.resolve_part`). Conversions are keyed by the content of the part,
+    `part` is any that `find_speech_part` finds. Conversions are keyed by the content of the part,
     not by its name. Raises PartError if `part` is missing or not a Whisper, ArtifactError if the
     cache cannot be written.
     """
-    if (Path(part).expanduser() / "model.bin").is_file():
-        return _check_converted_folder(Path(part).expanduser())
-    folder = resolve_part(str(part))
+    found = find_speech_part(part)
+    if found.converted:
+        return _check_converted_folder(found.folder)
+    folder = found.folder
     judged = validate_folder(folder)
-    kind = judged.config["model_type"]
-    if kind != "whisper":
-        wanted = "whisper, or a Whisper converted by CTranslate2"
-        raise PartError(f"{folder} is no speech part", got=f"a model of type {kind}", wanted=wanted)
-    for name in (TOKENIZER_FILE, FRONT_END_FILE):
-        if not (folder / name).is_file():
-            raise PartError(
-                f"the speech part {folder} is incomplete",
-                got=f"no {name}",
-                do="Download the whole part again",
-            )
     judged.check_tokenizer()
     judged.check_processor()
     config = load_auto("AutoConfig", folder)
@@ -75,13 +65,6 @@ def layer_counts(folder: Path) -> tuple[int, int]:
 
 
 def _check_converted_folder(folder: Path) -> Path:
-    # Without its tokenizer, faster-whisper would silently download another model's.
-    for name in ("config.json", TOKENIZER_FILE):
-        if not (folder / name).is_file():
-            remedy = f"Copy {name} of the model it was converted from into it"
-            raise PartError(
-                f"the converted Whisper {folder} is incomplete", got=f"no {name}", do=remedy
-            )
     judged = validate_folder(folder)
     judged.check_tokenizer()
     judged.check_processor()

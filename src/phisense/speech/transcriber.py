@@ -33,6 +33,15 @@ COMPRESSION_RATIO_THRESHOLD = 2.4
 #: confident model returns one of the poor ones.
 BEAM_SEARCH_PATIENCE = 2.0
 MIN_BEAM_SEARCH_LAYERS = 4  # encoder and decoder layers of whisper-tiny
+#: A phrase of at least so many words, said so often in a row, is a loop, too: a short text does not
+#: compress. People do say a word or two several times ("no, no, no", "very good, very good").
+MIN_LOOP_WORDS, MIN_LOOP_TIMES = 3, 3
+#: The voice detector's probability above which somebody speaks in a recording at all; noise stays
+#: below it.
+SPEECH_THRESHOLD = 0.5
+#: Its probability above which sound is kept once somebody speaks. What is cut away cannot be
+#: transcribed, and the detector is unsure of hoarse voices: at 0.5 it cut 7 s of words out of 26 s.
+KEEP_THRESHOLD = 0.3
 
 
 class Transcriber:
@@ -181,15 +190,16 @@ class Transcriber:
         level = samples * np.float32(0.5 / np.abs(samples).max())
         spoken = [level]
         if vad:
-            spoken = _speech_segments(level, VadOptions())
-            if not spoken:
+            if not _speech_segments(level, VadOptions(threshold=SPEECH_THRESHOLD)):
                 raise no_speech_error(
                     name, f"{len(samples) / SAMPLE_RATE:.1f} s in which nobody speaks"
                 )
+            spoken = _speech_segments(level, VadOptions(threshold=KEEP_THRESHOLD))
             if sum(map(len, spoken)) > most:
                 spoken = _speech_segments(
                     level,
                     VadOptions(
+                        threshold=KEEP_THRESHOLD,
                         max_speech_duration_s=most / SAMPLE_RATE,
                         min_silence_duration_ms=300,
                         speech_pad_ms=200,
@@ -248,11 +258,18 @@ class Transcriber:
 
 
 def is_repetitive(text: str) -> bool:
-    """Whether a text is a loop ("to defend, to defend, to defend ..."), by its compression
-    ratio.
+    """Whether a text is a loop: by its compression ratio, or, since short texts do not compress, by
+    a phrase that follows itself ("the name of the name of the name of").
     """
     data = text.encode()
-    return bool(data) and len(data) / len(zlib.compress(data)) > COMPRESSION_RATIO_THRESHOLD
+    if data and len(data) / len(zlib.compress(data)) > COMPRESSION_RATIO_THRESHOLD:
+        return True
+    words = re.findall(r"\w+", text.lower())
+    return any(
+        words[start : start + size] * MIN_LOOP_TIMES == words[start : start + size * MIN_LOOP_TIMES]
+        for size in range(MIN_LOOP_WORDS, len(words) // MIN_LOOP_TIMES + 1)
+        for start in range(len(words) - size * MIN_LOOP_TIMES + 1)
+    )
 
 
 def _count_loops(heard: list[str], name: str) -> int:

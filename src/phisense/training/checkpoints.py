@@ -17,7 +17,7 @@ from .. import artifacts, safe_replace
 from ..errors import ArtifactError
 from ..model.trainable import TRAINABLE_FILE as TRAINABLE
 from ..model.trainable import load_trainable, save_trainable
-from ..recipe import Train
+from ..recipe import AFTER_TRAINING, Train, with_current_keys
 
 CHECKPOINT_KIND, STAGE_KIND = "checkpoint", "stage"
 RNG_FILE = "random.safetensors"
@@ -25,8 +25,10 @@ RNG_FILE = "random.safetensors"
 PER_STAGE, MIN_INTERVAL, MAX_INTERVAL = 4, 20, 500
 #: Keys that runs of earlier versions did not record: a missing one does not count as changed.
 _RECORDED_LATER = ("computes_in", "parts.", "base.", "recipe.train.eval.final_questions")
-#: Keys that they recorded: the parts' locations, which say nothing about their content.
+#: Keys that they recorded: the parts' locations, which say nothing about their content, and what is
+#: done after training.
 _NO_LONGER_COMPARED = (
+    *(f"recipe.{section}." for section in AFTER_TRAINING),
     "language.",
     "recipe.language.part",
     "recipe.vision.part",
@@ -79,7 +81,8 @@ def check_unchanged(path: Path, made: dict[str, Any], about: dict[str, Any]) -> 
     """Raises ArtifactError, listing every difference, if `about` differs from what `path` was
     `made` from.
     """
-    old, new = _flatten(made), _flatten(orjson.loads(orjson.dumps(about)))
+    recorded = {**made, "recipe": with_current_keys(made.get("recipe", {}))}
+    old, new = _flatten(recorded), _flatten(orjson.loads(orjson.dumps(about)))
     old = {key: value for key, value in old.items() if not key.startswith(_NO_LONGER_COMPARED)}
     new = {key: value for key, value in new.items() if key in old or not _was_implied(key, value)}
     changed = [

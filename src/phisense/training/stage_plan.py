@@ -13,7 +13,7 @@ import torch
 from transformers import TrainingArguments
 
 from .. import artifacts
-from ..recipe import CHECKPOINT_KEYS, Recipe, Stage
+from ..recipe import AFTER_TRAINING, CHECKPOINT_KEYS, Recipe, Stage
 from . import checkpoints
 from .preflight import PlannedStage
 from .run_context import FrozenWeights, RunContext
@@ -21,10 +21,10 @@ from .trainer import arguments
 
 #: Recipe keys that a resume does not compare: the location of a part says nothing about its content
 #: (`parts` does), nor does a size that is asked for about the effective one (`features.encoder`
-#: does), nor the requested dtype about the one used (`computes_in` does), and how often checkpoints
-#: are written changes nothing that is trained.
+#: does), nor the requested dtype about the one used (`computes_in` does); how often checkpoints are
+#: written, how the model is merged and how it is evaluated changes nothing that is trained.
 _NOT_COMPARED: Any = {
-    **dict.fromkeys(("root", "compute_dtype", "start", "speech"), True),
+    **dict.fromkeys(("root", "compute_dtype", "start", "speech", *AFTER_TRAINING), True),
     "language": {"part"},
     "vision": {"part", "size"},
     "train": set(CHECKPOINT_KEYS),

@@ -21,7 +21,7 @@ from .plots import loss_curve
 
 if TYPE_CHECKING:
     from ...intervals import Interval
-    from ...pipeline.results import TrainingVerdict
+    from ...pipeline.results import MergeMeasurement, TrainingVerdict
     from ..model_facts import ModelFacts
     from ..report import Report
     from ..training_facts import MergeFacts, StageFacts
@@ -29,7 +29,8 @@ if TYPE_CHECKING:
 MERGE_LABELS = {
     "merged": "this model",
     "on_original": "onto the original base",
-    "back_to_nf4": "back into 4 bits",
+    "four_bit": "in 4 bits, as --quantize opens it",
+    "back_to_nf4": "control: the merged weights back into 4 bits",
     "shuffled": "control: layers reversed",
 }
 _UNITS = {
@@ -240,31 +241,71 @@ def _curves(about: ModelFacts) -> str:
 def _merge(report: MergeFacts | None) -> str:
     if not report:
         return ""
-    rows = [[f"reference: {escape_text(report.reference)}", f"{report.reference_loss:.5f}", "", ""]]
+    reference = report.reference_accuracy
+    rows = [
+        [
+            f"reference: {escape_text(report.reference)}",
+            f"{report.reference_loss:.5f}",
+            "",
+            "" if reference is None else f"{reference.value:.1%}",
+            "",
+            "",
+        ]
+    ]
     for key, meaning in MERGE_LABELS.items():
         if found := report.weights.get(key):
             delta = f"{'+' if found.delta_loss >= 0 else '−'}{abs(found.delta_loss):.5f}"
-            rows.append([meaning, f"{found.loss:.5f}", delta, f"{found.same_answers:.1%}"])
+            rows.append(
+                [
+                    meaning,
+                    f"{found.loss:.5f}",
+                    delta,
+                    _accuracy_beside(found),
+                    "" if found.lost is None else f"{found.lost_answers} ({found.lost.value:.1%})",
+                    f"{found.same_answers:.1%}",
+                ]
+            )
     moved = (
         ""
         if report.projector_change is None
         else f"The projector moved by {report.projector_change} in it. "
     )
-    gate = report.gate
-    gated = (
-        f"A loss of more than {format_signed(gate.max_delta_loss)}, or fewer than"
-        f" {gate.min_same_answers:.1%} equal answers, would have been refused."
-        if gate
-        else ""
-    )
+    head = ["weights", "loss", "difference", "accuracy", "right → wrong", "same answers"]
     words = (
         f"<p class='small'>On {report.probes:,} held-out questions, in"
-        f" {escape_text(report.dtype or '?')}. {moved}{gated}</p>"
+        f" {escape_text(report.dtype or '?')}. {moved}</p>"
     )
-    return (
-        f"<h3>The merge</h3>{html_table(['weights', 'loss', 'difference', 'same answers'], rows)}"
-        f"{words}"
+    refused = (
+        f"<p><strong>It was refused</strong>: {escape_text('; '.join(report.rejected))}.</p>"
+        if report.rejected
+        else ""
     )
+    return f"<h3>The merge</h3>{refused}{html_table(head, rows)}{words}{_gate(report)}"
+
+
+def _accuracy_beside(found: MergeMeasurement) -> str:
+    """The accuracy with its paired difference to the reference's, if it was measured."""
+    if found.accuracy is None:
+        return ""
+    fall = found.delta_accuracy
+    beside = (
+        ""
+        if fall is None
+        else f" ({100 * fall.value:+.1f} points [{100 * fall.low:+.1f}, {100 * fall.high:+.1f}])"
+    )
+    return f"{found.accuracy.value:.1%}{beside}"
+
+
+def _gate(report: MergeFacts) -> str:
+    """The figures of the merged weights beside the limits."""
+    merged = report.weights.get("merged")
+    if report.gate is None or merged is None:
+        return ""
+    rows = [
+        [one.figure, escape_text(one.got), escape_text(one.limit), "yes" if one.passes else "no"]
+        for one in report.gate.judge(merged)
+    ]
+    return html_table(["the gate", "found", "admitted", "passes"], rows)
 
 
 def _recipe(about: ModelFacts) -> str:

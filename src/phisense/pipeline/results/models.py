@@ -109,7 +109,7 @@ class MergeGate(Record):
                 JudgedFigure(
                     figure="accuracy",
                     got=f"{fall.value:+.1%} [{fall.low:+.1%}, {fall.high:+.1%}]",
-                    limit=f"interval reaching {-self.max_lost_accuracy:+.1%}",
+                    limit=f"not all of it below {-self.max_lost_accuracy:+.1%}",
                     passes=fall.high >= -self.max_lost_accuracy,
                     setting="max_lost_accuracy",
                     needed=_rounded_up(-fall.high),
@@ -120,7 +120,7 @@ class MergeGate(Record):
                 JudgedFigure(
                     figure="answers from right to wrong",
                     got=f"{found.lost_answers}: {lost.value:.1%} [{lost.low:.1%}, {lost.high:.1%}]",
-                    limit=f"interval reaching {self.max_lost_answers:.1%}",
+                    limit=f"not all of it above {self.max_lost_answers:.1%}",
                     passes=lost.low <= self.max_lost_answers,
                     setting="max_lost_answers",
                     needed=_rounded_up(lost.low),
@@ -160,7 +160,10 @@ class MergeResult(SavedResult):
     scored               how many of them have a short answer, and `reference_accuracy` on those
     merged               the weights that were written, as the folder holds them
     on_original          the adapter on the base as it was before quantization; with LoRA only
-    back_to_nf4          the merged weights quantized again; only if the base was quantized
+    back_to_nf4          negative control: the merged weights quantized again; only if the base was
+                         quantized
+    four_bit             the written folder as `--quantize` opens it: the base in NF4 with the
+                         adapter beside it if the base was quantized, else the merged weights in NF4
     shuffled             negative control that the gate must reject: layers in reverse order
     projector_change     largest absolute change of a projector weight, which must be 0.0
     written              the written weights, which equal the merged ones
@@ -181,6 +184,7 @@ class MergeResult(SavedResult):
     merged: MergeMeasurement
     on_original: MergeMeasurement | None = omitted()
     back_to_nf4: MergeMeasurement | None = omitted()
+    four_bit: MergeMeasurement | None = omitted()
     shuffled: MergeMeasurement
     gate: MergeGate
     written: WrittenWeights | None = omitted()
@@ -194,6 +198,7 @@ class MergeResult(SavedResult):
             "merged": self.merged,
             "on_original": self.on_original,
             "back_to_nf4": self.back_to_nf4,
+            "four_bit": self.four_bit,
             "shuffled": self.shuffled,
         }
         return {name: one for name, one in found.items() if one is not None}
@@ -221,9 +226,17 @@ class ExportResult(SavedResult):
     """A folder of GGUF files, measured: `export.json`.
 
     quant            the quantization of the text model
+    holds            the smallest measured one, from `quant` on, that leaves enough answers the
+                     same; None if none did
+    min_same_answers the share of answers that `quant` should leave the same
+    calibration_questions, calibrated_on
+                     questions that made the importance matrix of the quantization, and where they
+                     are from: "data", other ones than were compared, or "drawn images"
     questions        the number of questions on which the files were compared with torch
     mmproj           whether the projector was written for llama.cpp; if not, `mmproj_why_not`
     mmproj_caution   caveat for other programs that read it
+    tokenizer_caution
+                     caveat for other programs that tokenize with the file
     f16              agreement of the float16 file, which must equal the model
     quantized        agreement of the file that is kept; `f16` itself if that is kept
     bytes            size of each GGUF file
@@ -233,11 +246,16 @@ class ExportResult(SavedResult):
     PLACE: ClassVar[str] = "folder"
 
     quant: str
+    holds: str | None = None
+    min_same_answers: float = 0.0
+    calibration_questions: int = 0
+    calibrated_on: str | None = None
     questions: int
     mmproj: bool
     mmproj_why_not: str | None
     arithmetic: JsonObject = field(default_factory=dict)
     mmproj_caution: str | None
+    tokenizer_caution: str | None = None
     f16: FileAgreement
     bytes: Mapping[str, int]
     extra: JsonObject = rest()  # includes the agreement of the quantized file, under its name
@@ -252,4 +270,9 @@ class ExportResult(SavedResult):
     @property
     def agreements(self) -> dict[str, FileAgreement]:
         """The agreement of each measured file, by its quantization."""
-        return {"f16": self.f16, self.quant: self.quantized}
+        others = {
+            name: FileAgreement.from_dict(found, f"{self.FILE}: {name}")
+            for name, found in self.extra.items()
+            if isinstance(found, dict) and name != self.quant
+        }
+        return {"f16": self.f16, self.quant: self.quantized, **others}

@@ -14,9 +14,10 @@ from pathlib import Path
 import torch
 from transformers import Phi3Config, Phi3ForCausalLM
 
+from ...chat_tokenizer import prepare_tokenizer
 from ...model.arithmetic import choose_arithmetic
 from ...model.inputs import pad_rows, splice_images
-from ...prompt import IGNORE_INDEX, Prompt, prepare_tokenizer
+from ...prompt import IGNORE_INDEX, Prompt
 from ..world import Split
 from .language_rounds import LANGUAGE_ROUNDS, LanguageRound
 from .text_corpus import (

@@ -16,9 +16,10 @@ import torch
 from tokenizers import AddedToken, Tokenizer, decoders, models, pre_tokenizers, trainers
 from transformers import PreTrainedTokenizerFast
 
+from ...chat_tokenizer import prepare_tokenizer
 from ...conversations import IMAGE, Message
 from ...families import FAMILIES
-from ...prompt import Prompt, prepare_tokenizer
+from ...prompt import Prompt
 from ..dataset import held_out_questions
 from ..dialogue import (
     DESCRIBE_REQUESTS,

@@ -63,21 +63,22 @@ def check_same_encoder(
         return
     sizes = {"size", "stored_size"}
     differing = [key for key in wanted if key not in sizes and got.get(key) != wanted[key]]
-    resized = any(got.get(key) != wanted.get(key) for key in sizes)
-    stored = got.get("stored_size", wanted.get("stored_size"))
-    if resized and got.get("size", stored) != wanted.get("size", stored):
-        do = f"{do}. Or set vision.size to {got.get('size', stored)}"
+    stored = None  # facts without a size are those of the stored one, known if the part is the same
+    if got.get("weights") == wanted.get("weights"):
+        stored = got.get("stored_size", wanted.get("stored_size"))
+    before, now = got.get("size", stored), wanted.get("size", stored)
+    if stored is not None and before != now:
+        do = f"{do}. Or set vision.size to {before}"
 
-    def told(facts: dict[str, Any]) -> str:
+    def told(facts: dict[str, Any], size: int | None) -> str:
         said = [f"{key} {facts.get(key)}" for key in differing]
-        # facts without a size are those of the stored one
-        said += [f"images of {facts.get('size', stored)} pixels"] if resized else []
+        said += [f"images of {size} pixels"] if before != now and size is not None else []
         return f"encoder {facts_fingerprint(facts)[:12]} ({', '.join(said)})"
 
     raise ArtifactError(
         f"the feature store {store} was made by another encoder",
-        got=told(got),
-        wanted=told(wanted),
+        got=told(got, before),
+        wanted=told(wanted, now),
         do=do,
     )
 
