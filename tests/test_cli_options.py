@@ -14,7 +14,6 @@ import typer
 from typer.testing import CliRunner
 
 import phisense
-from phisense import console
 from phisense.chat.engines.base import ENGINES
 from phisense.cli import app
 from phisense.cli.common import CONDITION_NAMES, ENGINE_NAMES, TASK_NAMES
@@ -22,6 +21,7 @@ from phisense.conversations import check
 from phisense.evaluation.results import CONDITIONS
 from phisense.evaluation.tasks import TASKS
 from phisense.pipeline.progress import Event, Progress
+from phisense.progress_lines import count_of
 
 ENGINE_OPTIONS = {"engine", "device", "picture_tokens", "quantize", "server", "served"}
 
@@ -119,4 +119,4 @@ def test_progress_counts_what_it_says(tmp_path: Path) -> None:
     ],
 )
 def test_a_bar_has_its_unit(completed: int, total: int | None, unit: str, words: str) -> None:
-    assert console._count_of(completed, total, unit) == words
+    assert count_of(completed, total, unit) == words

@@ -86,6 +86,9 @@ def test_after_torch_it_is_said_that_it_is_too_late() -> None:
         pytest.skip("this system does not tell which libraries are loaded")
     assert told.startswith("spinning: torch was imported before phisense")
     assert "Import phisense first" in said
+    advised = {"OMP_WAIT_POLICY": "PASSIVE", "GOMP_SPINCOUNT": "0"}
+    (told, _), said = python(f"import torch; from phisense import openmp; {PRINT}", **advised)
+    assert (told, said) == ("asleep, as the environment says", ""), "who followed the advice"
     (told, _), said = python(f"from phisense import openmp; import torch; {PRINT}")
     assert told.startswith("asleep, by OMP_WAIT_POLICY=PASSIVE")
     assert said == ""

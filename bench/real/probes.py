@@ -5,7 +5,7 @@ a ridge regression from the same image features to each question's answers.
 from __future__ import annotations
 
 from collections import Counter, defaultdict
-from collections.abc import Callable, Iterable, Mapping, Sequence
+from collections.abc import Callable, Iterable, Sequence
 from dataclasses import dataclass
 from itertools import pairwise
 from pathlib import Path
@@ -13,7 +13,6 @@ from pathlib import Path
 import numpy as np
 import numpy.typing as npt
 
-from phisense.bootstrap import paired_bootstrap, paired_difference
 from phisense.conversations import (
     CAPTION_KINDS,
     Question,
@@ -21,7 +20,6 @@ from phisense.conversations import (
     read_questions,
 )
 from phisense.evaluation.answer_metrics import is_correct
-from phisense.intervals import PairedDifference
 
 ALPHAS = tuple(10.0**power for power in range(-2, 7))
 #: Questions with fewer training rows are answered by their commonest answer.
@@ -79,22 +77,6 @@ def constant_credits(trained: Sequence[Asked], asked: Sequence[Question]) -> dic
     """Credit of the commonest training answer to each question, by question id."""
     usual = usual_answers(trained)
     return {one.id: float(is_correct(usual.get(one.text, ""), one.answers)) for one in asked}
-
-
-def difference(
-    ours: Mapping[str, float], theirs: Mapping[str, float], images: Mapping[str, str]
-) -> PairedDifference:
-    """Mean credit of `ours` less that of `theirs`, with its interval over the images that the
-    questions are about. All three are by question id.
-    """
-    unit = {image: number for number, image in enumerate(sorted(set(images.values())))}
-    tallies = [np.zeros((len(unit), 2)) for _ in range(2)]
-    for tally, known in zip(tallies, (ours, theirs), strict=True):
-        for one, image in images.items():
-            tally[unit[image]] += known[one], 1
-    drawn = paired_bootstrap(tallies, seed=0)
-    means = [sums[:, 0] / sums[:, 1] for sums in drawn]
-    return paired_difference(*means)
 
 
 def score(

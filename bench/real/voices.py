@@ -151,6 +151,7 @@ def listen(
             heard.append(Heard(one, None, None))
         else:
             heard.append(Heard(one, said.text, said.language))
+        print(f"{one.path.name}: {heard[-1].text}", flush=True)
     return heard
 
 

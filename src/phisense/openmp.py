@@ -64,10 +64,10 @@ def choose_wait_policy(env: MutableMapping[str, str]) -> WaitPolicy:
     found = [name for name in PASSIVE if name in env]
     if any(Path(device).exists() for device in _ACCELERATORS) and not _hides_gpus(env):
         return WaitPolicy((), "as OpenMP does by default, since a GPU computes")
-    if found and any(env[name] != PASSIVE[name] for name in found):
+    if any(env[name].upper() != PASSIVE[name] for name in found):
         told = ", ".join(f"{name}={env[name]}" for name in found)
         return WaitPolicy((), f"as you have set it: {told}")
-    if len(found) == len(PASSIVE):
+    if env.get("OMP_WAIT_POLICY") and is_loaded():
         return WaitPolicy((), "asleep, as the environment says")
     if is_loaded():
         told = (

@@ -82,7 +82,7 @@ def test_the_reference_has_every_key_and_what_it_is() -> None:
         for name, field in model.model_fields.items():
             assert f"| `{name}` |" in text, f"{path}.{name}"
             assert field.description, f"{path}.{name} has no description"
-    assert "| `window` | whole number, ≥ 64, ≤ 4096 | `4096` |" in text
+    assert "| `window` | whole number, ≥ 64, ≤ 32768 | `4096` |" in text
     assert "| `pool` | `1` or `2` or `3` | `1` |" in text
 
 

@@ -11,6 +11,7 @@ from typing import Any
 
 import pytest
 import torch
+from safetensors.torch import load_file, save_file
 from transformers import CLIPVisionConfig, CLIPVisionModel
 
 from phisense import Phi3WithProjector
@@ -372,5 +373,13 @@ def test_one_recomputed_layer_is_what_a_layer_keeps(wider: tuple[str, str], tmp_
     shutil.copytree(wider[0], fewer)
     config = json.loads((fewer / "config.json").read_text())
     (fewer / "config.json").write_text(json.dumps({**config, "num_hidden_layers": 2}))
+    weights = load_file(fewer / "model.safetensors")
+    last = f"layers.{config['num_hidden_layers'] - 1}."
+    assert config["num_hidden_layers"] == 3
+    save_file(
+        {name: one for name, one in weights.items() if last not in name},
+        fewer / "model.safetensors",
+        {"format": "pt"},
+    )
     kept_fewer, _, _ = measure((str(fewer), wider[1]), x)
     assert activations.decoder_layer(s, x) == pytest.approx(kept - kept_fewer, rel=0.01)

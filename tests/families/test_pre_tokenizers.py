@@ -10,6 +10,7 @@ from typing import Any
 
 import pytest
 from tokenizers import AddedToken, Tokenizer, decoders, models, trainers
+from tokenizers.pre_tokenizers import ByteLevel
 from transformers import PreTrainedTokenizerFast
 
 from phisense.chat.tokenizer_probes import TokenizerDifference, find_differences, probe_texts
@@ -17,6 +18,7 @@ from phisense.errors import PartError
 from phisense.families import FAMILIES
 from phisense.families.pre_tokenizers import (
     ALIASES,
+    APPROXIMATED,
     PRE_TOKENIZERS,
     PreTokenizer,
     name_of,
@@ -29,18 +31,16 @@ END_OF_TEXT = FAMILIES["phi3"].chat.end_of_text
 
 
 def make_tokenizer(splitting: PreTokenizer) -> PreTrainedTokenizerFast:
-    """Byte-level BPE that was trained on the probe texts with a way of splitting, so that it has
-    merges across what others would cut.
+    """Byte-level BPE that splits so, and whose merges were trained on the probe texts without any
+    splitting: wherever a text is cut or not makes other tokens.
     """
-    bare = {"version": "1.0", "added_tokens": [], "pre_tokenizer": splitting.document()}
-    model = {"type": "BPE", "vocab": {}, "merges": [], "ignore_merges": splitting.ignore_merges}
-    inner = Tokenizer.from_str(json.dumps({**bare, "model": model}))
-    from tokenizers.pre_tokenizers import ByteLevel
-
+    inner = Tokenizer(models.BPE())
+    inner.pre_tokenizer = ByteLevel(add_prefix_space=False, use_regex=False)
     trainer = trainers.BpeTrainer(
         vocab_size=1500, initial_alphabet=ByteLevel.alphabet(), show_progress=False
     )
-    inner.train_from_iterator(list(probe_texts()), trainer)
+    often = ["1984", "I's you're They'll"] * 20
+    inner.train_from_iterator([*probe_texts(), *often], trainer)
     told = json.loads(inner.to_str())["model"]
     whole = Tokenizer(
         models.BPE(
@@ -49,7 +49,9 @@ def make_tokenizer(splitting: PreTokenizer) -> PreTrainedTokenizerFast:
             ignore_merges=splitting.ignore_merges,
         )
     )
-    whole.pre_tokenizer = inner.pre_tokenizer
+    bare = {"version": "1.0", "added_tokens": [], "pre_tokenizer": splitting.document()}
+    model = {"type": "BPE", "vocab": {}, "merges": []}
+    whole.pre_tokenizer = Tokenizer.from_str(json.dumps({**bare, "model": model})).pre_tokenizer
     whole.decoder = decoders.ByteLevel()
     whole.add_special_tokens(
         [AddedToken(tag, special=True, normalized=False) for tag in (*TAGS, "<image>")]
@@ -87,7 +89,9 @@ def test_each_way_of_splitting_is_llama_cpps(name: str, tmp_path: Path) -> None:
     tokenizer = make_tokenizer(PRE_TOKENIZERS[name])
     vocabulary = read_vocabulary(tokenizer, 2000)
     assert vocabulary.pre_tokenizer == name
-    assert not list(map(str, differences(vocabulary, tokenizer, tmp_path)))
+    found = differences(vocabulary, tokenizer, tmp_path)
+    assert not [str(one) for one in found if not one.is_known(name)]
+    assert bool(found) == (name in APPROXIMATED), "mended in llama.cpp: take it off the list"
 
 
 def test_a_space_before_every_text_is_written_for_llama_cpp(tmp_path: Path) -> None:
@@ -99,7 +103,7 @@ def test_a_space_before_every_text_is_written_for_llama_cpp(tmp_path: Path) -> N
 
 @pytest.mark.parametrize(
     ("right", "wrong", "text"),
-    [("smollm", "gpt-2", "1984"), ("qwen2", "llama-bpe", "1984"), ("llama-bpe", "gpt-4o", "''s")],
+    [("smollm", "gpt-2", "1984"), ("qwen2", "llama-bpe", "1984"), ("smaug-bpe", "gpt-4o", "I's")],
 )
 def test_another_name_gives_other_tokens(right: str, wrong: str, text: str, tmp_path: Path) -> None:
     """The control: what would be written if the name did not follow from the tokenizer."""
@@ -108,7 +112,6 @@ def test_another_name_gives_other_tokens(right: str, wrong: str, text: str, tmp_
     tokenizer = make_tokenizer(PRE_TOKENIZERS[right])
     vocabulary = replace(read_vocabulary(tokenizer, 2000), pre_tokenizer=wrong)
     found = differences(vocabulary, tokenizer, tmp_path)
-    assert len(found) > 5
     assert any(text in one.text for one in found)
 
 

@@ -278,3 +278,14 @@ def test_a_missing_adapter_is_an_error(tmp_path: Path) -> None:
     with pytest.raises(PhisenseError, match="lacks four_bit/beside.safetensors"):
         load_model(folder, "cpu", quantize=True)
     load_model(folder, "cpu")
+
+
+def test_training_on_from_a_merged_folder_in_4_bits_is_warned_of(
+    tmp_path: Path, caplog: pytest.LogCaptureFixture
+) -> None:
+    """Its language part would be packed again, which un-learns what was merged into it."""
+    folder = merge(train(tmp_path, "phi3", 4, 0.02), tmp_path / "model", "float32")
+    for quantize in (False, True):
+        caplog.clear()
+        load_language(folder, CPU, torch.float32, quantize=quantize)
+        assert any("quantized again" in one.getMessage() for one in caplog.records) == quantize

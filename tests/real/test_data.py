@@ -105,17 +105,6 @@ def test_a_question_that_was_never_trained_earns_the_constant_nothing() -> None:
     assert probes.constant_credits(TRAINED, [new]) == {"x": 0.0}
 
 
-@pytest.mark.parametrize("right", [0, 20, 60])
-def test_the_difference_is_paired_and_over_images(right: int) -> None:
-    images = {one.id: f"{int(one.id) // 2}.png" for one in ASKED}
-    theirs = {one.id: 0.0 for one in ASKED}
-    ours = {one.id: float(number < right) for number, one in enumerate(ASKED)}
-    found = probes.difference(ours, theirs, images)
-    assert found.value == pytest.approx(right / 60)
-    assert found.above_zero is (right > 0)
-    assert found.low <= found.value <= found.high
-
-
 def test_words_are_counted_as_whispers_authors_count_them() -> None:
     said = voices.Recording(Path("a.wav"), "Uh, it's SEVEN already -- alright?", "read")
     assert voices.normalize(said.said) == "it is 7 already alright"

@@ -11,6 +11,7 @@ import numpy as np
 import pytest
 import torch
 from real import dinov2, packages, smollm2, whisper_base
+from safetensors.numpy import load_file
 from transformers import Dinov2Config, Dinov2Model
 
 from phisense.errors import PartError, UsageError
@@ -88,7 +89,7 @@ def test_a_part_that_fails_its_check_has_no_name(tmp_path: Path) -> None:
 
 
 @pytest.fixture
-def small_dinov2() -> tuple[dict[str, np.ndarray], np.ndarray, list[np.ndarray]]:
+def small_dinov2(tmp_path: Path) -> tuple[dict[str, np.ndarray], np.ndarray, list[np.ndarray]]:
     """Weights of 3 layers at 518 pixels, an image of 56, and its hidden states."""
     torch.manual_seed(0)
     config = Dinov2Config(
@@ -107,7 +108,9 @@ def small_dinov2() -> tuple[dict[str, np.ndarray], np.ndarray, list[np.ndarray]]
     with torch.no_grad():
         states = model(pixels, output_hidden_states=True)
     wanted = [states.hidden_states[-2].numpy(), states.last_hidden_state.numpy()]
-    weights = {name: weight.numpy().copy() for name, weight in model.state_dict().items()}
+    # by their published names, which are not those of the modules
+    model.save_pretrained(tmp_path / "saved")
+    weights = dict(load_file(tmp_path / "saved" / "model.safetensors"))
     return weights, pixels.numpy(), wanted
 
 

@@ -437,3 +437,18 @@ def test_of_another_part_no_size_is_made_up(stored: dict[str, Path]) -> None:
     assert "images of" not in got_said
     assert "images of 32 pixels" in wanted_said
     assert "vision.size" not in str(caught.value)
+
+
+def test_a_plan_without_a_preprocessor_says_so(tmp_path: Path) -> None:
+    """As where a hub id's config.json alone is in the cache."""
+    make_root(tmp_path)
+    part = bare(tmp_path / "part", DINOV2, bit(224, 256))
+    changes = (f"vision.part={part}", "vision.encoder=dinov2")
+    planned = read_shapes(load_recipe(tmp_path / "tiny.yaml", changes))
+    assert (planned.patches, planned.notes) == (16 * 16, ())
+    (part / "preprocessor_config.json").unlink()
+    planned = read_shapes(load_recipe(tmp_path / "tiny.yaml", changes))
+    assert planned.patches == 37 * 37
+    assert "planned for images of 518 pixels" in planned.notes[0]
+    planned = read_shapes(load_recipe(tmp_path / "tiny.yaml", (*changes, "vision.size=224")))
+    assert (planned.patches, planned.notes) == (16 * 16, ())

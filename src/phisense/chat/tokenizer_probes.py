@@ -14,6 +14,7 @@ from collections.abc import Iterator
 from dataclasses import dataclass
 from typing import Any
 
+from ..families.pre_tokenizers import APPROXIMATED
 from .llama_vocabulary import LlamaVocabulary
 
 _NUMBERS = (
@@ -108,6 +109,14 @@ class TokenizerDifference:
     text: str
     ours: list[str]
     llama_cpp: list[str]
+
+    def is_known(self, pre_tokenizer: str) -> bool:
+        """Whether it is a known inexactness of llama.cpp's: letters beyond ASCII that have a case,
+        or a mark, where it approximates the regular expression.
+        """
+        return pre_tokenizer in APPROXIMATED and any(
+            not c.isascii() and unicodedata.category(c)[0] in "LM" for c in self.text
+        )
 
     def __str__(self) -> str:
         return f"{self.text!r} as {self.llama_cpp}, which the tokenizer reads as {self.ours}"

@@ -116,6 +116,8 @@ def _print_export(exported: ExportResult, asked_about: str) -> None:
         )
     elif exported.mmproj_caution:
         console.out.print(f"mmproj: {exported.mmproj_caution}.", style="yellow")
+    if exported.tokenizer_caution:
+        console.out.print(f"{exported.tokenizer_caution}.", style="yellow")
     console.out.print(f"folder -> {exported.folder}")
 
 

@@ -95,6 +95,9 @@ PRE_TOKENIZERS: Mapping[str, PreTokenizer] = {
     "gpt-4o": PreTokenizer(O200K),
     "tekken": PreTokenizer(TEKKEN, ignore_merges=True),
 }
+#: llama.cpp knows capitals and small letters of ASCII alone in these, and no combining marks, so
+#: other letters are split otherwise (its regular expressions in src/llama-vocab.cpp).
+APPROXIMATED = ("gpt-4o", "tekken")
 #: Other names of llama.cpp's for the same way of splitting.
 ALIASES: Mapping[str, str] = {
     "phi-2": "gpt-2",

@@ -14,6 +14,7 @@ initialized to their average.
 
 from __future__ import annotations
 
+import logging
 from collections.abc import Sequence
 from dataclasses import dataclass, replace
 from pathlib import Path
@@ -43,6 +44,7 @@ from ..prompt import Prompt
 from ..recipe import Projector, Recipe
 from ..vision.encoders.base import ENCODERS
 from ..vision.encoders.loading import build_image_processor, load_vision_tower, vision_config
+from .adapter_beside import has_beside
 from .arithmetic import Arithmetic, choose_arithmetic
 from .device import pick_device
 from .inputs import (
@@ -60,6 +62,8 @@ from .projectors.image_tokens import count_image_tokens
 from .projectors.weights import fresh_projector, load_projector
 from .quantized import forbid_repacking, nf4_config, set_compute_dtype
 from .tied_head import match_config_to_head
+
+_logger = logging.getLogger(__name__)
 
 
 @dataclass
@@ -302,6 +306,12 @@ def load_language(folder: Path, device: torch.device, dtype: torch.dtype, quanti
     """
     whole, config = _language_configs(folder)
     options: dict[str, Any] = {"dtype": dtype, "device_map": {"": device}}
+    if quantize and has_beside(folder):
+        _logger.warning(
+            "%s was merged from an adapter on a base in 4 bits: quantized again, its language part"
+            " loses most of what that adapter learned. train.quantize=false keeps it",
+            folder.name,
+        )
     if quantize:
         # the stored weights are quantized: a cast before it would change the codes
         options["dtype"] = torch.float32

@@ -235,6 +235,8 @@ class ExportResult(SavedResult):
     questions        the number of questions on which the files were compared with torch
     mmproj           whether the projector was written for llama.cpp; if not, `mmproj_why_not`
     mmproj_caution   caveat for other programs that read it
+    tokenizer_caution
+                     caveat for other programs that tokenize with the file
     f16              agreement of the float16 file, which must equal the model
     quantized        agreement of the file that is kept; `f16` itself if that is kept
     bytes            size of each GGUF file
@@ -253,6 +255,7 @@ class ExportResult(SavedResult):
     mmproj_why_not: str | None
     arithmetic: JsonObject = field(default_factory=dict)
     mmproj_caution: str | None
+    tokenizer_caution: str | None = None
     f16: FileAgreement
     bytes: Mapping[str, int]
     extra: JsonObject = rest()  # includes the agreement of the quantized file, under its name
