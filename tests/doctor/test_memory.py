@@ -27,7 +27,7 @@ from phisense.model.varlen_attention import VARLEN
 from phisense.prompt import IGNORE_INDEX, Rendered
 from phisense.recipe import Lora, Recipe, parse_recipe
 from phisense.training import packing
-from phisense.training.eval_callback import EVAL_BATCH_SIZE, MAX_NEW_TOKENS
+from phisense.training.eval_callback import MAX_NEW_TOKENS, eval_batch_size
 from phisense.training.objectives.supervised import supervised_loss
 from phisense.training.packing import PackedRow, concatenate_rows
 
@@ -416,7 +416,7 @@ def test_questions_asked_in_training_are_planned(parts: tuple[str, str]) -> None
 
     assert "looking" not in moments(recipe)
     looking = moments(asking)["looking"].terms
-    rows = min(EVAL_BATCH_SIZE, recipe.train.eval.questions)
+    rows = min(eval_batch_size(recipe), recipe.train.eval.questions)
     tokens = 2 * s.image_tokens + QUESTION_TOKENS + MAX_NEW_TOKENS
     assert looking["key-value cache"] >= memory.kv_cache_bytes(s, rows, tokens, device.itemsize)
     # no losses: the logits of one position of each row, not those of reference answers

@@ -23,7 +23,7 @@ from ..evaluation.predictors import ENCODE_BATCH_SIZE
 from ..malloc import MMAP_THRESHOLD_BYTES
 from ..model.quantized import NF4_BLOCK, NF4_SCALES_BLOCK
 from ..recipe import Recipe
-from ..training.eval_callback import EVAL_BATCH_SIZE, MAX_NEW_TOKENS
+from ..training.eval_callback import MAX_NEW_TOKENS, eval_batch_size
 from ..training.run_context import CALIBRATION_IMAGES
 from . import activations
 from .activations import MicroBatch
@@ -180,7 +180,7 @@ def _training_moments(
         answering = _answering(
             recipe,
             s,
-            min(EVAL_BATCH_SIZE, recipe.train.eval.questions),
+            min(eval_batch_size(recipe), recipe.train.eval.questions),
             device.itemsize,
             new=min(MAX_NEW_TOKENS, recipe.evaluate.max_new_tokens),
             losses=False,
