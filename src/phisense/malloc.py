@@ -1,19 +1,28 @@
-"""glibc malloc settings: large freed blocks are returned to the system immediately, and huge pages
-make allocating them again cheap.
+"""glibc malloc settings: large freed blocks are returned to the system immediately, huge pages make
+allocating them again cheap, and `release_free_memory` returns what smaller blocks leave behind.
 
 By default glibc raises its mmap threshold, up to 32 MB, as a program frees larger blocks, and keeps
 smaller blocks in its heap. Training frees thousands of blocks a step, and the next step needs other
 sizes: a third of the peak memory of a 134-million-weight model was fragmentation, half with
 checkpointing (docs/log.md).
+
+Blocks below the threshold leave holes. torch asks for aligned blocks, and glibc before 2.38 cuts an
+aligned block out of a larger one and gives the rest to whoever asks for a few bytes, so that a
+freed block is too small for the next of its size. A deep and narrow model consists of such blocks;
+`doctor` plans their holes. With a threshold of 1 MB they vanish, and the steps of such a model take
+far longer, since every block comes back zeroed (docs/log.md).
 """
 
 from __future__ import annotations
 
 import ctypes
+import mmap
 import os
 import sys
+from functools import cache
+from typing import Any
 
-MMAP_THRESHOLD_BYTES = 4_000_000  # bytes
+MMAP_THRESHOLD_BYTES = 4_000_000
 _M_MMAP_THRESHOLD = -3  # malloc.h
 
 
@@ -24,6 +33,37 @@ def set_mmap_threshold() -> None:
     if not sys.platform.startswith("linux"):
         return
     os.environ.setdefault("THP_MEM_ALLOC_ENABLE", "1")
-    mallopt = getattr(ctypes.CDLL(None), "mallopt", None)
+    mallopt = getattr(_libc(), "mallopt", None)
     if mallopt is not None and "MALLOC_MMAP_THRESHOLD_" not in os.environ:
         mallopt(_M_MMAP_THRESHOLD, MMAP_THRESHOLD_BYTES)
+
+
+def release_free_memory() -> None:
+    """Return the free pages of malloc's heaps to the system: those at the end and those between
+    blocks in use. No effect without glibc.
+
+    To be called after work whose blocks the next will not fit into, such as generating answers.
+    """
+    trim = getattr(_libc(), "malloc_trim", None) if sys.platform.startswith("linux") else None
+    if trim is not None:
+        trim(0)
+
+
+def unmap_pages(address: int, length: int) -> None:
+    """Take the pages of a file's mapping that overlap `length` bytes from `address` out of the
+    process's resident memory; the next access reads them from the page cache.
+
+    The mapping must be of a file and never written to: other memory would lose its content. No
+    effect outside Linux.
+    """
+    madvise = getattr(_libc(), "madvise", None) if sys.platform.startswith("linux") else None
+    if madvise is not None:
+        start = address - address % mmap.PAGESIZE
+        madvise(
+            ctypes.c_void_p(start), ctypes.c_size_t(address + length - start), mmap.MADV_DONTNEED
+        )
+
+
+@cache
+def _libc() -> Any:
+    return ctypes.CDLL(None)

@@ -19,7 +19,7 @@ DOCTOR = Path(phisense.doctor.__file__).parent
 #: What nothing else in phisense defines.
 OWN = {
     "CHARACTERS_PER_TOKEN", "CPU_BASELINE", "CPU_UTILISATION", "CUDA_BASELINE", "CUDA_UTILISATION",
-    "FRAGMENTATION", "GB", "GPUS", "NUM_LONGEST", "QUESTION_TOKENS", "SAMPLED_ROWS",
+    "FRAGMENTATION", "GB", "GPUS", "HOLES", "NUM_LONGEST", "QUESTION_TOKENS", "SAMPLED_ROWS",
     "TAGS_PER_MESSAGE",
 }  # fmt: skip
 

@@ -4,6 +4,7 @@ every kind of setting.
 
 from __future__ import annotations
 
+import json
 import shutil
 from dataclasses import replace
 from pathlib import Path
@@ -16,8 +17,9 @@ from transformers import CLIPVisionConfig, CLIPVisionModel
 
 from phisense import Phi3WithProjector
 from phisense.conversations import IMAGE, Message
-from phisense.doctor import activations, memory
+from phisense.doctor import activations, find_devices, memory
 from phisense.doctor.activations import MicroBatch
+from phisense.doctor.lengths import QUESTION_TOKENS, measure_lengths, measure_questions
 from phisense.doctor.shapes import Shapes, read_shapes
 from phisense.model.batch_generate import logits_at
 from phisense.model.lora import add_lora, expected_trainable
@@ -25,6 +27,7 @@ from phisense.model.varlen_attention import VARLEN
 from phisense.prompt import IGNORE_INDEX, Rendered
 from phisense.recipe import Lora, Recipe, parse_recipe
 from phisense.training import packing
+from phisense.training.eval_callback import MAX_NEW_TOKENS, eval_batch_size
 from phisense.training.objectives.supervised import supervised_loss
 from phisense.training.packing import PackedRow, concatenate_rows
 
@@ -365,8 +368,6 @@ def test_checkpointing_is_planned_as_a_saving(wider: tuple[str, str]) -> None:
 
 def test_one_recomputed_layer_is_what_a_layer_keeps(wider: tuple[str, str], tmp_path: Path) -> None:
     """Two models that differ in one layer differ by what a layer keeps."""
-    import json
-
     x = setting_of(2, TOKENS, 4, 0.0, False, False, True)
     kept, s, x = measure(wider, x)
     fewer = tmp_path / "language"
@@ -383,3 +384,56 @@ def test_one_recomputed_layer_is_what_a_layer_keeps(wider: tuple[str, str], tmp_
     )
     kept_fewer, _, _ = measure((str(fewer), wider[1]), x)
     assert activations.decoder_layer(s, x) == pytest.approx(kept - kept_fewer, rel=0.01)
+
+
+@pytest.mark.parametrize("checkpointing", [False, True])
+def test_narrow_blocks_are_a_part_of_what_autograd_keeps(
+    parts: tuple[str, str], checkpointing: bool
+) -> None:
+    x = setting_of(2, TOKENS, 4, 0.0, checkpointing, False, True)
+    s = read_shapes(recipe_of(parts))
+    kept = activations.saved_for_backward(s, x)
+    if checkpointing:  # all blocks of the layer that is recomputed, and the inputs of the others
+        kept += activations.decoder_layer(s, x)
+    every = activations.narrow_blocks(s, x, 1 << 40)
+    assert 0.5 * kept < every <= kept
+    assert activations.narrow_blocks(s, x, 1) == 0
+    narrow = 4 * x.positions * s.hidden + 1
+    assert 0 < activations.narrow_blocks(s, x, narrow) < every
+
+
+def test_questions_asked_in_training_are_planned(parts: tuple[str, str]) -> None:
+    recipe = recipe_of(parts)
+    asking = recipe.model_copy(
+        update={"data": recipe.data.model_copy(update={"held_out": (Path("none.jsonl"),)})}
+    )
+    s, device = read_shapes(recipe), find_devices("A100-80")[0]
+    lengths = measure_lengths(recipe, "align", s)
+
+    def moments(one: Recipe) -> dict[str, memory.Peak]:
+        found = memory._training_moments(one, "align", s, device, lengths)
+        return {peak.moment: peak for peak in found}
+
+    assert "looking" not in moments(recipe)
+    looking = moments(asking)["looking"].terms
+    rows = min(eval_batch_size(recipe), recipe.train.eval.questions)
+    tokens = 2 * s.image_tokens + QUESTION_TOKENS + MAX_NEW_TOKENS
+    assert looking["key-value cache"] >= memory.kv_cache_bytes(s, rows, tokens, device.itemsize)
+    # no losses: the logits of one position of each row, not those of reference answers
+    assert looking["activations"] < rows * MAX_NEW_TOKENS * s.vocabulary * 8
+
+
+def test_lengths_of_questions_are_those_of_the_file(parts: tuple[str, str], tmp_path: Path) -> None:
+    file = tmp_path / "heldout.jsonl"
+    rows = [
+        {"question_id": str(i), "image": f"{i % 2}.png", "text": "What is it?", "answer": "Red."}
+        for i in range(6)
+    ]
+    file.write_text("\n".join(json.dumps(row) for row in rows))
+    recipe = recipe_of(parts)
+    recipe = recipe.model_copy(
+        update={"data": recipe.data.model_copy(update={"held_out": (file,)})}
+    )
+    found = measure_questions(recipe, read_shapes(recipe), 4)
+    assert (found.pictures, found.references) == (2, 4 * found.reference)
+    assert 1 < found.reference < found.question < QUESTION_TOKENS

@@ -296,7 +296,7 @@ def test_the_commonest_training_answer() -> None:
     ]
     table = count_training_answers(
         Conversation(str(i), (Message("user", q), Message("assistant", a)), ())
-        for i, (q, a) in enumerate(rows * 3)
+        for i, (q, a) in enumerate(rows * 5)
     )
     for known in (table, AnswerTable.from_dict(table.to_dict())):
         found = Constants.of(

@@ -4,6 +4,7 @@ as blind.
 
 from __future__ import annotations
 
+import html
 import json
 import shutil
 import subprocess
@@ -16,6 +17,8 @@ import torch
 from safetensors.torch import load_file, save_file
 
 from phisense.errors import ArtifactError, DataError, UsageError
+from phisense.evaluation.page.markup import NO_BETTER
+from phisense.evaluation.results import ImageUse
 from phisense.model import ModelInputs, load_model, pad_rows
 from phisense.pipeline.progress import Event, Notice, Progress
 from phisense.prompt import Rendered
@@ -101,7 +104,9 @@ def test_a_model_that_cannot_see_is_reported_as_blind(
     change = torch.zeros_like if kind == "zero" else lambda w: torch.randn_like(w) * w.std()
     scores = run(verb, broken(model, tmp_path / kind, change), world, tmp_path / "report")
     assert scores["looks"]["verdict"] == "blind"
-    assert "The model is blind" in (tmp_path / "report" / "report.html").read_text()
+    page = (tmp_path / "report" / "report.html").read_text()
+    words = NO_BETTER[ImageUse.from_dict(scores["looks"]).hardest]
+    assert words in html.unescape(page)
 
 
 def said(folder: Path) -> list[tuple[str, str]]:

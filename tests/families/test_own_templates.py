@@ -11,6 +11,7 @@ from pathlib import Path
 from typing import Any
 
 import pytest
+from jinja2.sandbox import ImmutableSandboxedEnvironment
 from tokenizers import AddedToken, Tokenizer, decoders, models, pre_tokenizers
 from transformers import PreTrainedTokenizerFast
 
@@ -243,3 +244,41 @@ def test_the_real_smollm2() -> None:
     assert prompt.stop_ids == [2, 1, 0]
     for messages in conversations(3):
         agrees(prompt, messages)
+
+
+@pytest.mark.parametrize("family", [name for name in FAMILIES if FAMILIES[name].chat.trims])
+def test_llama_cpps_template_renders_the_same(family: str) -> None:
+    """And so does the folder's, from texts that nobody stripped before."""
+    chat = FAMILIES[family].chat
+    environment = ImmutableSandboxedEnvironment(trim_blocks=True, lstrip_blocks=True)
+    own, llama_cpp, folder = (
+        environment.from_string(template)
+        for template in (templates.OWN[family], chat.llama_cpp_template(""), chat.template(IMAGE))
+    )
+    for messages in conversations(4, 200):
+        said = [{"role": m.role, "content": m.text} for m in messages]
+        plain = [{"role": m.role, "content": m.text.strip()} for m in messages]
+        for count, asked in ((len(said), False), (len(said) - 1, True)):
+            wanted = own.render(
+                messages=plain[:count], add_generation_prompt=asked, enable_thinking=False
+            )
+            for ours in (llama_cpp, folder):
+                assert ours.render(messages=said[:count], add_generation_prompt=asked) == wanted
+
+
+def test_ollamas_template_has_what_the_family_writes() -> None:
+    """Go's template language trims white space beside a `-`: none may stand where a line break
+    counts.
+    """
+    chat = FAMILIES["smollm2"].chat
+    assert chat.ollama_template("") == (
+        '{{- range $i, $_ := .Messages }}{{- if and (eq $i 0) (ne .Role "system") }}'
+        "<|im_start|>system\nYou are a helpful AI assistant named SmolLM, trained by Hugging Face"
+        "<|im_end|>\n{{ end }}<|im_start|>{{ .Role }}\n{{ .Content }}<|im_end|>\n{{ end }}"
+        "<|im_start|>assistant\n"
+    )
+    assert (
+        FAMILIES["qwen3"]
+        .chat.ollama_template("")
+        .endswith("<|im_end|>\n{{ end }}<|im_start|>assistant\n<think>\n\n</think>\n\n")
+    )

@@ -13,6 +13,7 @@ from safetensors.torch import load_file
 from transformers import AutoModelForCausalLM, AutoTokenizer
 
 from phisense import artifacts
+from phisense.chat_tokenizer import prepare_tokenizer
 from phisense.errors import PartError, UsageError
 from phisense.families import FAMILIES
 from phisense.importing import gguf_model, import_gguf
@@ -45,10 +46,9 @@ class PartWeights(WeightReader):
 def write_file(part: Path, path: Path) -> Path:
     """The language part as a float16 GGUF file."""
     tokenizer: Any = AutoTokenizer.from_pretrained(part)
-    tokenizer.add_special_tokens({"additional_special_tokens": ["<image>"]})
     config = AutoModelForCausalLM.from_pretrained(part).config
-    rows = max(config.vocab_size, len(tokenizer))
-    words = read_vocabulary(tokenizer, config.vocab_size if rows == config.vocab_size else rows)
+    prepare_tokenizer(tokenizer, config.vocab_size)
+    words = read_vocabulary(tokenizer, config.vocab_size)
     write_text_model(PartWeights(part), config, words, tokenizer, path, "part", ignore)
     return path
 

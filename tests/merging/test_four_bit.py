@@ -104,7 +104,7 @@ def test_what_lost_is_refused_by_each_verb(
         rewrite(folder, {**told, "four_bit": {**told["merged"], "delta_loss": 3.249}})
         data = ("--data", run.parent.parent / "rows.json", "--images", run.parent.parent / "images")
         for words in (
-            ("ask", folder, "What colour is it?", "--quantize"),
+            ("ask", folder, "--question", "What colour?", "--quantize"),
             ("evaluate", folder, *data, "--quantize", "--out", tmp_path / "report"),
             (
                 "deploy",

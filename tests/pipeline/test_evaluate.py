@@ -14,7 +14,7 @@ import pytest
 
 from phisense import artifacts
 from phisense.errors import ArtifactError, UsageError
-from phisense.evaluation.results import CONDITIONS, EvaluationReport
+from phisense.evaluation.results import SCORED, EvaluationReport
 from phisense.model.folder import MODEL_KIND
 from phisense.pipeline import evaluate as step
 from phisense.pipeline.evaluate import compare_reports, evaluate, score_answers
@@ -56,7 +56,7 @@ def test_the_result_is_what_lies_on_disk(report: EvaluationReport) -> None:
     assert report.folder is not None
     assert EvaluationReport.load(report.folder) == report
     assert report.to_dict() == json.loads((report.folder / "scores.json").read_text())
-    assert tuple(report.conditions) == CONDITIONS
+    assert tuple(report.conditions) == SCORED
     assert 0 <= report.real.accuracy.low <= report.real.accuracy.value <= report.real.accuracy.high
     assert (report.questions, report.verdict) == (12, "too few")
 

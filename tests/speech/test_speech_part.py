@@ -1,4 +1,4 @@
-"""A speech part is complete or not, and who checks it before and who loads it say the same."""
+"""A speech part is complete or it is not: who checks it before and who loads it say the same."""
 
 from __future__ import annotations
 

@@ -15,6 +15,8 @@ from typing import Any
 import pytest
 import torch
 from PIL import Image
+from safetensors import safe_open
+from safetensors.torch import save_file
 
 from phisense.conversations import ImageFinder
 from phisense.distributed import current_process_group
@@ -23,6 +25,7 @@ from phisense.pipeline.progress import Event, OnEvent, Progress, ignore
 from phisense.vision.encoders.encode import Encoder, encoder_facts
 from phisense.vision.image_io import open_image
 from phisense.vision.store import FeatureStore, encode_images, plan_store
+from phisense.vision.store.shards import _copy_row
 
 from ..killable import start_process
 from ..tiny import make_vision
@@ -59,6 +62,24 @@ def test_stored_equals_fresh(tmp_path: Path, images: Path, encoder: Encoder) -> 
         torch.testing.assert_close(store.features(name), fresh, rtol=1e-5, atol=1e-5)
     with pytest.raises(ArtifactError, match=r"has no picture 9\.png"):
         store.features("9.png")
+
+
+@pytest.mark.skipif(sys.platform != "linux", reason="reads /proc")
+def test_rows_that_were_read_do_not_stay_resident(tmp_path: Path) -> None:
+    path = tmp_path / "rows.safetensors"
+    save_file({"features": torch.ones(64, 512, 1024, dtype=torch.float16)}, path)  # 1 MiB a row
+    rows = safe_open(path, "pt").get_slice("features")
+
+    def resident() -> int:
+        status = Path("/proc/self/status").read_text()
+        line = next(line for line in status.splitlines() if line.startswith("RssFile:"))
+        return int(line.split()[1]) * 1024
+
+    before = resident()
+    assert all(bool((_copy_row(rows[number]) == 1).all()) for number in range(64))
+    assert resident() - before < 16 << 20
+    assert all(bool((rows[number] == 1).all()) for number in range(64))  # the control
+    assert resident() - before > 48 << 20
 
 
 def test_features_are_the_layer_the_model_reads(images: Path, encoder: Encoder) -> None:

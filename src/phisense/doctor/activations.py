@@ -85,6 +85,22 @@ def _keys_and_values(x: MicroBatch, attended: int, keys: int) -> float:
     return float(c * (n * own + behind))
 
 
+def narrow_blocks(s: Shapes, x: MicroBatch, threshold: int) -> float:
+    """Of what autograd saves of all layers, the blocks smaller than `threshold`: on a CPU they come
+    from malloc's heap, where they leave holes.
+    """
+    n, c = x.positions, x.itemsize
+    attended = s.heads * s.head
+    blocks = [4 * n * s.hidden] * 2 + [c * n * attended] * 5 + [c * n * s.mlp, 2 * c * n * s.mlp]
+    if x.rank is not None or x.full_finetuning:
+        blocks += [c * n * inputs for inputs, _ in s.matrices]
+    small = sum(block for block in blocks if block < threshold)
+    if not x.checkpointing:
+        return float(s.layers * small)
+    entered = c * n * s.hidden  # the input of each layer; all of it only of one layer at a time
+    return float(small + (s.layers * entered if entered < threshold else 0))
+
+
 def saved_for_backward(s: Shapes, x: MicroBatch) -> float:
     """Everything that autograd holds after the forward pass, except the tensors of the loss."""
     layers = s.layers * (

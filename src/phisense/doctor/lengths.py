@@ -8,7 +8,7 @@ from pathlib import Path
 from typing import Any
 
 from ..chat_tokenizer import prepare_tokenizer
-from ..conversations import Conversation, read_conversations
+from ..conversations import Conversation, read_conversations, read_questions
 from ..errors import PhisenseError
 from ..parts import load_auto
 from ..pipeline.records import Record
@@ -23,6 +23,7 @@ from .shapes import Shapes, config_folder
 SAMPLED_ROWS = 512
 NUM_LONGEST = 64
 CHARACTERS_PER_TOKEN = 3.5  # assumed per token if there is no tokenizer
+QUESTION_TOKENS = 64  # assumed tokens per question, if there are none
 TAGS_PER_MESSAGE = 4  # tokens that the template adds to a message
 
 
@@ -112,6 +113,50 @@ def measure_lengths(recipe: Recipe, stage: str, s: Shapes) -> Lengths:
         ),
         max(count_scores(row)[0] for row in every),
         max(count_scores(row)[1] for row in every),
+    )
+
+
+@dataclass(frozen=True, slots=True)
+class QuestionLengths:
+    """A batch of held-out questions, in tokens: the longest question, the longest reference answer,
+    and the largest sum of the references of a batch; and the largest number of images in one.
+    """
+
+    question: int
+    reference: int
+    references: int
+    pictures: int
+
+
+def measure_questions(recipe: Recipe, s: Shapes, rows: int) -> QuestionLengths:
+    """Read the held-out questions, if there are any, as batches of `rows` in their order; else
+    assume `QUESTION_TOKENS` for a question, and `evaluate.max_new_tokens` for an answer.
+    """
+    longest = recipe.evaluate.max_new_tokens
+    assumed = QuestionLengths(QUESTION_TOKENS, longest, rows * longest, rows)
+    files = [recipe.path(file) for file in recipe.data.held_out]
+    try:
+        found = [q for file in files if file.exists() for q in read_questions(file)]
+    except PhisenseError:  # reported by `check`
+        return assumed
+    if not found:
+        return assumed
+    some = found[: max(rows, SAMPLED_ROWS)]
+    prompt = _prompt(recipe, s)
+
+    def tokens(texts: Sequence[str]) -> list[int]:
+        if prompt is None:
+            return [round(len(text) / CHARACTERS_PER_TOKEN) for text in texts]
+        return [len(ids) for ids in prompt.tokenizer(list(texts)).input_ids]
+
+    asked = [one + 2 * TAGS_PER_MESSAGE for one in tokens([q.text for q in some])]
+    answers = [one + 1 for one in tokens([q.answers[0] for q in some])]
+    starts = range(0, len(some), rows)
+    return QuestionLengths(
+        max(asked),
+        max(answers),
+        max(sum(answers[start : start + rows]) for start in starts),
+        max(len({q.image for q in some[start : start + rows]} - {None}) for start in starts),
     )
 
 

@@ -4,6 +4,7 @@ A step has phases with different live tensors; the largest is the peak. In train
 
     loading        the weights are loaded
     calibrating    the new projector runs on `CALIBRATION_IMAGES` images
+    looking        held-out questions are answered, with their key-value caches
     loss           everything that autograd saved, the log-probabilities and their gradients
     last layer     everything that autograd saved, and the temporaries of one layer's backward
                    pass; with checkpointing also that layer's recomputed activations
@@ -19,19 +20,23 @@ from __future__ import annotations
 from dataclasses import dataclass
 
 from ..evaluation.predictors import ENCODE_BATCH_SIZE
+from ..malloc import MMAP_THRESHOLD_BYTES
 from ..model.quantized import NF4_BLOCK, NF4_SCALES_BLOCK
 from ..recipe import Recipe
+from ..training.eval_callback import MAX_NEW_TOKENS, eval_batch_size
 from ..training.run_context import CALIBRATION_IMAGES
 from . import activations
 from .activations import MicroBatch
 from .devices import Device
-from .lengths import Lengths
+from .lengths import Lengths, measure_questions
 from .shapes import Shapes
 
-QUESTION_TOKENS = 64  # assumed tokens per question
 #: Memory that allocators hold in addition, as a fraction of temporary tensors. Fitted for the CPU
 #: (docs/memory.md), a guess for GPUs.
 FRAGMENTATION = {"cpu": 0.02, "cuda": 0.05}
+#: Holes that malloc's heap holds for each byte of blocks in it: between 0.33 and 1.1 in twelve
+#: steps of a narrow model (docs/memory.md).
+HOLES = 0.7
 
 
 @dataclass(frozen=True, slots=True)
@@ -171,15 +176,32 @@ def _training_moments(
             },
         ),
     ]
-    return [_with_fragmentation(peak, device) for peak in moments]
+    if recipe.train.eval.questions and recipe.data.held_out:
+        answering = _answering(
+            recipe,
+            s,
+            min(eval_batch_size(recipe), recipe.train.eval.questions),
+            device.itemsize,
+            new=min(MAX_NEW_TOKENS, recipe.evaluate.max_new_tokens),
+            losses=False,
+            adapter=x.rank is not None,
+        )
+        moments.append(Peak(stage, "looking", {**optimizer, **answering}))
+    holes = 0.0 if device.cuda else HOLES * activations.narrow_blocks(s, x, MMAP_THRESHOLD_BYTES)
+    return [
+        _with_fragmentation(peak, device, holes if peak.moment in ("loss", "last layer") else 0.0)
+        for peak in moments
+    ]
 
 
-def _with_fragmentation(peak: Peak, device: Device) -> Peak:
+def _with_fragmentation(peak: Peak, device: Device, holes: float = 0.0) -> Peak:
     coming_and_going = sum(
         peak.terms.get(name, 0.0) for name in ("activations", "loss", "backward")
     )
     share = FRAGMENTATION["cuda" if device.cuda else "cpu"]
-    return Peak(peak.step, peak.moment, {**peak.terms, "fragments": share * coming_and_going})
+    return Peak(
+        peak.step, peak.moment, {**peak.terms, "fragments": holes + share * coming_and_going}
+    )
 
 
 def _mapped(s: Shapes, device: Device, recipe: Recipe) -> float:
@@ -214,15 +236,23 @@ def merging_peak(recipe: Recipe, s: Shapes, device: Device) -> Peak:
     whole = s.language + s.projector
     lora = recipe.train.lora
     own = count_trained_weights(s, lora.rank if lora else None, tower=recipe.tunes_vision)
-    rows, tokens = (
-        recipe.evaluate.batch_size,
-        s.image_tokens + QUESTION_TOKENS + recipe.evaluate.max_new_tokens,
-    )
+    rows = recipe.evaluate.batch_size
     terms = {
         "framework": device.baseline,
         "weights": float(4 * whole + 4 * own),
-        "key-value cache": kv_cache_bytes(s, rows, tokens, 4),
-        "activations": _inference(s, rows, tokens, 4, scored=rows * recipe.evaluate.max_new_tokens),
+        # the dequantized matrices, beside the file that the embeddings are used from
+        "mapped": float(4 * s.matrix_weights)
+        if recipe.train.quantize and not device.cuda and s.stored == "float32"
+        else 0.0,
+        **_answering(
+            recipe,
+            s,
+            rows,
+            4,
+            new=recipe.evaluate.max_new_tokens,
+            losses=True,
+            adapter=lora is not None,
+        ),
     }
     return _with_fragmentation(Peak("merge", "comparing", terms), device)
 
@@ -233,28 +263,41 @@ def kv_cache_bytes(s: Shapes, rows: int, tokens: int, itemsize: int) -> float:
 
 
 def evaluation_peak(recipe: Recipe, s: Shapes, device: Device) -> Peak:
-    """The merged model answers a batch of questions with images, and scores reference answers of at
-    most `max_new_tokens` tokens.
+    """The merged model answers a batch of questions with images, and scores their reference
+    answers.
     """
-    rows, tokens = (
+    itemsize = _stored_itemsize(recipe, device)
+    answering = _answering(
+        recipe,
+        s,
         recipe.evaluate.batch_size,
-        s.image_tokens + QUESTION_TOKENS + recipe.evaluate.max_new_tokens,
+        itemsize,
+        new=recipe.evaluate.max_new_tokens,
+        losses=True,
+        adapter=False,
     )
-    return _inference_peak(
-        "evaluate", recipe, s, device, rows, tokens, scored=rows * recipe.evaluate.max_new_tokens
-    )
+    return _inference_peak("evaluate", recipe, s, device, answering)
 
 
 def chat_peak(recipe: Recipe, s: Shapes, device: Device) -> Peak:
     """One conversation that fills the context window."""
     tokens = min(recipe.language.window, s.window)
-    return _inference_peak("chat", recipe, s, device, 1, tokens, scored=1)
+    itemsize = _stored_itemsize(recipe, device)
+    answering = {
+        "key-value cache": kv_cache_bytes(s, 1, tokens, itemsize),
+        "activations": _inference(s, tokens, tokens, itemsize, scored=1),
+    }
+    return _inference_peak("chat", recipe, s, device, answering)
+
+
+def _stored_itemsize(recipe: Recipe, device: Device) -> int:
+    return 4 if recipe.merge.dtype == "float32" else device.itemsize
 
 
 def _inference_peak(
-    step: str, recipe: Recipe, s: Shapes, device: Device, rows: int, tokens: int, *, scored: int
+    step: str, recipe: Recipe, s: Shapes, device: Device, answering: dict[str, float]
 ) -> Peak:
-    itemsize = 4 if recipe.merge.dtype == "float32" else device.itemsize
+    itemsize = _stored_itemsize(recipe, device)
     held = {
         "framework": device.baseline,
         "weights": float(itemsize * (s.language + s.vision + s.projector)),
@@ -266,23 +309,51 @@ def _inference_peak(
     )
     moments = [
         Peak(step, "looking", {**held, "activations": float(seen)}),
-        Peak(
-            step,
-            "answering",
-            {
-                **held,
-                "key-value cache": kv_cache_bytes(s, rows, tokens, itemsize),
-                "activations": _inference(s, rows, tokens, itemsize, scored=scored),
-            },
-        ),
+        Peak(step, "answering", {**held, **answering}),
     ]
     return max((_with_fragmentation(peak, device) for peak in moments), key=lambda peak: peak.total)
 
 
-def _inference(s: Shapes, rows: int, tokens: int, itemsize: int, *, scored: int) -> float:
-    """The larger of one layer's activations, and the logits of `scored` positions, in float32, with
-    their log-softmax.
+def _answering(
+    recipe: Recipe,
+    s: Shapes,
+    rows: int,
+    itemsize: int,
+    *,
+    new: int,
+    losses: bool,
+    adapter: bool,
+) -> dict[str, float]:
+    """`batch_generate` on `rows` questions: the cache of the images' prefixes is kept while a copy
+    of it grows with the questions and `new` tokens of answers, one layer at a time.
     """
-    n = rows * tokens
-    layer = n * itemsize * (2 * s.hidden + max(4 * s.mlp, 6 * s.heads * s.head)) + rows * tokens**2
-    return float(max(layer, scored * s.vocabulary * (itemsize + 8) + n * s.hidden * itemsize))
+    asked = measure_questions(recipe, s, rows)
+    pictures = asked.pictures if losses else rows  # those of `train.eval` are spread evenly
+    behind = asked.question + max(new, asked.reference if losses else 0)
+    whole = s.image_tokens + behind
+    cache = kv_cache_bytes(s, pictures, s.image_tokens, itemsize)
+    cache += kv_cache_bytes(s, rows, whole, itemsize) * (1 + 1 / s.layers)
+    # one forward pass over the prefixes, one over the questions with their references
+    passed = max(
+        pictures * s.image_tokens, rows * (asked.question + (asked.reference if losses else 0))
+    )
+    scored = max(asked.references if losses else 0, rows)
+    return {
+        "key-value cache": cache,
+        "activations": _inference(s, passed, whole, itemsize, scored=scored, adapter=adapter),
+    }
+
+
+def _inference(
+    s: Shapes, positions: int, keys: int, itemsize: int, *, scored: int, adapter: bool = False
+) -> float:
+    """The larger of one layer's activations, and the logits of `scored` positions with their
+    log-softmax in float32, before which bfloat16 is cast.
+
+    In the MLP live gate and up in one tensor, the activated gate and the product; with an adapter
+    beside it, gate and up four times: its own, the adapter's, that scaled, and the sum.
+    """
+    mlp = (8 if adapter else 4) * s.mlp
+    layer = positions * itemsize * (2 * s.hidden + max(mlp, 6 * s.heads * s.head))
+    logits = scored * s.vocabulary * (8 if itemsize == 4 else itemsize + 8)
+    return float(max(layer + positions * keys, logits + positions * s.hidden * itemsize))

@@ -58,6 +58,7 @@ class Shapes:
     vision_read: int  # of them, those that the projector's input passes through
     vision_heads: int
     vision_mlp: int
+    stored: str | None = None  # number format of the language part's file, as its config says
     notes: tuple[str, ...] = ()
 
     @property
@@ -136,6 +137,7 @@ def read_shapes(recipe: Recipe) -> Shapes:
         vision_read=seen.num_hidden_layers + 1 + recipe.vision.layer,
         vision_heads=seen.num_attention_heads,
         vision_mlp=getattr(seen, "intermediate_size", None) or seen.hidden_size * seen.mlp_ratio,
+        stored=None if text.dtype is None else str(text.dtype).removeprefix("torch."),
         notes=tuple(note for note in (text_note, seen_note) if note),
     )
 

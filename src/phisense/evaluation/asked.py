@@ -149,16 +149,12 @@ class AskedQuestions:
         return replace(scores, conditions=measured)
 
     def predictions(self, said: Answers) -> list[Prediction]:
-        """Each answer with its question and its credit, condition by condition, the constant
-        last.
-        """
-        nothing: list[str | None] = [None] * len(self.questions)
-        constant = [EvalResponse(one) for one in self.constants.answers]
+        """Each answer of the model with its question and its credit, condition by condition."""
         return [
             one
-            for name, answers in {**said, CONSTANT: constant}.items()
+            for name, answers in said.items()
             for one in _predictions(
-                self.task, name, self.questions, self.put, self.shown.get(name, nothing), answers
+                self.task, name, self.questions, self.put, self.shown[name], answers
             )
         ]
 

@@ -95,11 +95,10 @@ def make_model(path: Path, header: GGUFHeader, config: Any, family: Family, repo
     if set(wanted) != set(weights):
         odd = sorted(set(wanted) ^ set(weights))[0]
         raise PartError(f"{path} does not fill a {family.title}", got=f"{odd} on one side only")
-    model.load_state_dict(
-        {name: one.to(dtype) for name, one in weights.items()},
-        strict=not config.tie_word_embeddings,
-        assign=True,
-    )
+    cast = {name: one.to(dtype) for name, one in weights.items()}
+    if config.tie_word_embeddings:
+        cast["lm_head.weight"] = cast["model.embed_tokens.weight"]
+    model.load_state_dict(cast, strict=True, assign=True)
     model.tie_weights()
     config.dtype = dtype
     return model.eval()

@@ -18,6 +18,7 @@ from torch import nn
 from transformers import DynamicCache
 
 from ..conversations import IMAGE, Message, Question
+from ..malloc import release_free_memory
 from ..prompt import IGNORE_INDEX, Rendered
 from .assembly import Phi3WithProjector
 from .inputs import ModelInputs, pad_prompts, pad_rows
@@ -78,6 +79,7 @@ def batch_generate(
                     strict=True,
                 )
             )
+    release_free_memory()  # key-value caches grow token by token, and leave as many holes
     return [found[i] for i in range(len(queries))]
 
 

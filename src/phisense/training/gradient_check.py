@@ -37,6 +37,7 @@ from transformers import TrainerCallback, TrainerControl, TrainerState, Training
 
 from ..distributed import ProcessGroup
 from ..errors import PhisenseError, TrainingError
+from ..malloc import release_free_memory
 from ..model.float32_twin import computed_in_float32
 from ..pipeline.results import GradientCheckResult, GradientComparison
 from .data import Collator, Samples
@@ -142,6 +143,7 @@ class GradientCheck(TrainerCallback):
             raise failure or TrainingError(
                 "another process found its gradient wrong", do="See its message"
             )
+        release_free_memory()
         self.results.append(
             GradientCheckResult(
                 when=when,

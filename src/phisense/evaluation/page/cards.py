@@ -111,7 +111,6 @@ def _gallery(heading: str, cards: Sequence[str]) -> str:
 _OTHERS = {
     "blind": "without the picture",
     "shuffled": "with another's",
-    "constant": "commonest answer",
 }
 
 
