@@ -423,7 +423,7 @@ def hear_english(walk: Walk) -> Figures:
     sentences = [one for one in heard if one.recording.group in voices.SENTENCES]
     return {
         "wer": voices.word_error_rate(sentences),
-        "words": sum(len(voices.normalize(one.recording.said).split()) for one in sentences),
+        "said": sum(len(voices.normalize(one.recording.said).split()) for one in sentences),
         **{group: voices.word_error_rate(one) for group, one in groups.items()},
     }
 
