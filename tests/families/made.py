@@ -250,7 +250,7 @@ class FamilyPart:
 
 
 FAMILY_PARTS = {
-    "phi3": FamilyPart(phi3_config, None, 767),
+    "phi3": FamilyPart(phi3_config, None, 615),
     "phi4_mini": FamilyPart(config, make_tokenizer, IMAGE_ID),
     "smollm2": FamilyPart(smollm2_config, smollm2_tokenizer, 16),
     "qwen2_5": FamilyPart(qwen2_5_config, lambda: qwen_tokenizer("qwen2_5"), 151_665),
