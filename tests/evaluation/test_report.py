@@ -168,8 +168,8 @@ def test_the_trainings_own_verdict_is_told(good: Report) -> None:
         }
     )
     assert (
-        "<p class='verdict blind'><b>When it was trained it was not shown to look at its pictures.</b>"
-        in blind
+        "<p class='verdict blind'><b>When it was trained it was not shown to look at its"
+        " pictures.</b>" in blind
     )
     assert "interval −0.030 to +0.050)" in blind
     few = told(TrainingVerdict(questions=12, pictures=4, real=0.5).to_dict())
