@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import struct
 from collections.abc import Callable
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
@@ -112,10 +113,17 @@ def test_another_splitting_is_noticed(
     from phisense.importing import gguf_tokenizer
 
     _, file = files("smollm2")
-    changed = {**PRE_TOKENIZERS, "smollm": PRE_TOKENIZERS["gpt-2"]}
+    spaced = replace(PRE_TOKENIZERS["smollm"], prefix_space=True)
+    changed = {**PRE_TOKENIZERS, "smollm": spaced}
     monkeypatch.setattr(gguf_tokenizer, "PRE_TOKENIZERS", changed)
     with pytest.raises(PartError, match=r"differs from llama.cpp's; got .*, and \d+ others"):
         import_gguf(file, tmp_path / "out")
+    assert not list(tmp_path.iterdir())
+
+
+def test_a_file_that_is_not_there_is_named(tmp_path: Path) -> None:
+    with pytest.raises(PartError, match=r"there is no file .*nothing\.gguf; wanted a GGUF file"):
+        import_gguf(tmp_path / "nothing.gguf", tmp_path / "out")
     assert not list(tmp_path.iterdir())
 
 

@@ -102,6 +102,10 @@ def import_gguf(
     llama.cpp computes with the file.
     """
     source = source.expanduser().resolve()
+    if not source.exists():
+        raise PartError(
+            f"there is no file {source}", wanted="a GGUF file", do="Check the path, or download it"
+        )
     check_regular_file(source, source.parent)
     safe_replace.check_can_write(out, kind=PART_KIND, overwrite=overwrite)
     header, _, sizes = validate_foreign_gguf(source)
