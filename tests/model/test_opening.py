@@ -356,6 +356,7 @@ def test_patterns_are_tried_on_the_names_they_will_meet(monkeypatch: pytest.Monk
 #: Where files are opened that are no model folder's, or that are judged right before.
 ALLOWED = {
     "parts.py": {"from_pretrained", "safe_open"},
+    "model/adapter_beside.py": {"safe_open"},
     "model/projectors/weights.py": {"safe_open"},
     "publish/weights.py": {"safe_open"},
     "importing/adapters.py": {"from_pretrained", "load_file"},

@@ -60,7 +60,11 @@ KINDS: dict[str, tuple[Callable[[], bytes], str, str]] = {
     "tar": (tarred, "a tar archive", "tar -xf"),
     "gzip": (lambda: gzip.compress(b"weights"), "a gzip archive", "gunzip"),
     "7z": (lambda: b"7z\xbc\xaf\x27\x1c" + bytes(40), "a 7z archive", "Unpack"),
-    "gguf": (lambda: b"GGUF" + (3).to_bytes(4, "little") + bytes(40), "a GGUF file", "model"),
+    "gguf": (
+        lambda: b"GGUF" + (3).to_bytes(4, "little") + bytes(40),
+        "a GGUF file",
+        "phisense import FILE",
+    ),
     "hdf5": (lambda: b"\x89HDF\r\n\x1a\n" + bytes(40), "an HDF5 file", "safetensors"),
     "numpy": (lambda: b"\x93NUMPY\x01\x00v\x00" + bytes(40), "a NumPy array", "safetensors"),
     "lfs": (

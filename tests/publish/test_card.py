@@ -140,8 +140,8 @@ def test_the_text_says_what_the_reports_say(written: Path, reports: list[Report]
         "25,165,824",
         "| align | 558,128 | 2,180 | 2.100 | 0.250 |",
         (
-            "* at its end it looked at its pictures: better with a question's picture than without"
-            " and than with another's"
+            "* at its end it looked at its pictures: better with a question's picture than without,"
+            " than with another's, and than each question's commonest answer"
         ),
         "this model",
     ):
