@@ -74,7 +74,12 @@ def test_controls(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
             export(model, tmp_path / "out", "f16", asked, ignore)
 
     def with_gpt_2s(*arguments: Any) -> Any:
-        return replace(read_vocabulary(*arguments), pre_tokenizer="gpt-2")
+        """With a merge of two digits, which SmolLM2's splitting never joins."""
+        found = read_vocabulary(*arguments)
+        unused = next(i for i, piece in enumerate(found.pieces) if piece.startswith("filler"))
+        pieces = [*found.pieces[:unused], "19", *found.pieces[unused + 1 :]]
+        merges = [*found.merges, "1 9"]
+        return replace(found, pre_tokenizer="gpt-2", pieces=pieces, merges=merges)
 
     monkeypatch.setattr(exporting, "read_vocabulary", with_gpt_2s)
     with pytest.raises(ExportError, match=r"splits texts otherwise.*gpt-2\); got '.*' as \["):
