@@ -542,7 +542,9 @@ ALLOWED = {
     "safe_replace/replacement.py": {"rename", "rmtree", "unlink"},
     "staging.py": {"rmdir"},
     "artifacts.py": {"replace", "unlink"},
-    "publish/export.py": {"unlink"},  # the float16 file, in the aside
+    # files of llama.cpp that are not kept, in the staging folder
+    "publish/candidates.py": {"unlink"},
+    "importing/gguf_part.py": {"unlink"},
     # the one picture that the page keeps for a visitor, under its next name
     "app/uploads.py": {"replace"},
     # a shipped part, made anew by its maintainers
