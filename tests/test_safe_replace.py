@@ -543,6 +543,7 @@ ALLOWED = {
     "staging.py": {"rmdir"},
     "artifacts.py": {"replace", "unlink"},
     # files of llama.cpp that are not kept, in the staging folder
+    "publish/export.py": {"unlink"},
     "publish/candidates.py": {"unlink"},
     "importing/gguf_part.py": {"unlink"},
     # the one picture that the page keeps for a visitor, under its next name
