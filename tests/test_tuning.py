@@ -188,7 +188,7 @@ def test_the_usual_ranges_hold_what_a_recipe_says(tmp_path: Path) -> None:
         ),
         ("train.lora.rank=2,many", "no trial could begin with train.lora.rank=many"),
         (
-            "train.lora.target_modules=.*wqkv,.*proj",
+            "train.lora.target_modules=null,.*wqkv",
             "no trial could begin with train.lora.target_modules=.*wqkv; got the LoRA pattern",
         ),
     ],

@@ -19,6 +19,7 @@ import yaml
 from safetensors import safe_open
 from safetensors.torch import load_file, save_file
 
+from phisense import chat_tokenizer
 from phisense.conversations import Message
 from phisense.errors import ArtifactError, PartError, PhisenseError, TerminatedError, UsageError
 from phisense.merging import steps as merging_steps
@@ -331,10 +332,13 @@ def test_another_chat_format_is_refused(
     """As a later version of phisense might have one."""
     here = moved(root, tmp_path)
     piece = Prompt._tokenize_message
+    monkeypatch.setattr(chat_tokenizer, "check_template", lambda *_, **__: None)
     monkeypatch.setattr(
         Prompt,
         "_tokenize_message",
-        lambda self, message: piece(self, Message(message.role, f"Now: {message.text}")),
+        lambda self, message, last_answer: piece(
+            self, Message(message.role, f"Now: {message.text}"), last_answer
+        ),
     )
     with pytest.raises(PartError, match="was trained with another chat format; got "):
         go_on(here, verb, what)
