@@ -420,8 +420,8 @@ def test_the_command_line_warns_of_a_model_that_does_not_look(
     told, warned = (" ".join(text.replace("│", " ").split()) for text in capsys.readouterr())
     assert "IT DOES NOT LOOK" in warned
     assert (
-        "It does not look at its pictures: of 24 held-out questions it answered 0.0% right with the"
-        " picture" in warned
+        "It is not shown to look at its pictures: of 24 held-out questions it answered 0.0% right"
+        " with the picture" in warned
     )
     assert "held-out questions right, 0% without the picture" in warned
     assert "look" not in told
