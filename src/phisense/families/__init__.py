@@ -7,6 +7,7 @@ smollm2.py      SmolLM2: Llama's class
 qwen2_5.py      Qwen2.5
 qwen3.py        Qwen3
 pre_tokenizers.py  how byte-level BPE splits a text first, by llama.cpp's names
+chatml.py       ChatML, the chat format of the last three
 separate.py     layers whose matrices are not fused, for the last three
 
 A family is told by facts of config.json (`family_of_config`) or of the tokenizer

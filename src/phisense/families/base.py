@@ -178,6 +178,13 @@ class ConfigDefaults:
     special_token_ids: Mapping[str, int | None]
 
 
+def fixed_gguf_name(name: str) -> Callable[[str, Collection[str]], str]:
+    """A `GGUFFormat.name` that leaves the folder's name out: llama.cpp takes a model with "phi-3"
+    in its name for a Phi-3.
+    """
+    return lambda folder, pieces: name
+
+
 @dataclass(frozen=True, slots=True)
 class GGUFFormat:
     """How llama.cpp stores such a model.

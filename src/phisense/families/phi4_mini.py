@@ -13,19 +13,13 @@ Its tokenizer.json itself was not at hand: one that splits otherwise is refused 
 
 from __future__ import annotations
 
-from collections.abc import Collection
 from dataclasses import replace
 
-from .base import ChatFormat
+from .base import ChatFormat, fixed_gguf_name
 from .phi3 import FAMILY as PHI3
 from .pre_tokenizers import O200K
 
 _END_OF_TEXT = 199999
-
-
-def _gguf_name(folder: str, pieces: Collection[str]) -> str:
-    """Without the folder's name: llama.cpp takes a model with "phi-3" in it for a Phi-3."""
-    return "Phi-4-mini with a projector"
 
 
 assert PHI3.gguf is not None
@@ -55,7 +49,7 @@ FAMILY = replace(
     # config.json has Phi-3's model type; no Phi-3 has as many rows.
     config_marks={"vocab_size": 200064},
     token_marks={"<|endoftext|>": _END_OF_TEXT, "<|assistant|>": 200019, "<|end|>": 200020},
-    gguf=replace(PHI3.gguf, name=_gguf_name),
+    gguf=replace(PHI3.gguf, name=fixed_gguf_name("Phi-4-mini with a projector")),
     tokenizer_patterns=(O200K,),
     image_tokens=("<|tag|>", "<|endofprompt|>"),
     known_configs={

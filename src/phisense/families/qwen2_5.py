@@ -12,9 +12,10 @@ trained for 32,768 tokens.
 
 from __future__ import annotations
 
-from collections.abc import Collection
+from dataclasses import replace
 
-from .base import ChatFormat, ConfigDefaults, Family, GGUFFormat, Shape
+from .base import ConfigDefaults, Family, GGUFFormat, Shape, fixed_gguf_name
+from .chatml import CHATML
 from .pre_tokenizers import QWEN2
 from .separate import GGUF_LAYER_NAMES, LORA_TARGETS, block_shapes, lora_shapes
 
@@ -29,25 +30,15 @@ def _block_shapes(width: int, mlp: int, heads: int, key_heads: int, head: int) -
     return {**shapes, **biases}
 
 
-def gguf_name(folder: str, pieces: Collection[str]) -> str:
-    """Without the folder's name: llama.cpp takes a model with "phi-3" in it for a Phi-3."""
-    return "Qwen with a projector"
-
-
 FAMILY = Family(
     title="Qwen2.5",
     models="a Qwen2.5 model",
     model_type="qwen2",
     model_class="Qwen2ForCausalLM",
-    chat=ChatFormat(
-        tag="<|im_start|>{role}\n",
-        end="<|im_end|>",
-        after_end="\n",
-        end_of_text="<|endoftext|>",
+    chat=replace(
+        CHATML,
         special_tokens=(
-            "<|endoftext|>",
-            "<|im_start|>",
-            "<|im_end|>",
+            *CHATML.special_tokens,
             *(
                 f"<|{name}_{side}|>"
                 for name in ("object_ref", "box", "quad", "vision")
@@ -57,9 +48,7 @@ FAMILY = Family(
             "<|image_pad|>",
             "<|video_pad|>",
         ),
-        closes_text=False,
         default_system="You are Qwen, created by Alibaba Cloud. You are a helpful assistant.",
-        trims=True,
     ),
     max_window=32768,
     lora_targets=LORA_TARGETS,
@@ -73,7 +62,7 @@ FAMILY = Family(
         architecture="qwen2",
         layer_names=GGUF_LAYER_NAMES,
         block_shapes=_block_shapes,
-        name=gguf_name,
+        name=fixed_gguf_name("Qwen with a projector"),
         biased=_BIASED,
     ),
     tokenizer_classes=("Qwen2Tokenizer",),

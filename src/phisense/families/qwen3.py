@@ -20,7 +20,7 @@ from __future__ import annotations
 from dataclasses import replace
 
 from .base import Family, Shape
-from .qwen2_5 import END, END_OF_TEXT, gguf_name
+from .qwen2_5 import END, END_OF_TEXT
 from .qwen2_5 import FAMILY as QWEN2_5
 from .separate import GGUF_LAYER_NAMES, block_shapes
 
@@ -56,7 +56,6 @@ FAMILY: Family = replace(
             "self_attn.k_norm": "attn_k_norm",
         },
         block_shapes=_block_shapes,
-        name=gguf_name,
         biased=(),
     ),
     known_configs={

@@ -10,9 +10,10 @@ splitting            llama.cpp's `smollm` (src/llama-vocab.cpp): digits one by o
 
 from __future__ import annotations
 
-from collections.abc import Collection
+from dataclasses import replace
 
-from .base import ChatFormat, ConfigDefaults, Family, GGUFFormat
+from .base import ConfigDefaults, Family, GGUFFormat, fixed_gguf_name
+from .chatml import CHATML
 from .separate import GGUF_LAYER_NAMES, LORA_TARGETS, block_shapes, lora_shapes
 
 _END_OF_TEXT, _START, _END = 0, 1, 2
@@ -32,25 +33,14 @@ _COMMON = {
 }
 
 
-def _gguf_name(folder: str, pieces: Collection[str]) -> str:
-    """Without the folder's name: llama.cpp takes a model with "phi-3" in it for a Phi-3."""
-    return "SmolLM2 with a projector"
-
-
 FAMILY = Family(
     title="SmolLM2",
     models="a SmolLM2 model",
     model_type="llama",
     model_class="LlamaForCausalLM",
-    chat=ChatFormat(
-        tag="<|im_start|>{role}\n",
-        end="<|im_end|>",
-        after_end="\n",
-        end_of_text="<|endoftext|>",
-        special_tokens=("<|endoftext|>", "<|im_start|>", "<|im_end|>"),
-        closes_text=False,
+    chat=replace(
+        CHATML,
         default_system="You are a helpful AI assistant named SmolLM, trained by Hugging Face",
-        trims=True,
     ),
     max_window=8192,
     lora_targets=LORA_TARGETS,
@@ -64,7 +54,7 @@ FAMILY = Family(
         architecture="llama",
         layer_names=GGUF_LAYER_NAMES,
         block_shapes=block_shapes,
-        name=_gguf_name,
+        name=fixed_gguf_name("SmolLM2 with a projector"),
         interleaved=("self_attn.q_proj", "self_attn.k_proj"),
     ),
     # The vocabulary is full. These mark what pretraining read, and no conversation has them.

@@ -16,6 +16,7 @@ import torch
 
 from ..errors import MergeError
 from ..model.agreement import Outputs, compare_outputs
+from ..model.quantized import tensor_bytes
 from ..pipeline.results import WrittenWeights
 
 #: The same weights may be summed in another order, since the files' memory is aligned otherwise.
@@ -30,8 +31,7 @@ def weight_digests(model: Any) -> dict[str, str]:
 
 def _digest(weight: torch.Tensor) -> str:
     digest = hashlib.sha256(f"{weight.dtype} {tuple(weight.shape)}".encode())
-    data = weight.detach().cpu().contiguous().view(-1).view(torch.uint8)
-    digest.update(data.numpy().data)
+    digest.update(tensor_bytes(weight))
     return digest.hexdigest()
 
 

@@ -35,7 +35,7 @@ from ..opening.headers import weight_files
 from ..opening.shape_checks import normalize_weight_name
 from ..parts import load_weights
 from .nf4_grid import codes_on_grid, quant_state
-from .quantized import four_bit_layers
+from .quantized import four_bit_layers, tensor_bytes
 
 BESIDE_FILE = Path("four_bit") / "beside.safetensors"
 _FORMAT = "1"
@@ -251,7 +251,7 @@ def _joined(digests: Mapping[str, str]) -> str:
 
 
 def _sha256(tensor: torch.Tensor) -> str:
-    return hashlib.sha256(tensor.contiguous().view(-1).view(torch.uint8).numpy().data).hexdigest()
+    return hashlib.sha256(tensor_bytes(tensor)).hexdigest()
 
 
 @contextmanager

@@ -175,7 +175,7 @@ def plain_digest(model: nn.Module) -> str | None:
     digest = hashlib.sha256()
     for name in sorted(plain):
         digest.update(f"{name} {tuple(plain[name].shape)} {plain[name].dtype}".encode())
-        _add(digest, plain[name])
+        digest.update(tensor_bytes(plain[name]))
     return digest.hexdigest()
 
 
@@ -198,12 +198,14 @@ def _digest(model: nn.Module, tensors: Callable[[Any], tuple[torch.Tensor, ...]]
         state = layers[name].weight.quant_state
         digest.update(f"{name} {tuple(state.shape)} {state.quant_type} {state.blocksize}".encode())
         for tensor in tensors(layers[name]):
-            _add(digest, tensor)
+            digest.update(tensor_bytes(tensor))
     return digest.hexdigest()
 
 
-def _add(digest: Any, tensor: torch.Tensor) -> None:
-    digest.update(tensor.detach().cpu().contiguous().view(-1).view(torch.uint8).numpy().data)
+def tensor_bytes(tensor: torch.Tensor) -> memoryview:
+    """The bytes of a tensor in its own dtype, row by row, for a digest."""
+    found: memoryview = tensor.detach().cpu().contiguous().view(-1).view(torch.uint8).numpy().data
+    return found
 
 
 def dequantized_weight(layer: Any) -> torch.Tensor:
