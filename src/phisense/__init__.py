@@ -15,6 +15,7 @@ neither torch nor numpy.
 
 from __future__ import annotations
 
+import logging
 import os
 import sys
 from importlib import import_module
@@ -62,6 +63,8 @@ if TYPE_CHECKING:
 # makes the import fail, so both behave as if it were not installed.
 sys.modules["kernels"] = None  # type: ignore[assignment]
 os.environ["USE_HUB_KERNELS"] = "NO"
+# On CPUs with bfloat16 instructions it warns then, and advises to install what is blocked.
+logging.getLogger("bitsandbytes.backends.cpu.ops").setLevel(logging.ERROR)
 
 set_passive_waiting()  # here, since it must be before torch is imported
 

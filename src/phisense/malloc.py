@@ -20,6 +20,7 @@ import mmap
 import os
 import sys
 from functools import cache
+from pathlib import Path
 from typing import Any
 
 MMAP_THRESHOLD_BYTES = 4_000_000
@@ -47,6 +48,15 @@ def release_free_memory() -> None:
     trim = getattr(_libc(), "malloc_trim", None) if sys.platform.startswith("linux") else None
     if trim is not None:
         trim(0)
+
+
+def resident_bytes() -> int:
+    """Memory of this process that is in RAM; 0 outside Linux."""
+    try:
+        fields = Path("/proc/self/statm").read_text().split()
+    except OSError:
+        return 0
+    return int(fields[1]) * mmap.PAGESIZE
 
 
 def unmap_pages(address: int, length: int) -> None:

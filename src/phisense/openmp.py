@@ -3,7 +3,9 @@
 A thread that has finished its share of an operation spins until the others have. On cores that
 other processes use, too, the spinning takes the time that these others, or the slowest thread
 itself, would compute in: two busy processes on two cores reached a fraction of the speed
-(docs/benchmarks.md). Threads that sleep cost a wake-up for each operation instead.
+(docs/benchmarks.md). Threads that sleep at once cost a wake-up for each operation instead, which
+took a quarter of a training's speed on cores of its own. So they spin for some microseconds, as
+long as the shares of one operation differ, and then sleep.
 
 OpenMP reads its settings once, when its library is loaded, which torch does. `import phisense`
 therefore makes them before anything of phisense can import torch. A user's own settings stay.
@@ -19,8 +21,9 @@ from pathlib import Path
 
 from .cpu_limits import granted_cores
 
-#: For GNU's library and Intel's and LLVM's, which have different names for the time of spinning.
-PASSIVE = {"OMP_WAIT_POLICY": "PASSIVE", "GOMP_SPINCOUNT": "0", "KMP_BLOCKTIME": "0"}
+#: For GNU's library, which counts rounds of its spinning, and Intel's and LLVM's, in milliseconds.
+#: GNU's default is 300,000 rounds, tens of milliseconds (docs/benchmarks.md compares).
+PASSIVE = {"OMP_WAIT_POLICY": "PASSIVE", "GOMP_SPINCOUNT": "6000", "KMP_BLOCKTIME": "0"}
 _THREADS = "OMP_NUM_THREADS"
 _LIBRARIES = ("libgomp", "libiomp5", "libomp.")
 _ACCELERATORS = ("/dev/nvidiactl", "/dev/kfd", "/dev/dxg")  # NVIDIA, AMD, Windows' subsystem
@@ -41,9 +44,9 @@ class WaitPolicy:
 
 
 def set_passive_waiting() -> None:
-    """Let waiting threads sleep, and use no more threads than a container grants cores, unless the
-    user has set these variables, or the machine has a GPU, or OpenMP is loaded already, of which a
-    warning is logged. `wait_policy` tells what was done.
+    """Let waiting threads sleep soon, and use no more threads than a container grants cores, unless
+    the user has set these variables, or the machine has a GPU, or OpenMP is loaded already, of
+    which a warning is logged. `wait_policy` tells what was done.
     """
     found = choose_wait_policy(os.environ)
     _state.append(found)
@@ -72,7 +75,7 @@ def choose_wait_policy(env: MutableMapping[str, str]) -> WaitPolicy:
     if is_loaded():
         told = (
             "spinning: torch was imported before phisense. Import phisense first, or set"
-            " OMP_WAIT_POLICY=PASSIVE and GOMP_SPINCOUNT=0"
+            f" OMP_WAIT_POLICY=PASSIVE and GOMP_SPINCOUNT={PASSIVE['GOMP_SPINCOUNT']}"
         )
         return WaitPolicy((), told, late=True)
     wanted = dict(PASSIVE)
@@ -81,7 +84,7 @@ def choose_wait_policy(env: MutableMapping[str, str]) -> WaitPolicy:
         wanted[_THREADS] = str(granted)
     made = tuple(name for name in wanted if name not in env)
     env.update({name: wanted[name] for name in made})
-    told = f"asleep, by {', '.join(f'{name}={env[name]}' for name in wanted)}"
+    told = f"asleep after a brief spin, by {', '.join(f'{name}={env[name]}' for name in wanted)}"
     return WaitPolicy(made, told)
 
 

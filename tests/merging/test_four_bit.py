@@ -25,7 +25,16 @@ from ..tiny import make_real_language, make_root
 pytestmark = pytest.mark.slow
 
 FULL = ("--set", "train.lora=null", "--set", "train.quantize=false")
-KINDS = {"nf4": (), "plain": ("--set", "train.quantize=false"), "full": FULL}
+FLOAT32 = ("--set", "compute_dtype=float32")
+KINDS = {
+    "nf4": FLOAT32,
+    "nf4, bfloat16": ("--set", "compute_dtype=bfloat16"),
+    "plain": (*FLOAT32, "--set", "train.quantize=false"),
+    "full": (*FLOAT32, *FULL),
+}
+#: What training in bfloat16 rounds of the base's matrices, which `--quantize` in float32 does not:
+#: in loss, and in logits, of their deviation.
+ROUNDED = {"nf4": (1e-4, 1e-4), "nf4, bfloat16": (5e-3, 0.2)}
 STEPS = ("--set", "train.align=null", "--set", "train.instruct.learning_rate=0.02")
 
 
@@ -51,20 +60,20 @@ def test_the_merge_measures_the_way_that_is_taken(
 ) -> None:
     kind, run, report = walked
     folder = Path(report["model"])
-    assert has_beside(folder) == (kind == "nf4") == ("back_to_nf4" in report)
+    assert has_beside(folder) == (kind in ROUNDED) == ("back_to_nf4" in report)
     opened = load_model(folder, "cpu", torch.float32, quantize=True, measured=False)
     adapted = [one for one in opened.model.modules() if isinstance(one, AdapterBeside)]
-    assert bool(adapted) == (kind == "nf4")
+    assert bool(adapted) == (kind in ROUNDED)
     off = {
         name: abs(report[name]["delta_loss"])
         for name in ("merged", "four_bit", "back_to_nf4")
         if name in report
     }
     print(kind, off)
-    if kind == "nf4":
+    if kind in ROUNDED:
         facts = artifacts.read_json(run / "train.json")
         assert codes_digest(opened.model) == facts["four_bit_codes"]
-        assert off["four_bit"] <= off["merged"] + 1e-4
+        assert off["four_bit"] <= off["merged"] + ROUNDED[kind][0]
         assert off["back_to_nf4"] > 10 * off["four_bit"], "the control loses"
     else:
         assert off["four_bit"] > 10 * off["merged"], "4 bits are not free"
@@ -73,14 +82,14 @@ def test_the_merge_measures_the_way_that_is_taken(
 def test_it_computes_what_the_run_computes(walked: tuple[str, Path, dict[str, Any]]) -> None:
     """The logits of `--quantize` beside those of the unmerged adapter."""
     kind, run, report = walked
-    if kind != "nf4":
+    if kind not in ROUNDED:
         pytest.skip("the base was not quantized, so there is none to return to")
     ids = torch.arange(20, 60)[None]
     built = load_with_adapter(load_run_recipe(run), run, "cpu")
     opened = load_model(Path(report["model"]), "cpu", torch.float32, quantize=True)
     with torch.inference_mode():
         wanted, found = (one.model(ids).logits for one in (built, opened))
-    assert float((found - wanted).abs().max()) <= 1e-4 * float(wanted.std())
+    assert float((found - wanted).abs().max()) <= ROUNDED[kind][1] * float(wanted.std())
 
 
 def test_what_lost_is_refused_by_each_verb(

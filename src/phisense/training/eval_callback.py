@@ -16,6 +16,7 @@ from transformers import TrainerCallback, TrainerControl, TrainerState, Training
 
 from ..conversations import CAPTION_KINDS, ImageFinder, Question, read_questions
 from ..conversations.common_answers import AnswerTable, Constants
+from ..malloc import release_free_memory
 from ..model import Phi3WithProjector
 from ..model.batch_generate import Query, batch_generate, likeliest_answers, query_for
 from ..pipeline.progress import OnEvent, Progress, ignore
@@ -131,6 +132,7 @@ class EvalCallback(TrainerCallback):
         questions = self.final_questions if last else self.questions
         if self.is_correct is None or not questions:
             return None
+        release_free_memory()  # what the steps left behind does not fit the answers
         seeing = [i for i, q in enumerate(questions) if q.image is not None]
         pairs: list[QuestionImage] = [(q, q.image) for q in questions]
         if seeing:

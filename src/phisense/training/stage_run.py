@@ -7,6 +7,7 @@ from collections.abc import Mapping
 from dataclasses import dataclass
 from typing import Any, Self
 
+from peft.helpers import disable_input_dtype_casting
 from transformers import PrinterCallback
 
 from ..model import Phi3WithProjector
@@ -16,6 +17,7 @@ from . import checkpoints
 from .data import Collator, Samples
 from .eval_callback import EvalCallback
 from .gradient_check import GradientCheck
+from .heap_callback import HeapCallback
 from .loss_guard import LossGuard
 from .metrics_log import MetricsLog
 from .objectives import OBJECTIVES, BatchLayout
@@ -72,7 +74,7 @@ def train_stage(
         args=plan.args,
         train_dataset=samples,
         data_collator=collate,
-        callbacks=[Reporter(log), evaluation, preemption],
+        callbacks=[Reporter(log), evaluation, preemption, HeapCallback()],
         stage=plan.stage,
         objective=collate.objective,
         about=plan.about,
@@ -88,12 +90,15 @@ def train_stage(
         run.processes,
         lambda: evaluation.held_out_accuracy is not None,
         recipe.seed,
+        # half of what a micro-batch may have: the twin computes in twice the bytes
+        plan.args.per_device_train_batch_size * max(samples.lengths) // 2,
     )
     trainer.add_callback(check)  # after EvalCallback, whose result it reads
     trainer.remove_callback(PrinterCallback)  # rows are reported by `MetricsLog`
     log({"step": 0, "steps": count_trainer_steps(trainer, samples)})
     started = time.monotonic()
-    with preemption:
+    # autocast undoes PEFT's cast to float32 at once, and keeps the copy for the backward pass
+    with preemption, disable_input_dtype_casting(model):
         trained = trainer.train(resume_from_checkpoint=str(checkpoint) if checkpoint else None)
     evaluation.finish(model, trained.global_step)
     # no step was left, so Trainer did not restore the random state

@@ -42,13 +42,17 @@ class GradientComparison(Record):
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class GradientCheckResult(Record):
-    """A check of training's gradient at optimizer step `step`, on `rows` rows."""
+    """A check of training's gradient at optimizer step `step`, on `rows` rows.
+
+    It agreed in the last of `draws` draws of rows and labels; those before were rounded too much.
+    """
 
     when: str
     step: int
     rows: int
     seconds: float
     parts: tuple[GradientComparison, ...]
+    draws: int = 1
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
