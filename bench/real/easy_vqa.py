@@ -12,20 +12,21 @@ import shutil
 from collections import defaultdict
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any
 
 from phisense.errors import DataError
 
-AUTHORS_ACCURACY = 0.995  # with 8,000 training images instead of 4,000
-IMAGE_LINE = "<image>\n"
+from .questions import conversation_of, write_lines
+
+YES_NO = "yes/no"
 
 
 @dataclass(frozen=True, slots=True)
 class EasyVqaData:
-    """What `prepare` wrote: one conversation for each training image, the test questions, and how
-    many there are of each.
+    """What `prepare` wrote: a conversation for each training question, and those of them that ask
+    for a shape or a color; the test questions; and how many there are of each.
     """
 
+    align: Path
     instruct: Path
     held_out: Path
     images: Path
@@ -50,27 +51,22 @@ def prepare(source: Path, out: Path, *, limit: int | None = None) -> EasyVqaData
             shutil.copy(
                 source / split / "images" / f"{number}.png", images / _image_name(split, number)
             )
-    talks = [_conversation(number, asked) for number, asked in rows["train"].items()]
-    tests = [
-        {
-            "question_id": f"test-{number}-{place}",
-            "image": _image_name("test", number),
-            "text": question,
-            "answer": answer,
-            "category": _kind(answer),
-        }
-        for number, asked in rows["test"].items()
-        for place, (question, answer) in enumerate(asked)
-    ]
-    (out / "instruct.json").write_text(json.dumps(talks), encoding="utf-8")
-    lines = "".join(json.dumps(row) + "\n" for row in tests)
-    (out / "heldout.jsonl").write_text(lines, encoding="utf-8")
+    questions = {
+        split: [one for number, asked in of.items() for one in _questions(split, number, asked)]
+        for split, of in rows.items()
+    }
+    talks, tests = [conversation_of(one) for one in questions["train"]], questions["test"]
+    named = [conversation_of(one) for one in questions["train"] if one["category"] != YES_NO]
+    for file, written in (("align.json", named), ("instruct.json", talks)):
+        (out / file).write_text(json.dumps(written), encoding="utf-8")
+    write_lines(out / "heldout.jsonl", tests)
     return EasyVqaData(
+        out / "align.json",
         out / "instruct.json",
         out / "heldout.jsonl",
         images,
+        len(rows["train"]),
         len(talks),
-        sum(map(len, rows["train"].values())),
         len(tests),
     )
 
@@ -89,21 +85,20 @@ def _image_name(split: str, number: int) -> str:
     return f"{split}-{number:04}.png"
 
 
-def _conversation(number: int, asked: list[tuple[str, str]]) -> dict[str, Any]:
-    turns = []
-    for place, (question, answer) in enumerate(asked):
-        turns += [
-            {"from": "human", "value": question if place else IMAGE_LINE + question},
-            {"from": "gpt", "value": answer},
-        ]
-    return {
-        "id": f"train-{number}",
-        "image": _image_name("train", number),
-        "conversations": turns,
-    }
+def _questions(split: str, number: int, asked: list[tuple[str, str]]) -> list[dict[str, str]]:
+    return [
+        {
+            "question_id": f"{split}-{number}-{place}",
+            "image": _image_name(split, number),
+            "text": question,
+            "answer": answer,
+            "category": _kind(answer),
+        }
+        for place, (question, answer) in enumerate(asked)
+    ]
 
 
 def _kind(answer: str) -> str:
     if answer in ("yes", "no"):
-        return "yes/no"
+        return YES_NO
     return "shape" if answer in ("circle", "rectangle", "triangle") else "color"

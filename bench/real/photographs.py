@@ -12,8 +12,9 @@ from typing import Any
 
 from phisense.errors import DataError
 
+from .questions import IMAGE_LINE, conversation_of, write_lines
+
 APART = 200  # images
-IMAGE_LINE = "<image>\n"
 CAPTION = "Describe the picture in one sentence."
 #: Kind of a question by how it begins, as in the held-out questions' file.
 KINDS = {"Is there": "yes/no", "Where is": "place", "What is the main": "subject"}
@@ -43,7 +44,8 @@ def kept_apart(names: set[str], count: int = APART) -> set[str]:
 def prepare(
     source: Path, out: Path, *, apart: int = APART, limit: int | None = None
 ) -> PhotographsData:
-    """Write the training conversations and the questions about `apart` further images into `out`.
+    """Write captions and questions to train on, and questions about `apart` further images, into
+    `out`.
 
     `source` holds align.json, instruct.json, heldout.jsonl and images/. `limit` takes that many of
     the images and of the held-out questions. Raises DataError if a file is missing, or an image of
@@ -66,13 +68,21 @@ def prepare(
     away = kept_apart(set(names), apart)
     trained = set(names) - away
     out.mkdir(parents=True, exist_ok=True)
-    for name in ("align.json", "instruct.json"):
-        rows = json.loads((source / name).read_text(encoding="utf-8"))
-        kept = [row for row in rows if row["image"] in trained]
-        (out / name).write_text(json.dumps(kept), encoding="utf-8")
+    captions = json.loads((source / "align.json").read_text(encoding="utf-8"))
+    kept = {
+        "align.json": [row for row in captions if row["image"] in trained],
+        "instruct.json": [
+            conversation_of(one)
+            for row in talks
+            if row["image"] in trained
+            for one in questions_of(row)
+        ],
+    }
+    for name, rows in kept.items():
+        (out / name).write_text(json.dumps(rows), encoding="utf-8")
     questions = [one for row in talks if row["image"] in away for one in questions_of(row)]
-    _write_lines(out / "apart.jsonl", questions)
-    _write_lines(out / "heldout.jsonl", held_out)
+    write_lines(out / "apart.jsonl", questions)
+    write_lines(out / "heldout.jsonl", held_out)
     return PhotographsData(
         out / "align.json",
         out / "instruct.json",
@@ -109,7 +119,3 @@ def questions_of(row: dict[str, Any]) -> list[dict[str, str]]:
 
 def _lines(path: Path) -> list[dict[str, Any]]:
     return [json.loads(line) for line in path.read_text(encoding="utf-8").splitlines()]
-
-
-def _write_lines(path: Path, rows: list[dict[str, Any]]) -> None:
-    path.write_text("".join(json.dumps(row) + "\n" for row in rows), encoding="utf-8")

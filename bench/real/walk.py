@@ -9,7 +9,6 @@ done, so that an interrupted walk goes on.
 from __future__ import annotations
 
 import json
-import os
 import resource
 import subprocess
 import sys
@@ -70,6 +69,13 @@ class Finished:
         path = _figures_file(walk, step)
         return cls(**json.loads(path.read_text())) if path.is_file() else None
 
+    @classmethod
+    def before(cls, walk: Walk, step: str) -> Finished:
+        """The step of that name, which comes before."""
+        found = cls.load(walk, step)
+        assert found is not None, f"{step} comes before"
+        return found
+
     def save(self, walk: Walk) -> None:
         """Write the step's file, whole or not at all."""
         path = _figures_file(walk, self.step)
@@ -125,10 +131,8 @@ def _run_in_process(walk: Walk, step: str) -> Finished:
     log = walk.folder / "logs" / f"{step}.log"
     log.parent.mkdir(parents=True, exist_ok=True)
     command = [sys.executable, str(ENTRY), "--out", walk.out, "--step", step]
-    # waiting threads that spin take the cores from those that work
-    environment = {"OMP_WAIT_POLICY": "PASSIVE", "GOMP_SPINCOUNT": "0", **os.environ}
     with log.open("w") as file:
-        ran = subprocess.run(command, stdout=file, stderr=file, env=environment)
+        ran = subprocess.run(command, stdout=file, stderr=file)
     found = Finished.load(walk, step)
     if ran.returncode or found is None:
         said = log.read_text(errors="replace").strip().splitlines()

@@ -65,6 +65,9 @@ def test_easy_vqa_becomes_a_conversation_an_image(tmp_path: Path) -> None:
     assert check(data.instruct, images=[data.images]).defects == ()
     found = probes.short_questions(data.held_out)
     assert {one.kind for one in found} == {"yes/no", "color"}
+    named = [row["conversations"][1]["value"] for row in json.loads(data.align.read_text())]
+    assert len(named) == 6
+    assert not {"yes", "no"} & set(named)
     assert not {str(one.image) for one in found} & {
         row["image"] for row in json.loads(data.instruct.read_text())
     }
