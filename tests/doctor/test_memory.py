@@ -6,14 +6,16 @@ from __future__ import annotations
 
 import json
 import shutil
+from collections.abc import Callable
 from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
 import pytest
 import torch
+from peft.helpers import disable_input_dtype_casting
 from safetensors.torch import load_file, save_file
-from transformers import CLIPVisionConfig, CLIPVisionModel
+from transformers import AutoConfig, AutoModelForCausalLM, CLIPVisionConfig, CLIPVisionModel
 
 from phisense import Phi3WithProjector
 from phisense.conversations import IMAGE, Message
@@ -60,9 +62,9 @@ def recipe_of(parts: tuple[str, str], *, pool: int = 1, kind: str = "mlp", **tra
     )
 
 
-def build(recipe: Recipe, quantize: bool) -> Phi3WithProjector:
+def build(recipe: Recipe, quantize: bool, dtype: torch.dtype = torch.float32) -> Phi3WithProjector:
     built = Phi3WithProjector.from_recipe(
-        recipe, quantize=quantize, stored_features=True, device="cpu", dtype=torch.float32
+        recipe, quantize=quantize, stored_features=True, device="cpu", dtype=dtype
     )
     built.model.requires_grad_(False)
     built.projector.float().requires_grad_(True)
@@ -239,7 +241,10 @@ def measure(
 ) -> tuple[int, Shapes, MicroBatch]:
     """What autograd keeps; the shapes; and the setting with its supervised tokens counted."""
     recipe = recipe_of(parts)
-    built = build(recipe, x.quantize)
+    narrow = x.itemsize == 2
+    # full fine-tuning keeps its weights in float32
+    dtype = torch.bfloat16 if narrow and not x.full_finetuning else torch.float32
+    built = build(recipe, x.quantize, dtype)
     built.model.set_attn_implementation({"text_config": VARLEN if x.varlen else "sdpa"})
     if x.train_vision:
         built.model.model.vision_tower = CLIPVisionModel.from_pretrained(parts[1]).requires_grad_(
@@ -259,9 +264,10 @@ def measure(
             activation_checkpointing_kwargs={"use_reentrant": False}
         )
     model.train()
-    kept, supervised = kept_by_autograd(
-        built, model, x.rows, x.tokens, x.varlen, shared, x.train_vision
-    )
+    with torch.autocast("cpu", enabled=narrow), disable_input_dtype_casting(model):
+        kept, supervised = kept_by_autograd(
+            built, model, x.rows, x.tokens, x.varlen, shared, x.train_vision
+        )
     return kept, read_shapes(recipe), replace(x, supervised=supervised)
 
 
@@ -287,6 +293,48 @@ def test_activations_are_what_autograd_keeps(
     # the control: the same plan with one thing forgotten is outside the bound
     if not checkpointing:
         assert planned - activations.decoder_layer(s, x) != pytest.approx(kept, rel=BOUND)
+
+
+def widened(part: str, folder: Path) -> str:
+    """A language part with the same tokenizer whose layers are wide, with two key heads for
+    four.
+    """
+    shutil.copytree(part, folder)
+    shape = {
+        "hidden_size": 64,
+        "intermediate_size": 160,
+        "num_attention_heads": 4,
+        "num_key_value_heads": 2,
+        "head_dim": 16,
+    }
+    config = AutoConfig.from_pretrained(part, **shape)
+    AutoModelForCausalLM.from_config(config).save_pretrained(folder)
+    return str(folder)
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize("itemsize", [4, 2])
+@pytest.mark.parametrize(("rank", "dropout"), [(4, 0.0), (4, 0.1), (None, 0.0)])
+@pytest.mark.parametrize("family", ["phi3", "smollm2", "qwen3"])
+def test_activations_of_each_family_in_each_format(
+    parts_of: Callable[[str], tuple[str, str]],
+    tmp_path: Path,
+    family: str,
+    rank: int | None,
+    dropout: float,
+    itemsize: int,
+) -> None:
+    """LoRA, and every weight: what matrices that read the same input save of it."""
+    language, vision = parts_of(family)
+    x = replace(
+        setting_of(2, TOKENS, rank, dropout, False, False, True),
+        itemsize=itemsize,
+        full_finetuning=rank is None,
+    )
+    kept, s, x = measure((widened(language, tmp_path / "wide"), vision), x)
+    loss = saved_by_loss(s, x)  # most of it: these vocabularies are the real ones
+    planned = activations.saved_for_backward(s, x) + memory.cast_weights(s, x)
+    assert planned == pytest.approx(kept - loss, rel=BOUND)
 
 
 @pytest.mark.parametrize("checkpointing", [False, True])

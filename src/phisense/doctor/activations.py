@@ -7,18 +7,21 @@ bytes.
 
 What autograd saves of one layer, in the order of the code (transformers' Phi-3, PEFT's LoRA):
 
-    norm        its input in float32, twice per layer                      2 x 4 N H
-    matrices    with LoRA: the input of each (with dropout: the dropped-   c N (2H + a + M), and
-                out input and the mask) and the rank-r output of A;        c N r each
+    norm        its input in float32, twice per layer; of queries and      2 x 4 N H
+                keys that are normalized (Qwen3), too                      4 N (a + k)
+    matrices    with LoRA: their inputs (of those that read the same one,  c N (2H + a + M), and
+                with dropout each its own, dropped out, and the mask) and  c N r each
+                the rank-r output of A;
                 without LoRA nothing, because the base is frozen
     attention   queries, keys, values, the output and logsumexp per row;   c N (a + 2 k + a), and
                 for varlen also copies of the keys and values where one    4 N heads
-                span follows another
+                span follows another, and all of it in float32 (c = 4)
     MLP         gate and up in one tensor, and the activated gate          c N (2M + M)
 
 In full fine-tuning each matrix saves its input as with LoRA, and each norm the tensor that its
-weights multiply, c N H. A trained vision tower saves the same for each used layer, over the P
-patches and a class row of every image.
+weights multiply, in float32, 4 N H. A trained vision tower saves the same for each used layer, over
+the P patches and a class row of every image. Under autocast the trained weights are copied, too
+(`memory.cast_weights`).
 
 Tests compare this with what autograd actually saves.
 """
@@ -55,22 +58,42 @@ class MicroBatch:
         """Tokens of the micro-batch, padding included."""
         return self.rows * self.tokens
 
+    @property
+    def attention_itemsize(self) -> int:
+        """Bytes of an element in attention: attention in spans computes in float32."""
+        return 4 if self.varlen else self.itemsize
+
 
 def decoder_layer(s: Shapes, x: MicroBatch) -> float:
     """What autograd saves of one decoder layer."""
     n, c = x.positions, x.itemsize
     attended, keys = s.heads * s.head, s.key_heads * s.head
     kept = 2.0 * n * (4 * s.hidden + 4)
-    kept += c * n * attended + _keys_and_values(x, attended, keys)
+    if s.head_norms:
+        kept += n * 4 * (s.heads + s.key_heads) * (s.head + 1)
+        kept += 4 * n * (s.heads + s.key_heads) * s.head if x.full_finetuning else 0
+    kept += x.attention_itemsize * n * attended + _keys_and_values(x, attended, keys)
     kept += n * s.heads * 4
     kept += c * n * 3 * s.mlp
-    kept += 2 * c * n * s.hidden if x.full_finetuning else 0
+    kept += 2 * 4 * n * s.hidden if x.full_finetuning else 0
+    kept += c * n * sum(_matrix_inputs(s, x))
     for inputs, _ in s.matrices if x.rank is not None or x.full_finetuning else ():
-        kept += c * n * inputs + c * n * (x.rank or 0)
+        kept += c * n * (x.rank or 0)
         if x.dropout:
             kept += n * inputs * (1 if x.cuda else c)
     # the fused kernel's output; the output projection reads a transposed copy
-    return kept + c * n * attended
+    return kept + x.attention_itemsize * n * attended
+
+
+def _matrix_inputs(s: Shapes, x: MicroBatch) -> list[int]:
+    """Widths of the saved inputs of a layer's matrices: of those that read the same, one. Dropout
+    makes a copy for each, and so does autocast of what is float32, as in full fine-tuning.
+    """
+    if x.rank is None and not x.full_finetuning:
+        return []
+    if x.dropout or (x.full_finetuning and x.itemsize < 4):
+        return [inputs for inputs, _ in s.matrices]
+    return [s.hidden, s.heads * s.head, s.hidden, s.mlp]
 
 
 def _keys_and_values(x: MicroBatch, attended: int, keys: int) -> float:
@@ -78,7 +101,7 @@ def _keys_and_values(x: MicroBatch, attended: int, keys: int) -> float:
     whole, unless they are copied: in varlen attention with grouped-query heads, and for the KV
     cache that is filled without checkpointing.
     """
-    n, c = x.positions, x.itemsize
+    n, c = x.positions, x.attention_itemsize
     behind = x.rows * x.behind * 2 * attended if x.varlen else 0
     copied = not x.checkpointing or (x.varlen and attended != keys)
     own = 2 * (attended if x.varlen else keys) if copied else keys + attended + 2 * keys
@@ -91,9 +114,13 @@ def narrow_blocks(s: Shapes, x: MicroBatch, threshold: int) -> float:
     """
     n, c = x.positions, x.itemsize
     attended = s.heads * s.head
-    blocks = [4 * n * s.hidden] * 2 + [c * n * attended] * 5 + [c * n * s.mlp, 2 * c * n * s.mlp]
-    if x.rank is not None or x.full_finetuning:
-        blocks += [c * n * inputs for inputs, _ in s.matrices]
+    blocks = [4 * n * s.hidden] * 2 + [c * n * s.mlp]
+    blocks += [x.attention_itemsize * n * attended] * 5
+    fused = any(outputs == 2 * s.mlp for _, outputs in s.matrices)  # gate and up in one tensor
+    blocks += [2 * c * n * s.mlp] if fused else [c * n * s.mlp] * 2
+    if s.head_norms:
+        blocks += [4 * n * heads * s.head for heads in (s.heads, s.key_heads)]
+    blocks += [c * n * inputs for inputs in _matrix_inputs(s, x)]
     small = sum(block for block in blocks if block < threshold)
     if not x.checkpointing:
         return float(s.layers * small)

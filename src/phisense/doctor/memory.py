@@ -19,6 +19,7 @@ from __future__ import annotations
 
 from dataclasses import dataclass
 
+from ..chat.batching import places_for
 from ..evaluation.predictors import ENCODE_BATCH_SIZE
 from ..malloc import MMAP_THRESHOLD_BYTES
 from ..model.quantized import NF4_BLOCK, NF4_SCALES_BLOCK
@@ -34,9 +35,10 @@ from .shapes import Shapes
 #: Memory that allocators hold in addition, as a fraction of temporary tensors. Fitted for the CPU
 #: (docs/memory.md), a guess for GPUs.
 FRAGMENTATION = {"cpu": 0.02, "cuda": 0.05}
-#: Holes that malloc's heap holds for each byte of blocks in it: between 0.33 and 1.1 in twelve
-#: steps of a narrow model (docs/memory.md).
-HOLES = 0.7
+#: Holes that malloc's heap holds for each byte of blocks in it: 0.33 to 1.1 in single steps of a
+#: narrow model, 1.9 after 600 steps in bfloat16, with what oneDNN keeps for every length
+#: (docs/memory.md). Far more is returned by `HeapCallback`.
+HOLES = 1.25
 
 
 @dataclass(frozen=True, slots=True)
@@ -83,6 +85,16 @@ def count_trained_weights(s: Shapes, rank: int | None, *, tower: bool = False) -
     return s.projector + (
         s.lora(rank) + (s.vision_lora(rank) if tower else 0) if rank is not None else 0
     )
+
+
+def cast_weights(s: Shapes, x: MicroBatch) -> float:
+    """Copies of the trained weights in the compute format, which autocast makes and autograd
+    saves; 0 if they compute in float32.
+    """
+    if x.itemsize == 4:
+        return 0.0
+    language = s.matrix_weights + s.output if x.full_finetuning else 0
+    return float(x.itemsize * (count_trained_weights(s, x.rank, tower=x.train_vision) + language))
 
 
 def largest_micro_batch(recipe: Recipe, stage: str, device: Device, lengths: Lengths) -> MicroBatch:
@@ -137,8 +149,8 @@ def _training_moments(
     }
     if recipe.features.dtype == "pixels":
         held["vision tower"] = float(device.itemsize * s.vision)
-    if full and device.itemsize < 4:
-        held["cast"] = float(device.itemsize * (s.matrix_weights + s.output))
+    if cast := cast_weights(s, x):
+        held["cast"] = cast
     optimizer = {**held, "optimizer": 8.0 * trained}
     accumulated = 4.0 * trained if asked.batch_size > asked.micro_batch_size else 0.0
     kept = activations.saved_for_backward(s, x)
@@ -280,11 +292,14 @@ def evaluation_peak(recipe: Recipe, s: Shapes, device: Device) -> Peak:
 
 
 def chat_peak(recipe: Recipe, s: Shapes, device: Device) -> Peak:
-    """One conversation that fills the context window."""
+    """One conversation that fills the context window, beside empty places for the others that are
+    answered at once, which take memory on a GPU only.
+    """
     tokens = min(recipe.language.window, s.window)
     itemsize = _stored_itemsize(recipe, device)
+    each = kv_cache_bytes(s, 1, tokens, itemsize)
     answering = {
-        "key-value cache": kv_cache_bytes(s, 1, tokens, itemsize),
+        "key-value cache": each * (places_for(each) if device.cuda else 1),
         "activations": _inference(s, tokens, tokens, itemsize, scored=1),
     }
     return _inference_peak("chat", recipe, s, device, answering)

@@ -58,6 +58,7 @@ class Shapes:
     vision_read: int  # of them, those that the projector's input passes through
     vision_heads: int
     vision_mlp: int
+    head_norms: bool = False  # queries and keys are normalized, head by head
     stored: str | None = None  # number format of the language part's file, as its config says
     notes: tuple[str, ...] = ()
 
@@ -137,6 +138,7 @@ def read_shapes(recipe: Recipe) -> Shapes:
         vision_read=seen.num_hidden_layers + 1 + recipe.vision.layer,
         vision_heads=seen.num_attention_heads,
         vision_mlp=getattr(seen, "intermediate_size", None) or seen.hidden_size * seen.mlp_ratio,
+        head_norms=hasattr(language.model.layers[0].self_attn, "q_norm"),
         stored=None if text.dtype is None else str(text.dtype).removeprefix("torch."),
         notes=tuple(note for note in (text_note, seen_note) if note),
     )
