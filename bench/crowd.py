@@ -31,7 +31,7 @@ class Echo:
     """
 
     name, window, picture_tokens = "echo", 4096, 16
-    kind, where, endpoint, attention_map = "echo", "nowhere", None, None
+    kind, where, endpoint, attention_map, places = "echo", "nowhere", None, None, 1
 
     def __init__(self, pause: float = 0.0, before: float = 0.0, repeat: int = 1) -> None:
         self.pause, self.before, self.repeat, self.given = pause, before, repeat, 0

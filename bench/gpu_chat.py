@@ -15,6 +15,7 @@ import statistics
 import tempfile
 import threading
 import time
+from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
 
@@ -78,9 +79,9 @@ def ours(engine: TorchEngine, session: ChatSession, question: str, tokens: int) 
     steps: list[float] = []
     step = engine._decoding.step
 
-    def timed(token: int) -> torch.Tensor:
+    def timed(tokens: Mapping[int, int]) -> torch.Tensor:
         steps.append(time.perf_counter())
-        return step(token)
+        return step(tokens)
 
     engine._decoding.step = timed  # type: ignore[method-assign]
     try:
@@ -120,15 +121,15 @@ def recorded_is_computed(engine: TorchEngine) -> float:
     one.
     """
     decoding = engine._decoding
-    decoding.length = 0
+    decoding.lengths[0] = 0
     worst: list[float] = []
-    logits = decoding.prefill(decoding.embed([1, 2, 3, 4, 5] * 20, []))
+    logits = decoding.prefill(decoding.embed([1, 2, 3, 4, 5] * 20, []))[0]
     for _ in range(24):
-        token, length = int(logits.argmax()), decoding.length
-        logits = decoding.prefill(decoding.embed([token], [])).clone()
-        decoding.length = length
-        worst.append(float((decoding.step(token) - logits).abs().max()))
-    decoding.length = 0
+        token, length = int(logits.argmax()), decoding.lengths[0]
+        logits = decoding.prefill(decoding.embed([token], []))[0].clone()
+        decoding.lengths[0] = length
+        worst.append(float((decoding.step({0: token})[0] - logits).abs().max()))
+    decoding.lengths[0] = 0
     return float(torch.tensor(worst).max())  # not max(): it passes over NaN
 
 

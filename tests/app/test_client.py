@@ -2,6 +2,9 @@
 
 from __future__ import annotations
 
+import threading
+from collections.abc import Iterator
+from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 from typing import Any
 
@@ -9,8 +12,11 @@ import httpx
 import pytest
 from gradio_client import Client, handle_file
 
+from phisense.app import build, launch
 from phisense.conversations import read_questions
 from phisense.practice.spoken import spoken_questions
+
+from ..chat.test_session import Echo
 
 
 @pytest.fixture
@@ -125,3 +131,32 @@ def test_a_taken_port_is_said_before_anything_is_loaded(
         held.listen()
         with pytest.raises(UsageError, match=f"port {held.getsockname()[1]} is taken"):
             verb("app", model, "--port", held.getsockname()[1])
+
+
+class Together(Echo):
+    """Answers only those who are answered at once with two others."""
+
+    def __init__(self, places: int) -> None:
+        super().__init__()
+        self.places, self.meeting = places, threading.Barrier(3)
+
+    def stream(self, *given: Any) -> Iterator[str]:  # type: ignore[override]
+        try:
+            self.meeting.wait(8)
+        except threading.BrokenBarrierError:
+            yield "alone"
+        yield from super().stream(*given)
+
+
+@pytest.mark.parametrize("places", [3, 1])
+def test_as_many_are_answered_at_once_as_the_engine_has_places(places: int) -> None:
+    """The control has one place, and nobody meets anybody."""
+    page = build(Together(places))
+    _, address, _ = launch(page, port=0, block=False)
+    try:
+        with ThreadPoolExecutor(3) as visitors:
+            clients = list(visitors.map(lambda _: Client(address, verbose=False), range(3)))
+            said = list(visitors.map(lambda one: words(ask(one, "One?")[-1]), clients))
+    finally:
+        page.close(verbose=False)
+    assert ["alone" in one for one in said] == [places == 1] * 3

@@ -2,14 +2,19 @@
 
 from __future__ import annotations
 
+import gc
+import threading
 from pathlib import Path
+from types import SimpleNamespace
 
 import numpy as np
 import pytest
 from PIL import Image
 
+from phisense.app.handlers import EventHandlers
 from phisense.app.limits import Limits
 from phisense.app.state import AppState, ChatLine, UserSession
+from phisense.app.uploads import Uploads
 from phisense.errors import ChatError, ImageError, SoundError
 from phisense.vision.image_io import IMAGE_FORMATS
 
@@ -216,3 +221,58 @@ def test_where_it_looked_is_shown_small(tmp_path: Path) -> None:
     for _ in visitor.ask("What is it?", tmp_path / "a.png"):
         pass
     assert visitor.attention_overlay().size == (1024, 256)
+
+
+def test_events_of_one_visitor_follow_each_other_and_those_of_others_do_not_wait() -> None:
+    """A new image waits for the answer about the former one, whose conversation it would end; the
+    control, another visitor, does not. An answer whose listener is gone lets the next event in.
+    """
+    room = AppState(Slow(), limits=Limits(max_answer_seconds=5))
+    events = EventHandlers(room, Uploads(Path(), 10, 10.0))
+    me, other = room.create_session("me"), room.create_session("other")
+    mine, theirs = SimpleNamespace(session_hash="me"), SimpleNamespace(session_hash="other")
+    answer = events.ask("One?", None, 0.0, 8.0, me, mine)
+    next(answer), next(answer)
+    cleared = threading.Thread(target=lambda: events.set_image(None, me, mine))
+    cleared.start()
+    events.set_image(None, other, theirs)  # at once
+    cleared.join(0.2)
+    assert cleared.is_alive()
+    list(answer)
+    cleared.join(5)
+    assert not cleared.is_alive()
+    left = events.ask("Two?", None, 0.0, 8.0, me, mine)
+    next(left), next(left)
+    del left
+    gc.collect()
+    assert list(events.ask("Three?", None, 0.0, 8.0, me, mine))[-1][0][-1]["role"] == "assistant"
+
+
+def test_an_event_that_hangs_does_not_hold_up_the_visitor_for_ever() -> None:
+    visitor = AppState(Echo(), limits=Limits(max_answer_seconds=0.1)).create_session(None)
+    with visitor.turn(), pytest.raises(ChatError, match="still being stopped"), visitor.turn():
+        pass
+    with visitor.turn():
+        pass
+
+
+def test_an_example_is_encoded_once_for_all_visitors_and_an_upload_for_each(tmp_path: Path) -> None:
+    for name in ("example.png", "upload.png"):
+        Image.new("RGB", (9, 9)).save(tmp_path / name)
+    encoded = []
+
+    class Encoding(Echo):
+        def encode_image(self, picture: Image.Image) -> object:
+            encoded.append(object())
+            return encoded[-1]
+
+    room = AppState(Encoding(), examples={str(tmp_path / "example.png"): None})
+    seen = {}
+    for name in ("example.png", "upload.png"):
+        for number in range(3):
+            visitor = room.create_session(None)
+            visitor.set_image(tmp_path / name)
+            seen[name, number] = visitor.session._image
+    assert len(encoded) == 4
+    assert len({id(seen["example.png", number]) for number in range(3)}) == 1
+    assert len({id(seen["upload.png", number]) for number in range(3)}) == 3

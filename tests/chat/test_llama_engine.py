@@ -52,13 +52,13 @@ def pictures(world: Path) -> list[Image.Image]:
 def decoded(engine: LlamaEngine, monkeypatch: pytest.MonkeyPatch) -> list[tuple[int, int]]:
     """(first position, number of positions) of each computation."""
     found = []
-    original = engine.context.decode
+    original = engine.context.decode_runs
 
-    def counting(sequence: int, at: int, new: Any, **how: Any) -> Any:
-        found.append((at, len(new)))
-        return original(sequence, at, new, **how)
+    def counting(runs: Any, **how: Any) -> Any:
+        found.extend((at, len(new)) for _, at, new in runs)
+        return original(runs, **how)
 
-    monkeypatch.setattr(engine.context, "decode", counting)
+    monkeypatch.setattr(engine.context, "decode_runs", counting)
     return found
 
 
@@ -108,15 +108,21 @@ def logits_after(
     """
     kept: list[np.ndarray] = []
     session = about(engine, picture)
-    original = engine._prefill
+    original, assign = engine.prefill, engine._assign_sequence
 
-    def reading(state: Any, ids: Any, seen: Any, stop: Any) -> Any:
+    def reading(seats: Any, stop: Any) -> Any:
+        found = original(seats, stop)
+        kept.extend(logits for logits in found.values() if logits is not None)
+        return found
+
+    def assigned(owner: object) -> Any:
+        state = assign(owner)
         if forget:
             state.keys.clear()
-        kept.append(original(state, ids, seen, stop))
-        return kept[-1]
+        return state
 
-    engine._prefill = reading  # type: ignore[method-assign]
+    engine.prefill = reading  # type: ignore[method-assign]
+    engine._assign_sequence = assigned  # type: ignore[method-assign]
     try:
         answers = [
             ask(session, q)
@@ -125,7 +131,7 @@ def logits_after(
             ]
         ]
     finally:
-        engine._prefill = original  # type: ignore[method-assign]
+        engine.prefill, engine._assign_sequence = original, assign  # type: ignore[method-assign]
     return kept[-1], answers
 
 
@@ -208,6 +214,40 @@ def test_sessions_do_not_see_each_other(engine: LlamaEngine, pictures: list[Imag
     assert found == alone
     sequences = {engine._cache.pop(s).sequence: s for s in together}  # type: ignore[union-attr]
     assert len(sequences) == 3
+
+
+def test_one_image_object_is_read_once_for_all_and_equal_images_are_not(
+    engine: LlamaEngine, pictures: list[Image.Image], decoded: list[tuple[int, int]]
+) -> None:
+    example = engine.encode_image(pictures[0])
+    sessions = [
+        ChatSession(engine, _image=one)
+        for one in (example, example, engine.encode_image(pictures[0]))
+    ]
+    counts, answers = [], []
+    for session in sessions:
+        decoded.clear()
+        answers.append(ask(session, "Describe the picture."))
+        counts.append([count for _, count in decoded].count(engine.picture_tokens))
+    assert counts == [1, 0, 1]
+    assert len(set(answers)) == 1
+    decoded.clear()
+    assert ask(sessions[1], "How many things are there?")
+    assert min(at for at, _ in decoded) > engine.picture_tokens, "its own turns go on"
+
+
+def test_copied_cells_are_those_that_were_computed(exact: LlamaEngine, tmp_path: Path) -> None:
+    """In float32, to 1e-5; the control copies one position less."""
+    file = tmp_path / "float32" / "model-f16.gguf"
+    wide = LlamaContext(file, window=exact.window, sequences=2, threads=1)
+    wide.decode(0, 0, list(range(5, 45)))
+    wide.copy_from(0, 1, 30)
+    copied = wide.decode(1, 30, [7, 8])
+    wide.truncate_to(0, 30)
+    assert np.abs(copied - wide.decode(0, 30, [7, 8])).max() <= 1e-5
+    assert wide.length(1) == 32
+    wide.copy_from(0, 1, 29)
+    assert np.abs(copied - wide.decode(1, 29, [7, 8])).max() > 1e-3
 
 
 def test_who_spoke_longest_ago_makes_room(exported: Path, pictures: list[Image.Image]) -> None:

@@ -26,7 +26,7 @@ class Echo:
     """An engine that says how many messages it was given; a token is a word."""
 
     name, window, picture_tokens = "echo", 100, 10
-    kind, where, endpoint, attention_map = "echo", "nowhere", None, None
+    kind, where, endpoint, attention_map, places = "echo", "nowhere", None, None, 1
 
     def __init__(self) -> None:
         self.given: list[list[Message]] = []
@@ -215,12 +215,14 @@ def test_leaving_ends_the_generation(engine: TorchEngine) -> None:
 
 
 def test_a_session_that_waits_its_turn_can_be_stopped(engine: TorchEngine) -> None:
-    first, stop = ChatSession(engine).ask("Describe the picture."), threading.Event()
-    next(first)
+    stop = threading.Event()
     waiting = ChatSession(engine).ask("Hello.", stop)
-    threading.Timer(0.1, stop.set).start()
-    assert list(waiting) == []
-    first.close()  # type: ignore[attr-defined]
+    with engine._lock.acquire():  # as if the engine were computing
+        threading.Timer(0.1, stop.set).start()
+        assert list(waiting) == []
+    assert engine._batcher.answering == 1  # it cannot be ended while the engine computes
+    assert ask(ChatSession(engine), "Hello.")
+    assert engine._batcher.answering == 0
 
 
 def test_the_terminal(tmp_path: Path) -> None:

@@ -22,6 +22,7 @@ from phisense.chat.kv_cache import SessionCache
 from phisense.chat.torch_engine import TorchEngine
 from phisense.conversations import IMAGE, Message
 from phisense.model import load_model
+from phisense.model.decoding import IncrementalDecoder
 from phisense.vision.image_io import open_image
 
 #: How far logits may be from those that are computed anew, by the format that the engine computes
@@ -56,8 +57,9 @@ def all_logits(
     inner = type(engine._decoding)._forward
 
     def spy(self: Any, *args: Any) -> torch.Tensor:
-        found.append(inner(self, *args))
-        return found[-1]
+        logits = inner(self, *args)
+        found.extend(logits)
+        return logits
 
     with monkeypatch.context() as patch:
         patch.setattr(type(engine._decoding), "_forward", spy)
@@ -75,7 +77,9 @@ def test_reused_keys_and_values_give_what_recomputation_gives(
     session.set_image(picture)
     for question in ("How many things are there?", "Which colour does it have?"):
         ask(session, question)
-    twin = ChatSession(engine, turns=list(session.turns), _image=session._image)
+    assert session._image is not None
+    # an object of its own shares nothing
+    twin = ChatSession(engine, turns=list(session.turns), _image=session._image.clone())
     reused = all_logits(engine, lambda: ask(session, "Describe the picture."), monkeypatch)
     computed = all_logits(engine, lambda: ask(twin, "Describe the picture."), monkeypatch)
     assert session.turns == twin.turns
@@ -90,18 +94,18 @@ def test_reused_keys_and_values_give_what_recomputation_gives(
     assert kept is not None
     decoding = engine._decoding
     decoding.load(kept.keys_and_values * (1.01 if bound(engine) < 0.1 else 2.0), 40)
-    wrong = decoding.prefill(decoding.embed([1, 2, 3], []))
+    wrong = decoding.prefill(decoding.embed([1, 2, 3], []))[0]
     decoding.load(kept.keys_and_values, 40)
-    assert float((decoding.prefill(decoding.embed([1, 2, 3], [])) - wrong).abs().max()) > bound(
+    assert float((decoding.prefill(decoding.embed([1, 2, 3], []))[0] - wrong).abs().max()) > bound(
         engine
     )
 
 
 def test_one_token_at_a_time_is_the_whole_at_once(engine: TorchEngine) -> None:
     ids, decoding = list(range(20, 60)), engine._decoding
-    decoding.length = 0
+    decoding.lengths[0] = 0
     for token in ids:
-        last = decoding.step(token)
+        last = decoding.step({0: token})[0]
     with torch.inference_mode():
         whole = engine.built.model(torch.tensor([ids])).logits[0, -1]
     assert float((last - whole).abs().max()) <= bound(engine)
@@ -275,3 +279,56 @@ def test_the_picture_enters_where_its_slots_are(engine: TorchEngine, picture: Im
     embedded = engine._decoding.embed(ids, [slots])[0]
     where = [i for i, token in enumerate(ids) if token == engine.built.prompt.image_id]
     assert torch.equal(embedded[where], slots)
+
+
+def positions_read(engine: TorchEngine, session: ChatSession, monkeypatch: Any) -> tuple[int, str]:
+    """Positions of the prompt that are computed for a question, and the answer."""
+    read, usual = [], IncrementalDecoder.prefill
+
+    def counted(self: Any, embedded: torch.Tensor, *places: Any) -> torch.Tensor:
+        read.append(embedded.shape[1])
+        return usual(self, embedded, *places)
+
+    with monkeypatch.context() as patch:
+        patch.setattr(IncrementalDecoder, "prefill", counted)
+        said = ask(session, "Describe the picture.")
+    return sum(one for one in read if one > 1), said
+
+
+def test_one_image_object_is_read_once_for_all_and_equal_images_are_not(
+    engine: TorchEngine, picture: Image.Image, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Two visitors of an example, one beside an answer in progress; the control has encoded the
+    same image for itself, and shares nothing.
+    """
+    example = engine.encode_image(picture)
+    first = ChatSession(engine, _image=example)
+    whole, said = positions_read(engine, first, monkeypatch)
+    answers = [said]
+    for other in (example, engine.encode_image(picture)):
+        read, said = positions_read(engine, ChatSession(engine, _image=other), monkeypatch)
+        answers.append(said)
+        shared = other is example
+        assert read == whole - (engine.picture_tokens + 1) * shared  # and the user's tag
+    beside = ChatSession(engine, _image=engine.encode_image(picture))
+    going_on = beside.ask("Describe the picture.")
+    next(going_on)
+    late = ChatSession(engine, _image=beside._image)
+    read, said = positions_read(engine, late, monkeypatch)
+    assert read < whole - engine.picture_tokens
+    answers += [said, beside.turns[0].answer if beside.turns else "".join(going_on)]
+    assert len(set(answers[:4])) == 1
+
+
+def test_of_anothers_question_nothing_is_used(
+    engine: TorchEngine, picture: Image.Image, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """The same question about the same example is read again, so that nobody can tell by the time
+    what another asked.
+    """
+    example = engine.encode_image(picture)
+    ask(ChatSession(engine, _image=example), "Is there a red circle?")
+    same = positions_read(engine, ChatSession(engine, _image=example), monkeypatch)[0]
+    ask(ChatSession(engine, _image=example), "Describe the picture.")
+    again = positions_read(engine, ChatSession(engine, _image=example), monkeypatch)[0]
+    assert same == again

@@ -16,7 +16,7 @@ from phisense.conversations import Message
 
 class Parrot:
     kind, where = "toy", "a branch"
-    window, picture_tokens = 100, 4
+    window, picture_tokens, places = 100, 4, 1
     endpoint = attention_map = None
 
     def __init__(self, name: str) -> None:

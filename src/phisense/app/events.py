@@ -25,9 +25,6 @@ _DOWNLOAD = """(messages) => {
   return [];
 }"""
 
-#: Calls of the model share one place in the queue.
-_MODEL: dict[str, Any] = {"concurrency_limit": 1, "concurrency_id": "model"}
-
 
 def wire_events(
     page: gr.Blocks, widgets: Widgets, steps: EventHandlers, examples: Sequence[Example]
@@ -43,6 +40,11 @@ def wire_events(
         _wire_examples(widgets.image.gallery, examples, widgets.image.picture, widgets.box.ready)
 
 
+def _model(steps: EventHandlers) -> dict[str, Any]:
+    """Calls of the model share places in the queue: as many as the engine answers at once."""
+    return {"concurrency_limit": steps.app.engine.places, "concurrency_id": "model"}
+
+
 def _wire_text(w: Widgets, steps: EventHandlers) -> None:
     """Enter, the button, and a ready question ask the model."""
     asking: dict[str, Any] = {
@@ -55,7 +57,7 @@ def _wire_text(w: Widgets, steps: EventHandlers) -> None:
             w.visitor,
         ],
         "outputs": [w.box.conversation, w.text.question, w.image.timing, w.visitor],
-        **_MODEL,
+        **_model(steps),
     }
     w.text.question.submit(**asking, api_name="ask")
     w.text.send.click(**asking, api_name=False)
@@ -80,7 +82,7 @@ def _wire_voice(w: Widgets, steps: EventHandlers) -> None:
         steps.ask_transcript,
         [voice.heard, voice.at_once, w.image.picture, *sampled],
         told,
-        **_MODEL,
+        **_model(steps),
         api_name="ask_heard",
     )
     for event in (voice.send_heard.click, voice.heard.submit):
@@ -88,7 +90,7 @@ def _wire_voice(w: Widgets, steps: EventHandlers) -> None:
             steps.ask,
             [voice.heard, w.image.picture, *sampled],
             told,
-            **_MODEL,
+            **_model(steps),
             api_name=False,
         )
 
@@ -98,10 +100,10 @@ def _wire_conversation(w: Widgets, steps: EventHandlers) -> None:
     conversation, question = w.box.conversation, w.text.question
     told = [conversation, question, w.image.timing, w.visitor]
     changed = [w.image.picture, question, w.settings.warmth, w.settings.tokens, w.visitor]
-    conversation.retry(steps.retry, changed, told, **_MODEL, api_name=False)
-    conversation.edit(steps.edit, changed, told, **_MODEL, api_name=False)
+    conversation.retry(steps.retry, changed, told, **_model(steps), api_name=False)
+    conversation.edit(steps.edit, changed, told, **_model(steps), api_name=False)
     conversation.undo(
-        steps.undo, w.visitor, [conversation, question, w.visitor], **_MODEL, api_name=False
+        steps.undo, w.visitor, [conversation, question, w.visitor], **_model(steps), api_name=False
     )
 
 
@@ -111,14 +113,16 @@ def _wire_image(w: Widgets, steps: EventHandlers) -> None:
         steps.set_image,
         [w.image.picture, w.visitor],
         [w.box.conversation, w.visitor],
-        **_MODEL,
+        **_model(steps),
         api_name="look",
         show_progress="hidden",
     )
     w.image.picture.change(
         lambda: gr.update(visible=False), None, w.image.looked, queue=False, api_name=False
     )
-    w.image.where.click(steps.show_attention, w.visitor, w.image.looked, **_MODEL, api_name=False)
+    w.image.where.click(
+        steps.show_attention, w.visitor, w.image.looked, **_model(steps), api_name=False
+    )
 
 
 def _wire_controls(w: Widgets, steps: EventHandlers) -> None:

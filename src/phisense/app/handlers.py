@@ -118,7 +118,8 @@ class EventHandlers:
         """Remove the question at `event.index` and put its text back into the textbox."""
         me = self._user_session(state, request)
         try:
-            text = me.undo(_line_index(event.index))
+            with me.turn():
+                text = me.undo(_line_index(event.index))
         except PhisenseError as error:
             gr.Warning(public_error_message(error))
             text = ""
@@ -129,11 +130,12 @@ class EventHandlers:
     ) -> tuple[Messages, UserSession]:
         """Handle an added or removed image: it is encoded while the visitor types."""
         me = self._user_session(state, request)
-        # Already reported: the browser sends a change event twice.
-        if path is not None and Path(path) == me.rejected_image:
-            return to_gradio_messages(me.lines), me
         try:
-            me.set_image(self._resolve_upload(path, request, me))
+            with me.turn():
+                # Already reported: the browser sends a change event twice.
+                if path is not None and Path(path) == me.rejected_image:
+                    return to_gradio_messages(me.lines), me
+                me.set_image(self._resolve_upload(path, request, me))
         except Exception as error:  # noqa: BLE001, the border: every error is shown on the page
             gr.Warning(public_error_message(error))
         return to_gradio_messages(me.lines), me
@@ -156,12 +158,10 @@ class EventHandlers:
         try:
             if state is None:
                 raise PhisenseError("there is no answer yet", do="Ask something")
-            return gr.update(
-                value=str(
-                    self.uploads.save_image(_visitor_secret(request), state.attention_overlay())
-                ),
-                visible=True,
-            )
+            with state.turn():
+                shown = state.attention_overlay()
+            saved = self.uploads.save_image(_visitor_secret(request), shown)
+            return gr.update(value=str(saved), visible=True)
         except Exception as error:  # noqa: BLE001, the border: every error is shown on the page
             gr.Warning(public_error_message(error))
             return gr.update(visible=False)
@@ -226,8 +226,9 @@ class EventHandlers:
     ) -> Iterator[tuple[Messages, str, str, UserSession]]:
         """Yield the steps; on an error the textbox keeps `keep`, else it becomes `then`."""
         try:
-            for lines in steps():
-                yield to_gradio_messages(lines), then, me.timing, me
+            with me.turn():
+                for lines in steps():
+                    yield to_gradio_messages(lines), then, me.timing, me
         except Exception as error:  # noqa: BLE001, the border: every error is shown on the page
             gr.Warning(public_error_message(error))
             yield to_gradio_messages(me.lines), keep, me.timing, me

@@ -56,6 +56,7 @@ def build(
         Path(get_upload_folder()), room.limits.max_upload_bytes, room.limits.retention_seconds
     )
     shown = _served_examples(examples, uploads)
+    room.examples.update((str(one.image), None) for one in shown)
     # Gradio deletes old uploads periodically, so a deleted file may be older by one period.
     often = room.limits.retention_seconds // 6
     with gr.Blocks(

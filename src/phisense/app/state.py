@@ -10,12 +10,14 @@ import threading
 import time
 import weakref
 from collections.abc import Iterator
+from contextlib import contextmanager
 from dataclasses import dataclass, field
 from pathlib import Path
 
 from PIL.Image import Image
 
 from ..chat import ChatSession, Engine, Sampling
+from ..chat.engine import EncodedImage
 from ..errors import ChatError, PhisenseError, SoundError
 from ..speech import Transcriber, Transcript
 from ..units import format_seconds
@@ -47,10 +49,23 @@ class AppState:
     engine: Engine
     transcriber: Transcriber | None = None
     limits: Limits = field(default_factory=Limits)
+    #: By the path of an example's file: the image as the engine keeps it, once it was shown.
+    examples: dict[str, EncodedImage | None] = field(default_factory=dict)
+    _encoding: threading.Lock = field(default_factory=threading.Lock)
     active_streams: set[BackgroundStream] = field(default_factory=set)
     sessions: weakref.WeakValueDictionary[str, UserSession] = field(
         default_factory=weakref.WeakValueDictionary
     )
+
+    def encode(self, path: Path | None, picture: Image) -> EncodedImage:
+        """The image as the engine keeps it; an example once for all visitors."""
+        if str(path) not in self.examples:
+            return self.engine.encode_image(picture)
+        with self._encoding:
+            found = self.examples[str(path)]
+            if found is None:
+                found = self.examples[str(path)] = self.engine.encode_image(picture)
+        return found
 
     def create_session(self, key: str | None) -> UserSession:
         """Create a session; `close_session` finds it by `key`, the Gradio session hash."""
@@ -108,6 +123,22 @@ class UserSession:
         self.image_warnings: list[str] = []
         self._stream: BackgroundStream | None = None
         self._clear_count = 0
+        self._turn = threading.Lock()
+
+    @contextmanager
+    def turn(self) -> Iterator[None]:
+        """One event of a visitor after another, however many visitors are answered at once: an
+        image that is read while its question is answered would end the conversation. May be left
+        in another thread than it was entered in, as generators require.
+
+        Raises ChatError if the one before does not end.
+        """
+        if not self._turn.acquire(timeout=self.app.limits.max_answer_seconds):
+            raise ChatError("the former answer is still being stopped", do="Ask again in a moment")
+        try:
+            yield
+        finally:
+            self._turn.release()
 
     def set_sampling(self, temperature: float, tokens: float) -> None:
         """Set the sampling parameters, clamped to the limits; non-finite values select the
@@ -130,7 +161,9 @@ class UserSession:
             if image_path is None
             else open_image_with_notes(image_path, name="The upload", formats=PICTURE_FORMATS)
         )
-        self.session.set_image(opened.image if opened else None)
+        self.session.set_encoded_image(
+            None if opened is None else self.app.encode(image_path, opened.image)
+        )
         self.rejected_image, self.image_path, self.image_warnings = (
             None,
             image_path,

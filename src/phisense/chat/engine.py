@@ -69,6 +69,11 @@ class Engine(Protocol):
         """Image tokens per image."""
         ...
 
+    @property
+    def places(self) -> int:
+        """Answers that are generated at once; more wait, first come first served."""
+        ...
+
     def encode_image(self, picture: Image) -> EncodedImage:
         """Encode an image once, for all turns that use it."""
 

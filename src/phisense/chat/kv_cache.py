@@ -1,5 +1,6 @@
-"""Per-session cache of KV state between turns, so that only new tokens are computed: bounded, and
-never shared between sessions.
+"""Per-session cache of KV state between turns, so that only new tokens are computed: bounded. Of
+another session's state nothing is used but the beginning up to an image that both were given as one
+object, as the page gives its examples: whoever shows an image of his own has an object of his own.
 """
 
 from __future__ import annotations
@@ -7,7 +8,7 @@ from __future__ import annotations
 import threading
 import weakref
 from collections import OrderedDict
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from typing import Generic, TypeVar
 
 State = TypeVar("State")
@@ -48,6 +49,17 @@ class SessionCache(Generic[State]):
                 for _ in range(len(self._states) - self.capacity)
             ]
 
+    def find(self, wanted: Callable[[State], bool]) -> State | None:
+        """A state that is `wanted`, the most recent first; it stays its owner's."""
+        with self._lock:
+            held = [state for _, state in reversed(self._states.values())]
+        return next((state for state in held if wanted(state)), None)
+
+    def pop_oldest(self) -> State | None:
+        """Remove and return the state of the least recent session; None if there is none."""
+        with self._lock:
+            return self._states.popitem(last=False)[1][1] if self._states else None
+
     def _drop(self, key: int) -> None:
         with self._lock:
             found = self._states.get(key)
@@ -61,3 +73,13 @@ def common_prefix_length(first: Sequence[int], second: Sequence[int]) -> int:
         (i for i, (one, other) in enumerate(zip(first, second, strict=False)) if one != other),
         min(len(first), len(second)),
     )
+
+
+def shared_prefix_length(
+    mine: Sequence[int], theirs: Sequence[int], is_image: Callable[[int], bool]
+) -> int:
+    """Length of the common prefix of two prompts up to the end of its last image: what may be known
+    of another's conversation; 0 if it has no image.
+    """
+    same = common_prefix_length(mine, theirs)
+    return next((i for i in range(same, 0, -1) if is_image(mine[i - 1])), 0)

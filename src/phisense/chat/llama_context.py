@@ -2,6 +2,8 @@
 
     decode(sequence, start, token ids (T,) or embeddings (T, H))
         --> logits (V,) of the last position, or (T, V)
+    decode_runs([(sequence, start, inputs), ...])
+        --> logits (N, V) of the last position of each, computed together
 
 llama.cpp computes in a thread of its own. Its AMX kernels configure the CPU's tile registers once
 per thread and rely on that, while PyTorch's bfloat16 matrix products release the configuration: in
@@ -15,6 +17,7 @@ sequence has more cells than the original context length.
 from __future__ import annotations
 
 import ctypes
+import itertools
 import threading
 import weakref
 from collections.abc import Iterator, Sequence
@@ -22,13 +25,14 @@ from concurrent.futures import ThreadPoolExecutor, wait
 from contextlib import contextmanager
 from dataclasses import dataclass, field
 from pathlib import Path
-from typing import Any
+from typing import Any, Literal
 
 import numpy as np
 
 from ..errors import ArtifactError, ChatError
 from ..opening.gguf import validate_foreign_gguf, validate_gguf
 from ..opening.sandbox import check_llama_opens
+from .batching import GenerationStopped
 from .llama_probe import PROBED_WIDTH, can_repack_file
 
 Embeddings = np.ndarray[Any, np.dtype[np.float32]]
@@ -37,12 +41,6 @@ Logits = np.ndarray[Any, np.dtype[np.float32]]
 BATCH_SIZE = 512  # positions per batch
 _LOG_LEVEL_ERROR = 4  # llama.cpp's level
 _CODE_ABORTED = 2  # returned by llama_decode when the abort callback stopped it
-
-
-class GenerationStopped(Exception):  # noqa: N818, no error: it was asked for
-    """The computation was stopped before its end; the sequence is restored to its previous
-    length.
-    """
 
 
 @dataclass
@@ -172,20 +170,44 @@ class LlamaContext:
             for begin in range(0, len(inputs), self.batch):
                 part = inputs[begin : begin + self.batch]
                 last = begin + len(part) == len(inputs)
-                batch = self._fill_batch(sequence, start + begin, part, all_logits, last)
-                code = self._compute(batch)
-                if code != 0:
-                    self.truncate_to(sequence, start)
-                    if code == _CODE_ABORTED:
-                        raise GenerationStopped
-                    raise ChatError(
-                        "llama.cpp could not go on",
-                        got=f"code {code}",
-                        do="Start a new conversation",
-                    )
+                wanted: Literal["none", "last", "all"] = (
+                    "all" if all_logits else "last" if last else "none"
+                )
+                batch = self._fill_batch([(sequence, start + begin, part)], wanted)
+                self._compute_or_restore(batch, {sequence: start})
                 if all_logits or last:
                     found.append(self._logits(len(part) if all_logits else 1))
         return np.concatenate(found) if all_logits else found[-1][0]
+
+    def decode_runs(
+        self,
+        runs: Sequence[tuple[int, int, Sequence[int] | Embeddings]],
+        *,
+        stop: threading.Event | None = None,
+    ) -> Logits:
+        """As `decode` for `(sequence, start, inputs)` of N different sequences in one batch, of
+        either token ids or embeddings, which it must hold. Returns the logits `(N, V)` of each
+        run's last position.
+        """
+        with self._stoppable(stop):
+            batch = self._fill_batch(runs, "last")
+            self._compute_or_restore(batch, {sequence: start for sequence, start, _ in runs})
+        ends = itertools.accumulate(len(inputs) for _, _, inputs in runs)
+        rows = [self._llama.llama_get_logits_ith(self._context, end - 1) for end in ends]
+        return np.stack([np.ctypeslib.as_array(row, (self.vocab_size,)) for row in rows])
+
+    def _compute_or_restore(self, batch: Any, starts: dict[int, int]) -> None:
+        """Compute a batch; if that fails or is stopped, its sequences go back to their `starts`."""
+        code = self._compute(batch)
+        if code == 0:
+            return
+        for sequence, start in starts.items():
+            self.truncate_to(sequence, start)
+        if code == _CODE_ABORTED:
+            raise GenerationStopped
+        raise ChatError(
+            "llama.cpp could not go on", got=f"code {code}", do="Start a new conversation"
+        )
 
     def _compute(self, batch: Any) -> int:
         """Run llama_decode and return its code. An exception while waiting, such as
@@ -199,6 +221,12 @@ class LlamaContext:
             wait([running])
             raise
 
+    def copy_from(self, source: int, sequence: int, length: int) -> None:
+        """Let a sequence hold the first `length` positions of `source`, and nothing else."""
+        self.truncate_to(sequence)
+        self._llama.llama_memory_seq_cp(self._memory, source, sequence, -1, -1)
+        self.truncate_to(sequence, length)
+
     def truncate_to(self, sequence: int, start: int = 0) -> None:
         """Remove the sequence's cells from position `start` on."""
         self._llama.llama_memory_seq_rm(self._memory, sequence, start, -1)
@@ -209,35 +237,39 @@ class LlamaContext:
 
     def _fill_batch(
         self,
-        sequence: int,
-        start: int,
-        inputs: Sequence[int] | Embeddings,
-        all_logits: bool,
-        is_last: bool,
+        runs: Sequence[tuple[int, int, Sequence[int] | Embeddings]],
+        wanted: Literal["none", "last", "all"],
     ) -> Any:
-        count = len(inputs)
-        if isinstance(inputs, np.ndarray):
-            batch = self._embedding_batch
-            values = np.ascontiguousarray(inputs, np.float32)
-            if values.shape != (count, self.hidden_size):
-                raise ArtifactError(
-                    "the picture part does not belong to the text part",
-                    got=f"vectors of shape {values.shape}",
-                    wanted=f"{(count, self.hidden_size)}",
-                    do="Run phisense export again",
-                )
-            ctypes.memmove(batch.embd, values.ctypes.data, values.nbytes)
-        else:
-            batch = self._token_batch
-            for i, token in enumerate(inputs):
-                batch.token[i] = token
-        for i in range(count):
-            batch.pos[i] = start + i
-            batch.n_seq_id[i] = 1
-            batch.seq_id[i][0] = sequence
-            batch.logits[i] = all_logits or (is_last and i == count - 1)
-        batch.n_tokens = count
+        """The batch of some runs, with the logits of none of their positions, the last, or all."""
+        is_embeddings = isinstance(runs[0][2], np.ndarray)
+        batch = self._embedding_batch if is_embeddings else self._token_batch
+        at = 0
+        for sequence, start, inputs in runs:
+            count = len(inputs)
+            if is_embeddings:
+                values = np.ascontiguousarray(inputs, np.float32)
+                self._check_shape(values, count)
+                where = ctypes.addressof(batch.embd.contents) + 4 * at * self.hidden_size
+                ctypes.memmove(where, values.ctypes.data, values.nbytes)
+            for i in range(count):
+                if not is_embeddings:
+                    batch.token[at + i] = inputs[i]
+                batch.pos[at + i] = start + i
+                batch.n_seq_id[at + i] = 1
+                batch.seq_id[at + i][0] = sequence
+                batch.logits[at + i] = wanted == "all" or (wanted == "last" and i == count - 1)
+            at += count
+        batch.n_tokens = at
         return batch
+
+    def _check_shape(self, values: Embeddings, count: int) -> None:
+        if values.shape != (count, self.hidden_size):
+            raise ArtifactError(
+                "the picture part does not belong to the text part",
+                got=f"vectors of shape {values.shape}",
+                wanted=f"{(count, self.hidden_size)}",
+                do="Run phisense export again",
+            )
 
     def _logits(self, count: int) -> Logits:
         """Copy the last batch's logits, which the next batch overwrites."""

@@ -17,6 +17,7 @@ from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
+import numpy as np
 from PIL.Image import Image
 
 from .. import artifacts
@@ -26,16 +27,17 @@ from ..errors import ArtifactError, PartError
 from ..families import context_window
 from ..opening import validate_folder
 from ..prompt import Prompt
-from .detokenize import StreamingDetokenizer
+from .batching import MAX_PLACES, Batcher
 from .engine import Sampling
 from .fair_lock import FairLock
-from .kv_cache import SessionCache, common_prefix_length
-from .llama_context import Embeddings, GenerationStopped, LlamaContext, Logits
+from .kv_cache import SessionCache, common_prefix_length, shared_prefix_length
+from .llama_context import Embeddings, LlamaContext, Logits
 from .llama_probe import require_llama_cpp
 from .open_engine import GGUF_KIND
 
 EXPORT_KIND = GGUF_KIND
 MAX_CACHED_SESSIONS = 16  # sessions with a cached sequence, memory permitting
+PREFILL_CHUNK = 256  # prompt positions between two tokens of the answers in progress
 VISION_FOLDER = "vision"  # subfolder: a model folder whose language model has no layers
 
 
@@ -56,14 +58,40 @@ class ImageEmbeddings:
 class _SequenceState:
     """A session's llama.cpp sequence, and the key of each cached position."""
 
-    sequence: int = -1
+    sequence: int
     keys: list[int] = field(default_factory=list)
     release: Callable[[], object] = lambda: None  # returns the sequence to the free list, once
 
 
+@dataclass(eq=False, slots=True)
+class _Seat:
+    """An answer's sequence, and its prompt: token ids, the keys of all positions, and the
+    embeddings of its images by key.
+    """
+
+    state: _SequenceState
+    owner: object
+    ids: Sequence[int]
+    keys: list[int]
+    vectors: dict[int, Embeddings]
+
+    def next_run(self, most: int) -> tuple[int, Sequence[int] | Embeddings]:
+        """The first position that is not computed, and from there on the token ids, or the
+        embeddings of one image, that are computed in one call: no more than `most`.
+        """
+        begin, keys = len(self.state.keys), self.keys
+        limit = min(len(keys), begin + most)
+        kind = min(keys[begin], 0)
+        end = next((i for i in range(begin, limit) if min(keys[i], 0) != kind), limit)
+        if kind == 0:
+            return begin, self.ids[begin:end]
+        return begin, self.vectors[kind][begin - keys.index(kind) :][: end - begin]
+
+
 class LlamaEngine:
-    """Generates for one session at a time, in FIFO order. A session keeps its sequence until more
-    recent sessions need it.
+    """Generates for several sessions at once, as many as there are sequences, and at most
+    `MAX_PLACES`; more wait, first come first served. A session keeps its sequence until more recent
+    sessions need it.
     """
 
     kind = "llama"
@@ -118,6 +146,11 @@ class LlamaEngine:
         generator = torch.Generator()
         generator.seed()  # otherwise every process draws the same
         self._sampler = TokenSampler("Run phisense export again", generator)
+        self.places = min(MAX_PLACES, max_sessions)
+        self._seats: list[_Seat] = []
+        self._batcher: Batcher[_Seat] = Batcher(
+            self, tokenizer, self.prompt.stop_ids, lambda: self._sampler, self._lock
+        )
 
     @classmethod
     def open(
@@ -175,74 +208,81 @@ class LlamaEngine:
         stop: threading.Event,
         owner: object,
     ) -> Iterator[str]:
-        """Yield the answer in chunks of text.
-
-        Sessions wait for each other; setting `stop` ends generation.
-        """
+        """Yield the answer in chunks of text; setting `stop` ends generation."""
         ids = self.prompt.render_for_completion(messages, [len(one) for one in seen])
-        with self._lock.acquire(stop) as mine:
-            if not mine:
-                return
-            state = self._assign_sequence(owner)
-            try:
-                logits = self._prefill(state, ids, seen, stop)
-                yield from self._generate(state, logits, sampling, stop)
-            except GenerationStopped:
-                return
-            except GeneratorExit:
-                raise
-            except BaseException:  # the content of the KV cache is no longer known
-                state.keys.clear()
-                raise
-            finally:
-                self._cache.put(owner, state)
+        return self._batcher.stream(ids, seen, sampling, stop, owner)
 
-    def _generate(
-        self, state: _SequenceState, logits: Logits, sampling: Sampling, stop: threading.Event
-    ) -> Iterator[str]:
-        ends = set(self.prompt.stop_ids)
-        words = StreamingDetokenizer(self.prompt.tokenizer)
-        for number in range(sampling.max_new_tokens):
-            token = self._sampler.sample(logits, sampling)
-            if token in ends or stop.is_set():
-                break
-            piece = words.push(token)
-            if piece:
-                yield piece
-            if number + 1 == sampling.max_new_tokens or stop.is_set():
-                break
-            logits = self.context.decode(state.sequence, len(state.keys), [token])
-            state.keys.append(token)
-        rest = words.flush()
-        if rest:
-            yield rest
-
-    def _prefill(
-        self,
-        state: _SequenceState,
-        ids: Sequence[int],
-        seen: Sequence[ImageEmbeddings],
-        stop: threading.Event,
-    ) -> Logits:
-        """Compute the part of the prompt that is not in the KV cache; return the logits `(V,)` of
-        its last position.
+    def enter(self, ids: Sequence[int], images: Sequence[ImageEmbeddings], owner: object) -> _Seat:
+        """The owner's sequence, or a new one, with what its cells and this prompt have in
+        common.
         """
-        keys, vectors = self._position_keys(ids, seen)
+        keys, vectors = self._position_keys(ids, images)
+        state = self._assign_sequence(owner)
+        if not state.keys and images:
+            self._share_image(state, keys)
         # the last position is recomputed, for its logits
         held = min(common_prefix_length(state.keys, keys), len(keys) - 1)
         self.context.truncate_to(state.sequence, held)
         del state.keys[held:]
-        logits: Logits | None = None
-        for begin, end in _segments(keys, held):
-            new = (
-                vectors[keys[begin]][begin - keys.index(keys[begin]) :][: end - begin]
-                if keys[begin] < 0
-                else ids[begin:end]
-            )
-            logits = self.context.decode(state.sequence, begin, new, stop=stop)
-            state.keys += keys[begin:end]
-        assert logits is not None
+        seat = _Seat(state, owner, ids, keys, vectors)
+        self._seats.append(seat)
+        return seat
+
+    def _share_image(self, state: _SequenceState, keys: Sequence[int]) -> None:
+        """Copy the cells up to the end of the image, if another session was given the same one."""
+
+        def length(other: _SequenceState) -> int:
+            return shared_prefix_length(keys[:-1], other.keys, lambda key: key < 0)
+
+        seated = (seat.state for seat in self._seats)
+        found = next((one for one in seated if length(one)), None)
+        if found is None:
+            found = self._cache.find(lambda one: length(one) > 0)
+        if found is not None:
+            same = length(found)
+            self.context.copy_from(found.sequence, state.sequence, same)
+            state.keys[:] = keys[:same]
+
+    def prefill(
+        self, seats: Sequence[_Seat], stop: threading.Event | None
+    ) -> dict[_Seat, Logits | None]:
+        """Compute the next run of the first seat's prompt, text or a part of an image, and runs of
+        the same kind of others, as many as a batch holds; the logits `(V,)` of a prompt's last
+        position once nothing is left.
+        """
+        runs: dict[_Seat, tuple[int, Sequence[int] | Embeddings]] = {}
+        room = self.context.batch
+        for seat in seats:
+            begin, new = seat.next_run(min(PREFILL_CHUNK, self.context.batch))
+            first = next(iter(runs.values()), (begin, new))[1]
+            if len(new) <= room and isinstance(new, np.ndarray) == isinstance(first, np.ndarray):
+                runs[seat] = begin, new
+                room -= len(new)
+        logits = self.context.decode_runs(
+            [(seat.state.sequence, begin, new) for seat, (begin, new) in runs.items()], stop=stop
+        )
+        for seat, (begin, new) in runs.items():
+            seat.state.keys += seat.keys[begin : begin + len(new)]
+        return {
+            seat: row if len(seat.state.keys) == len(seat.keys) else None
+            for seat, row in zip(runs, logits, strict=True)
+        }
+
+    def step(self, tokens: Sequence[tuple[_Seat, int]]) -> Logits:
+        """Append one token to each seat's sequence; the next one's logits for each, `(N, V)`."""
+        logits = self.context.decode_runs(
+            [(seat.state.sequence, len(seat.state.keys), [token]) for seat, token in tokens]
+        )
+        for seat, token in tokens:
+            seat.state.keys.append(token)
         return logits
+
+    def leave(self, seat: _Seat, *, sound: bool) -> None:
+        """Keep the sequence for its owner."""
+        if not sound:  # what its cells hold is no longer known
+            seat.state.keys.clear()
+        self._seats.remove(seat)
+        self._cache.put(seat.owner, seat.state)
 
     def _position_keys(
         self, ids: Sequence[int], seen: Sequence[ImageEmbeddings]
@@ -259,15 +299,13 @@ class LlamaEngine:
 
     def _assign_sequence(self, owner: object) -> _SequenceState:
         """Return the owner's state, or a new one: in a free sequence, or in that of the least
-        recently used session.
+        recently used session. There is one, since no more answers are in progress than sequences.
         """
         state = self._cache.pop(owner)
         if state is None:
-            for gone in self._cache.put(owner, _SequenceState()):  # evicted for the new state
+            while not self._free_sequences and (gone := self._cache.pop_oldest()) is not None:
                 gone.release()
-            state = self._cache.pop(owner)
-            assert state is not None
-            state.sequence = self._free_sequences.popleft()
+            state = _SequenceState(self._free_sequences.popleft())
             # Whether evicted or collected with its owner, its sequence is free again.
             state.release = weakref.finalize(state, self._free_sequences.append, state.sequence)
             state.release.atexit = False
@@ -311,12 +349,3 @@ def _affordable_sequences(file: Path, sequence_bytes: int) -> int:
             min(MAX_CACHED_SESSIONS, max(1, (free - file.stat().st_size) // 2 // sequence_bytes))
         )
     )
-
-
-def _segments(keys: Sequence[int], start: int) -> Iterator[tuple[int, int]]:
-    """Yield `(begin, end)` of the runs from `start` on that are computed in one call: text, or one
-    image.
-    """
-    for _, run in itertools.groupby(range(start, len(keys)), key=lambda i: min(keys[i], 0)):
-        places = list(run)
-        yield places[0], places[-1] + 1

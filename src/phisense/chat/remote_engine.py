@@ -23,6 +23,7 @@ from ..conversations import IMAGE, Message
 from ..errors import ChatError, ConversationError
 from ..families import DEFAULT_WINDOW, context_window, known_special_tokens
 from ..prompt import Prompt, escape_special_tokens
+from .batching import MAX_PLACES
 from .engine import Sampling
 from .openai_protocol import (
     API_KEY_VARIABLE,
@@ -50,6 +51,7 @@ class RemoteEngine:
     kind = "remote"
     where = "the server's answers"
     attention_map = None
+    places = MAX_PLACES
 
     def __init__(
         self,

@@ -46,7 +46,13 @@ class ChatSession:
 
     def set_image(self, picture: Image | None) -> None:
         """Set or remove the image; turns about the previous image are dropped."""
-        self._image = None if picture is None else self.engine.encode_image(picture)
+        self.set_encoded_image(None if picture is None else self.engine.encode_image(picture))
+
+    def set_encoded_image(self, image: EncodedImage | None) -> None:
+        """As `set_image`, with what the engine made of an image: sessions that are given the same
+        object share what is computed of it.
+        """
+        self._image = image
         self.notice = (
             "A new picture: the conversation about the former one is over." if self.turns else None
         )

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import threading
+from bisect import insort
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 from pathlib import Path
@@ -15,14 +16,13 @@ from ..conversations import Message
 from ..model import Phi3WithProjector, load_model
 from ..model.attention_map import attention_map
 from ..model.decoding import IncrementalDecoder
-from .detokenize import StreamingDetokenizer
+from .batching import MAX_CACHE_BYTES, Batcher, places_for
 from .engine import Sampling
 from .fair_lock import FairLock
-from .kv_cache import SessionCache, common_prefix_length
+from .kv_cache import SessionCache, common_prefix_length, shared_prefix_length
 from .sampling import TokenSampler
 
 PREFILL_CHUNK = {"cpu": 64, "cuda": 1024}  # prompt tokens between two checks of `stop`
-MAX_CACHE_BYTES = 4e9  # bytes of KV cache for all idle sessions
 
 
 @dataclass(frozen=True, slots=True)
@@ -34,8 +34,22 @@ class _CachedConversation:
     keys_and_values: torch.Tensor
 
 
+@dataclass(eq=False, slots=True)
+class _Seat:
+    """An answer's place in the KV cache buffer. `ids` are those of the prompt and of the answer so
+    far; the embeddings `unread` `(1, T, H)` are what is left of the prompt.
+    """
+
+    place: int
+    owner: object
+    ids: list[int]
+    images: tuple[torch.Tensor, ...]
+    unread: torch.Tensor
+
+
 class TorchEngine:
-    """Generates for one session at a time; others wait in FIFO order.
+    """Generates for up to `places` sessions at once, as many as their KV caches have room; more
+    wait, first come first served.
 
     `encode_image` encodes and projects an image once. Later turns compute only new tokens: the KV
     state of the most recent sessions is cached, of more sessions the shorter the context window.
@@ -47,12 +61,20 @@ class TorchEngine:
     def __init__(self, built: Phi3WithProjector, name: str) -> None:
         self.built = built
         self.name = name
-        self._decoding = IncrementalDecoder(built)
+        each = IncrementalDecoder(built).nbytes
+        self.places = places_for(each)
+        self._decoding = IncrementalDecoder(built, self.places)
+        self._free = list(range(self.places))
+        self._seats: dict[int, _Seat] = {}
         self._sampler = TokenSampler("Compute in float32, or run phisense merge again")
         self._cache: SessionCache[_CachedConversation] = SessionCache(
-            max(2, min(256, int(MAX_CACHE_BYTES // self._decoding.nbytes)))
+            max(2, min(256, int(MAX_CACHE_BYTES // each)))  # the same again for idle sessions
         )
         self._lock = FairLock()
+        prompt = built.prompt
+        self._batcher: Batcher[_Seat] = Batcher(
+            self, prompt.tokenizer, prompt.stop_ids, lambda: self._sampler, self._lock
+        )
 
     @classmethod
     def open(
@@ -114,24 +136,9 @@ class TorchEngine:
         stop: threading.Event,
         owner: object,
     ) -> Iterator[str]:
-        """Yield the answer in chunks of text.
-
-        Sessions wait for each other; setting `stop` ends generation.
-        """
+        """Yield the answer in chunks of text; setting `stop` ends generation."""
         ids = self.built.prompt.render_for_completion(messages, [len(slots) for slots in seen])
-        with self._lock.acquire(stop) as mine:
-            if not mine:
-                return
-            logits = self._prefill(ids, seen, stop, owner)
-            words = StreamingDetokenizer(self.built.prompt.tokenizer)
-            try:
-                if logits is not None:
-                    yield from self._generate(logits, words, sampling, stop)
-            finally:
-                read = (*ids, *words.ids)[: self._decoding.length]
-                self._cache.put(
-                    owner, _CachedConversation(read, tuple(seen), self._decoding.save())
-                )
+        return self._batcher.stream(ids, seen, sampling, stop, owner)
 
     def attention_map(self, messages: Sequence[Message], seen: Sequence[torch.Tensor]) -> Any:
         """Return the attention over the image while the last of `messages` was generated, a grid
@@ -142,46 +149,82 @@ class TorchEngine:
         with self._lock.acquire():
             return attention_map(self.built, ids, seen[0], answered)
 
-    def _prefill(
-        self, ids: list[int], seen: Sequence[torch.Tensor], stop: threading.Event, owner: object
-    ) -> torch.Tensor | None:
-        """Compute the tokens that are not in the session's KV cache. Returns the next token's
-        logits, or None if stopped before.
-        """
-        decoding = self._decoding
+    def enter(self, ids: Sequence[int], images: Sequence[torch.Tensor], owner: object) -> _Seat:
+        """A free place, with what the owner's last turn and this prompt have in common."""
         kept = self._cache.pop(owner)
-        same = 0 if kept is None else _reusable_length(kept, ids, seen, self.built.prompt.image_id)
-        decoding.length = 0
+        image = self.built.prompt.image_id
+        same = 0 if kept is None else _reusable_length(kept, ids, images, image)
+        if not same and images:
+            kept = self._shared_image(ids, images)
+            same = 0 if kept is None else len(kept.ids)
+        decoding = self._decoding
+        unread = decoding.embed(list(ids), list(images))[:, same:]
+        place = self._free.pop(0)
+        decoding.lengths[place] = 0
         if kept is not None and same:
-            decoding.load(kept.keys_and_values, same)
-        logits = None
-        for part in decoding.embed(ids, list(seen))[:, same:].split(
-            PREFILL_CHUNK.get(self.built.device.type, 512), 1
-        ):
-            if stop.is_set():
-                return None
-            logits = decoding.prefill(part)
+            decoding.load(kept.keys_and_values, same, place)
+        seat = self._seats[place] = _Seat(place, owner, list(ids), tuple(images), unread)
+        return seat
+
+    def _shared_image(
+        self, ids: Sequence[int], images: Sequence[torch.Tensor]
+    ) -> _CachedConversation | None:
+        """The state up to the end of the image, if another session was given the same one."""
+
+        def length(theirs: Sequence[int], seen: Sequence[torch.Tensor]) -> int:
+            if len(seen) != len(images) or any(
+                a is not b for a, b in zip(seen, images, strict=True)
+            ):
+                return 0
+            image = self.built.prompt.image_id
+            return shared_prefix_length(ids[:-1], theirs, lambda one: one == image)
+
+        for seat in self._seats.values():
+            if same := length(seat.ids[: self._decoding.lengths[seat.place]], seat.images):
+                state = self._decoding.save(seat.place, same)
+                return _CachedConversation(tuple(ids[:same]), tuple(images), state)
+        found = self._cache.find(lambda one: length(one.ids, one.images) > 0)
+        if found is None:
+            return None
+        same = length(found.ids, found.images)
+        return _CachedConversation(tuple(ids[:same]), found.images, found.keys_and_values)
+
+    def prefill(
+        self, seats: Sequence[_Seat], stop: threading.Event | None
+    ) -> dict[_Seat, torch.Tensor | None]:
+        """Compute the next chunk of the first seat's prompt, and of those whose chunk is as long;
+        the next token's logits after the last.
+        """
+        most = PREFILL_CHUNK.get(self.built.device.type, 512)
+        chunk = min(most, seats[0].unread.shape[1])
+        alike = [one for one in seats if min(most, one.unread.shape[1]) == chunk]
+        logits = self._decoding.prefill(
+            torch.cat([one.unread[:, :chunk] for one in alike]), [one.place for one in alike]
+        )
+        for one in alike:
+            one.unread = one.unread[:, chunk:]
+        return {
+            one: None if one.unread.shape[1] else row
+            for one, row in zip(alike, logits, strict=True)
+        }
+
+    def step(self, tokens: Sequence[tuple[_Seat, int]]) -> torch.Tensor:
+        """Append one token to each seat; the next one's logits for each, `(N, V)`."""
+        logits = self._decoding.step({seat.place: token for seat, token in tokens})
+        for seat, token in tokens:
+            seat.ids.append(token)
         return logits
 
-    def _generate(
-        self,
-        logits: torch.Tensor,
-        words: StreamingDetokenizer,
-        sampling: Sampling,
-        stop: threading.Event,
-    ) -> Iterator[str]:
-        stops = set(self.built.prompt.stop_ids)
-        for left in reversed(range(sampling.max_new_tokens)):
-            token = self._sampler.sample(logits, sampling)
-            if token in stops:
-                break
-            if piece := words.push(token):
-                yield piece
-            if stop.is_set() or not left:
-                break
-            logits = self._decoding.step(token)
-        if rest := words.flush():
-            yield rest
+    def leave(self, seat: _Seat, *, sound: bool) -> None:
+        """Free the place, and cache its state for the owner's next turn."""
+        try:
+            if sound:
+                read = tuple(seat.ids[: self._decoding.lengths[seat.place]])
+                state = _CachedConversation(read, seat.images, self._decoding.save(seat.place))
+                self._cache.put(seat.owner, state)
+        finally:  # also if there is no memory for a copy
+            del self._seats[seat.place]
+            insort(self._free, seat.place)  # the lowest first: a step computes all rows between
 
 
 def _reusable_length(

@@ -23,6 +23,7 @@ class ZeroGPUEngine:
 
     kind = "zerogpu"
     attention_map = None
+    places = 1
 
     def __init__(
         self,
