@@ -113,12 +113,16 @@ def test_reports_of_earlier_versions_are_read() -> None:
 
 
 KINDS = {"tied": (True, "float32"), "untied, bfloat16": (False, "bfloat16")}
+#: What a merge may lose to rounding, by the format it is written in: these weights are random, so
+#: rounding moves the loss up or down, by another amount on every processor. 2.5 times and more
+#: what eight trainings lost, a tenth and less of what the control loses.
+ROUNDED = {"float32": 1e-4, "float16": 0.004, "bfloat16": 0.015}
 
 
 def train(folder: Path, verb: Any, *, tied: bool, compute: str) -> Path:
     make_root(folder, language=partial(make_real_language, tied=tied))
     words = ("--set", f"compute_dtype={compute}", "--set", "merge.samples=12")
-    words += ("--set", "train.eval.questions=0")
+    words += ("--set", "train.eval.questions=0", "--set", "train.instruct.learning_rate=0.02")
     verb("features", folder / "tiny.yaml", *words)
     verb("train", folder / "tiny.yaml", *words)
     return folder
@@ -142,25 +146,23 @@ def run(root: Path, tmp_path: Path) -> Path:
 
 
 @pytest.mark.slow
-@pytest.mark.parametrize("dtype", ["float32", "bfloat16", "float16"])
+@pytest.mark.parametrize("dtype", ROUNDED)
 def test_a_sound_merge_passes_and_opens_as_it_was(run: Path, verb: Any, dtype: str) -> None:
     check_sound(run, verb, dtype)
 
 
 @pytest.mark.slow
 def test_a_sound_merge_of_an_untied_part_trained_in_bfloat16(tmp_path: Path, verb: Any) -> None:
-    """Its weights are random, so what bfloat16 rounds of them moves the loss as much as the control
-    does.
-    """
     root = train(tmp_path, verb, tied=False, compute="bfloat16")
-    check_sound(root / "runs" / "tiny", verb, "bfloat16", limit=0.05)
+    check_sound(root / "runs" / "tiny", verb, "bfloat16")
 
 
-def check_sound(run: Path, verb: Any, dtype: str, limit: float = 0.002) -> None:
+def check_sound(run: Path, verb: Any, dtype: str) -> None:
+    limit = ROUNDED[dtype]
     report = verb("merge", run, "--dtype", dtype, "--set", f"merge.max_delta_loss={limit}")
     found = MergeResult.load(Path(report["model"]))
     assert found.rejected is None
-    assert found.tells or limit > 0.002, "the control must be refused"
+    assert found.tells, "the control must be refused"
     assert abs(found.merged.delta_loss) <= limit
     assert found.merged.lost_answers == 0
     assert found.written is not None
@@ -238,6 +240,12 @@ def eight_bits(model: Any) -> None:
         weight.copy_(weight.clamp(-440, 440).to(torch.float8_e4m3fn).to(weight.dtype))
 
 
+def eight_bits_for_sixteen(model: Any) -> None:
+    """A bfloat16 that keeps three bits less, so that a merge in it surely loses."""
+    if model.dtype is torch.bfloat16:
+        eight_bits(model)
+
+
 @torch.no_grad()
 def without_a_matrix(model: Any) -> None:
     model.model.language_model.layers[0].mlp.down_proj.weight.zero_()
@@ -311,14 +319,13 @@ def commands(said: str) -> list[str]:
 
 @pytest.mark.slow
 def test_a_refused_merge_leaves_its_report_and_advice_to_follow(
-    run: Path, verb: Any, capfd: pytest.CaptureFixture[str]
+    run: Path, verb: Any, monkeypatch: pytest.MonkeyPatch, capfd: pytest.CaptureFixture[str]
 ) -> None:
+    after_the_cast(eight_bits_for_sixteen)(monkeypatch)
     asked = ("--dtype", "bfloat16", "--set", "evaluate.batch_size=5")
-    sound = verb("merge", run, *asked, "--out", run.parents[1] / "models" / "sound")
-    delta = abs(sound["merged"]["delta_loss"])
-    limit = f"merge.max_delta_loss={sound['merged']['delta_loss'] / 2:.3g}"
-    if sound["merged"]["delta_loss"] <= 0:
-        pytest.skip(f"this merge lost nothing: {delta}")
+    loose = ("--set", "merge.max_delta_loss=9", "--out", run.parents[1] / "models" / "loose")
+    admitted = verb("merge", run, *asked, *loose)
+    limit = f"merge.max_delta_loss={admitted['merged']['delta_loss'] / 2:.3g}"
     capfd.readouterr()
     with pytest.raises(MergeError, match=LOST) as refused:
         verb("merge", run, *asked, "--set", limit)
@@ -327,7 +334,7 @@ def test_a_refused_merge_leaves_its_report_and_advice_to_follow(
     found = MergeResult.load(run)
     assert found.rejected is not None
     assert found.rejected[0].startswith("loss +")
-    assert found.merged.delta_loss == pytest.approx(sound["merged"]["delta_loss"], rel=1e-3)
+    assert found.merged.delta_loss == pytest.approx(admitted["merged"]["delta_loss"], rel=1e-3)
     artifacts.read_manifest(run, kind="run")  # whole, with the report in it
     assert str(run / "merge_report.json") in str(refused.value)
     facts = read_model_facts(run)  # as the report of `evaluate RUN` shows it
@@ -345,7 +352,10 @@ def test_a_refused_merge_leaves_its_report_and_advice_to_follow(
 
 
 @pytest.mark.slow
-def test_a_file_of_the_users_in_the_run_stays(run: Path, verb: Any) -> None:
+def test_a_file_of_the_users_in_the_run_stays(
+    run: Path, verb: Any, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    after_the_cast(eight_bits_for_sixteen)(monkeypatch)
     (run / "merge_report.json").write_text("mine")
     with pytest.raises(MergeError, match=r"merge_report-2\.json"):
         verb(
@@ -439,7 +449,7 @@ def test_a_run_goes_on_with_another_merge(run: Path, verb: Any) -> None:
     shutil.copytree(Path(root / "parts").resolve().parent / "features", root / "features")
     (run / "manifest.json").unlink()  # it stopped just before its end
     words = ("--resume", "--set", f"root={root}")
-    with pytest.raises(PhisenseError, match="learning_rate was 0.001, is 0.01"):
+    with pytest.raises(PhisenseError, match="learning_rate was 0.02, is 0.01"):
         verb("train", recipe, *words, "--set", "train.instruct.learning_rate=0.01")
     after = ("--set", "merge.dtype=float16", "--set", "merge.samples=7")
     after += ("--set", "evaluate.batch_size=3")
