@@ -113,9 +113,9 @@ def test_reports_of_earlier_versions_are_read() -> None:
 
 
 KINDS = {"tied": (True, "float32"), "untied, bfloat16": (False, "bfloat16")}
-#: What a merge may lose to rounding, by the format it is written in: these weights are random, so
-#: rounding moves the loss up or down, by another amount on every processor. 2.5 times and more
-#: what eight trainings lost, a tenth and less of what the control loses.
+#: What a merge may lose to rounding, by the format it is written in. It moves the loss up or down,
+#: by another amount on every processor: in eight trainings bfloat16 by up to 0.006. The control
+#: loses 3.8 and more after thirty steps; after two it lost 0.02.
 ROUNDED = {"float32": 1e-4, "float16": 0.004, "bfloat16": 0.015}
 
 
@@ -123,6 +123,7 @@ def train(folder: Path, verb: Any, *, tied: bool, compute: str) -> Path:
     make_root(folder, language=partial(make_real_language, tied=tied))
     words = ("--set", f"compute_dtype={compute}", "--set", "merge.samples=12")
     words += ("--set", "train.eval.questions=0", "--set", "train.instruct.learning_rate=0.02")
+    words += ("--set", "train.instruct.max_steps=30")
     verb("features", folder / "tiny.yaml", *words)
     verb("train", folder / "tiny.yaml", *words)
     return folder
@@ -237,7 +238,7 @@ def after_the_cast(change: Callable[[Any], None]) -> Callable[[pytest.MonkeyPatc
 @torch.no_grad()
 def eight_bits(model: Any) -> None:
     for weight in model.model.language_model.parameters():
-        weight.copy_(weight.clamp(-440, 440).to(torch.float8_e4m3fn).to(weight.dtype))
+        weight.copy_(weight.to(torch.float8_e5m2).to(weight.dtype))
 
 
 def eight_bits_for_sixteen(model: Any) -> None:
