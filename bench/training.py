@@ -45,7 +45,7 @@ LEVERS = {
     "a picture once for its conversations": ("train.share_pictures=false",),
     "rows end to end, not padded": ("without=spans",),
     "logits where there is a loss": ("without=logits",),
-    "large blocks returned": ("without=heap",),
+    "freed memory kept for the next step": ("without=kept",),
 }
 #: --levers, too: what is not part of the comparison, since it costs time or changes the loss.
 ADDED = {
@@ -61,9 +61,11 @@ def without(what: str) -> None:
 
     from phisense.model import arithmetic
     from phisense.prompt import IGNORE_INDEX
-    from phisense.training import trainer
+    from phisense.training import heap_callback, trainer
     from phisense.training.objectives import supervised
 
+    if what == "kept":
+        heap_callback.keep_freed_memory = lambda: False
     if what == "spans":
         arithmetic.training_attention = lambda device: "sdpa"
     if what == "logits":
@@ -171,8 +173,7 @@ def ours(root: Path, changes: tuple[str, ...], device: str = "cpu") -> dict[str,
     from phisense.malloc import set_mmap_threshold
 
     taken = [change.removeprefix("without=") for change in changes if change.startswith("without=")]
-    if "heap" not in taken:
-        set_mmap_threshold()  # as the command does
+    set_mmap_threshold()  # as the command does
 
     from phisense.recipe import load_recipe
     from phisense.training import Training
@@ -197,6 +198,7 @@ def ours(root: Path, changes: tuple[str, ...], device: str = "cpu") -> dict[str,
             root / "recipe.yaml", ("name=ours", "features.folder=features/bench", *changes)
         ),
         lambda row: None,
+        overwrite=True,
         device=device,
     )()
     stage = result.stages["instruct"]

@@ -3,12 +3,16 @@ questions are about it.
 
 prefixes   tag image image ...    one row per image, prefilled into a KV cache
 tails      question tags          one row per question, on a copy of its image's cache
+
+Where the reference's loss is computed anyway, the reference is a draft of the greedy answer, as in
+speculative decoding (Leviathan et al. 2023, arXiv:2211.17192): the pass that scores it tells the
+likeliest token at each of its positions. As far as these agree nothing is left to generate.
 """
 
 from __future__ import annotations
 
 import copy
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable, Collection, Iterator, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass, replace
 from typing import Any
@@ -88,15 +92,45 @@ def _generate_group(
 ) -> list[Completion]:
     prompts, with_reference = _render(queries, built)
     prefix = SharedPrefix(built, queries, prompts)
-    tails = prefix.tails(with_reference)
-    losses = prefix.losses(tails) if with_losses else [(0.0, 0)] * len(queries)
-    answers = prefix.generate(
-        [question[prefix.length(i) :] for i, question in enumerate(prompts)], max_new_tokens
-    )
+    scored = [ScoredReference(0.0, (), ())] * len(queries)
+    if with_losses:
+        scored = prefix.score(prefix.tails(with_reference))
+    drafts = [one.greedy(built.prompt.stop_ids, max_new_tokens) for one in scored]
+    unfinished = [i for i, (_, finished) in enumerate(drafts) if not finished]
+    tails = [prompts[i][prefix.length(i) :] + drafts[i][0] for i in unfinished]
+    most = max((max_new_tokens - len(drafts[i][0]) for i in unfinished), default=0)
+    ids = [draft for draft, _ in drafts]
+    for i, rest in zip(unfinished, prefix.generate(unfinished, tails, most), strict=True):
+        ids[i] = (ids[i] + rest)[:max_new_tokens]
+    answers = [built.prompt.truncate_at_stop(one) for one in ids]
     return [
-        Completion(built.prompt.decode(ids), tuple(ids), loss, tokens)
-        for ids, (loss, tokens) in zip(answers, losses, strict=True)
+        Completion(built.prompt.decode(answer), tuple(answer), one.loss, len(one.ids))
+        for answer, one in zip(answers, scored, strict=True)
     ]
+
+
+@dataclass(frozen=True, slots=True)
+class ScoredReference:
+    """A reference answer with its end, `ids`: its loss in nats, summed, and at each of its
+    positions the likeliest token after those before.
+    """
+
+    loss: float
+    ids: tuple[int, ...]
+    likeliest: tuple[int, ...]
+
+    def greedy(self, stop_ids: Collection[int], max_new_tokens: int) -> tuple[list[int], bool]:
+        """The greedy answer as far as it is known, and whether that is all of it: the likeliest
+        tokens up to the first that is not the reference's, after which the others say nothing.
+        """
+        known: list[int] = []
+        for likeliest, own in zip(self.likeliest, self.ids, strict=True):
+            known.append(likeliest)
+            if likeliest in stop_ids or len(known) == max_new_tokens:
+                return known, True
+            if likeliest != own:
+                break
+        return known, False
 
 
 @torch.inference_mode()
@@ -113,7 +147,8 @@ def reference_losses(built: Phi3WithProjector, queries: Sequence[Query]) -> list
             prompts, with_reference = _render(group, built)
             prefix = SharedPrefix(built, group, prompts, with_question=True)
             tails = prefix.tails(with_reference)
-            found.update(zip(some, prefix.losses(tails), strict=True))
+            scored = prefix.score(tails)
+            found.update((i, (one.loss, len(one.ids))) for i, one in zip(some, scored, strict=True))
     return [found[i] for i in range(len(queries))]
 
 
@@ -219,28 +254,29 @@ class SharedPrefix:
             )
         return heads, made.past_key_values
 
-    def _after_prefix(self, tails: ModelInputs) -> tuple[ModelInputs, DynamicCache | None]:
-        """The ids and mask of each tail's prefix and of the tail itself, and a copy of the prefix's
-        cache, since the model writes into it; no cache if there is no prefix.
+    def _after_prefix(
+        self, rows: Sequence[int], tails: ModelInputs
+    ) -> tuple[ModelInputs, DynamicCache | None]:
+        """The ids and mask of the prefix and of the tail of each of some queries, and a copy of the
+        prefixes' cache, since the model writes into it; no cache if there is no prefix.
         """
         if self.prefilled is None:
             return tails, None
         heads, read = self.prefilled
+        of = [self.prefix_of[row] for row in rows]
         cache = copy.deepcopy(read)
-        cache.batch_select_indices(torch.tensor(self.prefix_of, device=tails.input_ids.device))
+        cache.batch_select_indices(torch.tensor(of, device=tails.input_ids.device))
         whole = ModelInputs(
-            torch.cat([heads.input_ids[self.prefix_of], tails.input_ids], 1),
-            torch.cat([heads.attention_mask[self.prefix_of], tails.attention_mask], 1),
+            torch.cat([heads.input_ids[of], tails.input_ids], 1),
+            torch.cat([heads.attention_mask[of], tails.attention_mask], 1),
         )
         return whole, cache
 
-    def losses(self, tails: Sequence[Rendered]) -> list[tuple[float, int]]:
-        """For each tail after its prefix: the summed cross-entropy of its supervised tokens, and
-        their number.
-        """
+    def score(self, tails: Sequence[Rendered]) -> list[ScoredReference]:
+        """The supervised tokens of each query's tail, after its prefix."""
         built = self.built
         batch = pad_rows(tails, built.prompt.end_of_text_id).to(built.device)
-        whole, cache = self._after_prefix(batch)
+        whole, cache = self._after_prefix(range(len(tails)), batch)
         assert batch.labels is not None
         labels = batch.labels[:, 1:]
         supervised = labels != IGNORE_INDEX
@@ -251,17 +287,29 @@ class SharedPrefix:
                 position_ids=whole.position_ids[:, -batch.input_ids.shape[1] :],
                 past_key_values=cache,
             ).logits.float()
-        losses = torch.zeros(labels.shape, device=logits.device)
-        losses[supervised] = nn.functional.cross_entropy(
-            logits, labels[supervised], reduction="none"
+        counts = supervised.sum(1).tolist()
+        found = zip(
+            nn.functional.cross_entropy(logits, labels[supervised], reduction="none").split(counts),
+            labels[supervised].split(counts),
+            logits.argmax(1).split(counts),
+            strict=True,
         )
-        return list(zip(losses.sum(1).tolist(), supervised.sum(1).tolist(), strict=True))
+        return [
+            ScoredReference(float(losses.sum()), tuple(ids.tolist()), tuple(best.tolist()))
+            for losses, ids, best in found
+        ]
 
-    def generate(self, tails: Sequence[list[int]], max_new_tokens: int) -> list[list[int]]:
-        """Greedy continuation of each tail after its prefix, as ids without the stop token."""
+    def generate(
+        self, rows: Sequence[int], tails: Sequence[list[int]], max_new_tokens: int
+    ) -> list[list[int]]:
+        """Greedy continuation of some queries' tails after their prefixes, as ids without the stop
+        token.
+        """
+        if not rows:
+            return []
         built = self.built
         whole, cache = self._after_prefix(
-            pad_prompts(tails, built.prompt.end_of_text_id).to(built.device)
+            rows, pad_prompts(tails, built.prompt.end_of_text_id).to(built.device)
         )
         with contiguous_head(built.model):
             made = built.model.generate(

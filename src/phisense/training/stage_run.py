@@ -59,6 +59,7 @@ def train_stage(
     if run.processes.is_main:
         log.truncate_after(resumed_step)
     preemption = PreemptionCallback(run.processes)
+    tell = run.on_event if run.processes.is_main else ignore
     evaluation = EvalCallback(
         built,
         run.store,
@@ -67,14 +68,14 @@ def train_stage(
         log,
         stage=plan.name,
         training=run.answers,
-        on_event=run.on_event if run.processes.is_main else ignore,
+        on_event=tell,
     )
     trainer = StageTrainer(
         model=model,
         args=plan.args,
         train_dataset=samples,
         data_collator=collate,
-        callbacks=[Reporter(log), evaluation, preemption, HeapCallback()],
+        callbacks=[Reporter(log), evaluation, preemption, HeapCallback(tell)],
         stage=plan.stage,
         objective=collate.objective,
         about=plan.about,
