@@ -16,7 +16,7 @@ from .caveats import Caveat, counted
 from .matching import Row, canonical_id, has_ids, match_rows
 from .results import ScoreReport
 from .scores import score_predictions
-from .task import Task
+from .task import Task, left_out_caveats
 from .tasks import TASKS
 
 
@@ -122,7 +122,7 @@ def score_file(
         scores.questions,
         scores.units,
         given.missing,
-        (*given.caveats, *scores.caveats),
+        (*left_out_caveats(which, sources), *given.caveats, *scores.caveats),
         seed,
         scores.real.metrics,
         scores.real.kinds,

@@ -23,7 +23,7 @@ import numpy as np
 
 from ..bootstrap import Array as Array  # re-exported for the benchmarks
 from ..conversations import Question
-from .caveats import Caveat
+from .caveats import Caveat, counted
 from .final_answer import final_answers
 from .scored_answer import ScoredAnswer as ScoredAnswer  # re-exported for the benchmarks
 
@@ -55,9 +55,20 @@ class Task:
     """ids of questions that the files contain but the task does not ask: answers to them are
     ignored and counted
     """
+    left_out: str = ""
+    """what the `ignored_ids` are, printed after their number as a caveat of every result; empty if
+    the benchmark itself does not ask them
+    """
     max_new_tokens: int = 16
     losses: bool = False
     """whether the loss of the first reference is meaningful"""
+
+
+def left_out_caveats(task: Task, sources: Sequence[str]) -> tuple[Caveat, ...]:
+    """A caveat about the questions of the files that are not asked here, but elsewhere."""
+    if not task.left_out:
+        return ()
+    return tuple(counted("left-out", task.left_out, len(task.ignored_ids(sources))))
 
 
 def score_answer(task: Task, question: Question, answer: str) -> ScoredAnswer:
