@@ -226,6 +226,36 @@ def test_hallusionbench(tmp_path: Path) -> None:
     }
 
 
+@pytest.mark.parametrize(
+    ("name", "column", "headline"),
+    [("ocrbench", "predict", "accuracy"), ("hallusionbench", "model_prediction", "a_acc")],
+)
+@pytest.mark.parametrize("sampled", [False, True], ids=["official", "lmms-eval"])
+def test_results_that_number_their_rows_by_several_fields(
+    name: str, column: str, headline: str, sampled: bool, verb: Any, tmp_path: Path
+) -> None:
+    """The benchmark's own results are its file with a column more, lmms-eval's hold a row of it."""
+    [source] = getattr(samples_more, name)(tmp_path)
+    asked = {q.id: q for q in load(name, source)}
+    rows = []
+    for row in json.loads(Path(source).read_text()):
+        number = named(name, row)
+        said = asked[number].answers[0] if number in asked else "Yes"
+        said = said if rows else "unsaid"  # the first is wrong
+        rows.append({"doc": row, "filtered_resps": [said]} if sampled else {**row, column: said})
+    answers = samples.write(tmp_path / "results.json", rows[::-1])
+    scored = verb("score", name, "--questions", source, "--answers", answers)
+    assert scored["figures"][headline]["value"] == pytest.approx(1 - 1 / len(asked))
+    assert ("not-asked" in {one["code"] for one in scored["caveats"]}) == (len(rows) > len(asked))
+
+
+def named(name: str, row: dict[str, Any]) -> str:
+    number = TASKS[name].row_id(row)
+    assert number is not None
+    assert TASKS[name].row_id({**row, "id": number, "question_id": number}) is None
+    return number
+
+
 def test_amber(tmp_path: Path) -> None:
     assert facts("amber", tmp_path) == [
         ("1005", "AMBER_1.jpg", ("yes",), "state"),

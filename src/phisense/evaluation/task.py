@@ -14,10 +14,11 @@ way: by bootstrap resampling of the units.
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterable, Sequence
+from collections.abc import Callable, Iterable, Mapping, Sequence
 from dataclasses import dataclass, replace
 from hashlib import sha256
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 
@@ -54,6 +55,10 @@ class Task:
     ignored_ids: Callable[[Sequence[str]], set[str]] = lambda sources: set()
     """ids of questions that the files contain but the task does not ask: answers to them are
     ignored and counted
+    """
+    row_id: Callable[[Mapping[str, Any]], str | None] = lambda row: None
+    """the id of the question that a row of answers names by several of the benchmark's fields, or
+    None if it does not
     """
     left_out: str = ""
     """what the `ignored_ids` are, printed after their number as a caveat of every result; empty if

@@ -17,8 +17,9 @@ anywhere for yes and any other for no, gives other figures, these stand beside a
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 
@@ -32,6 +33,7 @@ from ..yes_no import parse_yes_no
 
 HUB = HubDefaults("image")
 _PICTURE = ("image", "filename")
+_PARTS = ("category", "subcategory", "set_id", "figure_id", "question_id")
 _METRICS = ("a_acc", "f_acc", "q_acc")
 
 
@@ -60,8 +62,13 @@ def _rows(sources: Sequence[str]) -> Iterator[tuple[str, str, Row]]:
 
 
 def question_name(row: Row, of: str) -> str:
-    parts = ("category", "subcategory", "set_id", "figure_id", "question_id")
-    return "/".join(text_of(row, part, of=of) for part in parts)
+    return "/".join(text_of(row, part, of=of) for part in _PARTS)
+
+
+def row_id(row: Mapping[str, Any]) -> str | None:
+    """The id of a row of the official file, to which HallusionBench's own results add a column."""
+    parts = [str(row.get(part, "")) for part in _PARTS]
+    return "/".join(parts) if all(parts) and "/" not in parts[-1] else None
 
 
 def _question(row: Row, number: str, image: str, source: str) -> Question:
@@ -143,6 +150,7 @@ TASK = Task(
     prompt=lambda question: question.text,
     caveats=caveats,
     ignored_ids=ignored_ids,
+    row_id=row_id,
     left_out="questions have no picture, and were not asked",
     max_new_tokens=128,
 )

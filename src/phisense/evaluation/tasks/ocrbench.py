@@ -12,8 +12,9 @@ to spaces. So "not red" is correct where "red" is.
 from __future__ import annotations
 
 from collections import Counter
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 
@@ -66,12 +67,15 @@ def load(sources: Sequence[str], pictures: Path | None) -> list[Question]:
 
 
 def _number(row: Row, source: str, otherwise: str) -> str:
-    if row.get("id") is None:
-        return otherwise
-    number = text_of(row, "id", of=source)
-    if row.get("dataset_name") is None:
-        return number
-    return f"{text_of(row, 'dataset_name', of=source)}/{number}"
+    return otherwise if row.get("id") is None else row_id(row) or text_of(row, "id", of=source)
+
+
+def row_id(row: Mapping[str, Any]) -> str | None:
+    """The id of a row of the official file, to which OCRBench's own results add a column."""
+    within, number = row.get("dataset_name"), row.get("id")
+    if not isinstance(within, str) or not isinstance(number, int | str) or "/" in str(number):
+        return None
+    return f"{within}/{number}"
 
 
 def _question(row: Row, number: str, image: str | None, source: str) -> Question:
@@ -126,5 +130,6 @@ TASK = Task(
     aggregate,
     metrics,
     prompt=lambda question: question.text,
+    row_id=row_id,
     max_new_tokens=128,
 )
