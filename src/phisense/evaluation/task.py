@@ -56,6 +56,10 @@ class Task:
     """ids of questions that the files contain but the task does not ask: answers to them are
     ignored and counted
     """
+    reads: Callable[[Question, str], bool] = lambda question, answer: True
+    """whether an answer is read; False where the rule draws one in its place, which would hide that
+    the answer is out of form
+    """
     row_id: Callable[[Mapping[str, Any]], str | None] = lambda row: None
     """the id of the question that a row of answers names by several of the benchmark's fields, or
     None if it does not

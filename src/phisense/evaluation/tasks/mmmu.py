@@ -162,6 +162,11 @@ def score(question: Question, answer: str) -> float:
     return float(named == question.answers[0])
 
 
+def reads(question: Question, answer: str) -> bool:
+    """Whether nothing has to be drawn."""
+    return not question.choices or parse_choice(answer, question.choices) is not None
+
+
 def aggregate(marked: Sequence[ScoredAnswer]) -> Array:
     """Columns: credit and number of all questions; the same of each of `DISCIPLINES`."""
     rows = np.zeros((len(marked), 2 + 2 * len(DISCIPLINES)))
@@ -183,11 +188,7 @@ def metrics(sums: Array) -> dict[str, Array]:
 
 
 def caveats(marked: Sequence[ScoredAnswer]) -> Iterator[Caveat]:
-    drawn = sum(
-        bool(one.answer.strip() and one.question.choices)
-        and parse_choice(one.answer, one.question.choices) is None
-        for one in marked
-    )
+    drawn = sum(bool(one.answer.strip()) and not reads(one.question, one.answer) for one in marked)
     told = "answers name no option: one was drawn for them, as MMMU does, but always the same one"
     yield from counted("drawn", told, drawn)
 
@@ -201,6 +202,7 @@ TASK = Task(
     metrics,
     prompt=prompt,
     caveats=caveats,
+    reads=reads,
     ignored_ids=ignored_ids,
     left_out="questions show several pictures, and were not asked",
     max_new_tokens=128,
