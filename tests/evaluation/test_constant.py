@@ -77,6 +77,13 @@ def mme(i: int) -> Question:
     return Question(f"{number}#{i % 2}", f"{i // 2}.png", asks, (answer,), "color", (), number)
 
 
+def figures(i: int) -> Question:
+    answer = "yes" if (colour(i // 2) == "red") == (i % 2 == 0) else "no"
+    asks = ("Is it red?", "Is it blue or green?")[i % 2]
+    name = f"VD/map/{i // 2}"
+    return Question(f"{name}/0/{i % 2}", f"{i // 2}.png", asks, (answer,), "map", (), name)
+
+
 def captions(i: int) -> Question:
     others = ("dog runs", "child plays", "boat floats")
     text = f"A {colour(i)} {others[i % 3]} near the old house number {i} today."
@@ -102,6 +109,15 @@ CASES = [
     Case("mmbench", lettered),
     Case("mme", mme, "I cannot tell."),
     Case("captions", captions),
+    Case("docvqa", vqav2),
+    Case("chartqa", gqa),
+    Case("ocrbench", gqa),
+    Case("mmstar", lettered),
+    Case("ai2d", lettered),
+    Case("realworldqa", lettered),
+    Case("mmmu", lettered),
+    Case("hallusionbench", figures, "I cannot tell."),
+    Case("amber", pope, "I cannot tell."),
 ]
 NAMED = [f"{case.task}-{case.ask.__name__}" for case in CASES]
 

@@ -18,7 +18,7 @@ import pytest
 
 from phisense.conversations import Question
 from phisense.errors import DataError
-from phisense.evaluation.answer_metrics import is_final_answer_correct
+from phisense.evaluation.answer_metrics import OPTION_LETTERS, is_final_answer_correct
 from phisense.evaluation.caveats import of_thoughts
 from phisense.evaluation.predictions_io import read_answers
 from phisense.evaluation.scores import score_predictions
@@ -26,7 +26,7 @@ from phisense.evaluation.task import score_answer
 from phisense.evaluation.tasks import TASKS
 
 from ..conftest import ROOT
-from . import samples
+from . import samples, samples_more
 from .test_tasks import figures, load
 
 Scored = dict[str, Any]
@@ -165,15 +165,26 @@ MADE: dict[str, Callable[[Path], list[str]]] = {
     "mme": lambda folder: samples.mme(folder / "MME"),
     "captions": captions_of_three,
     "own": own_questions,
+    "docvqa": samples_more.docvqa,
+    "chartqa": samples_more.chartqa,
+    "ocrbench": samples_more.ocrbench,
+    "mmstar": samples_more.mmstar,
+    "ai2d": samples_more.ai2d,
+    "realworldqa": samples_more.realworldqa,
+    "mmmu": samples_more.mmmu,
+    "hallusionbench": samples_more.hallusionbench,
+    "amber": samples_more.amber,
 }
-#: What is wrong everywhere but reads like an answer, so that the figure is not gold's.
-WRONG = {"pope": {"yes": "No", "no": "Yes"}, "mme": {"yes": "No", "no": "Yes"}}
+#: Tasks whose answers are yes or no, and letters. What is wrong reads like an answer, so that the
+#: figure is not gold's.
+POLAR = ("pope", "mme", "hallusionbench", "amber")
+LETTERED = ("mmbench", "scienceqa", "mmstar", "ai2d", "realworldqa", "mmmu")
 
 
 def wrong(task: str, gold: str) -> str:
-    if task in WRONG:
-        return WRONG[task][gold]
-    if task in ("mmbench", "scienceqa"):
+    if task in POLAR:
+        return {"yes": "No", "no": "Yes"}[gold]
+    if task in LETTERED and gold in OPTION_LETTERS:
         return "B" if gold == "A" else "A"
     return "a purple submarine"
 

@@ -37,8 +37,13 @@ TASK = Task(
     lambda question, answer: float(len(answer) == int(question.answers[0])),
     aggregate_scores,
     lambda sums: {"share": mean(sums[..., 0], sums[..., 1])},
+    ignored_ids=lambda sources: {"5", "6"},
+    left_out="questions ask for too many letters",
 )
 '''
+
+
+LEFT_OUT = {"code": "left-out", "what": "questions ask for too many letters", "count": 2}
 
 
 @pytest.fixture
@@ -61,6 +66,7 @@ def test_a_toy_task_scores_answers(verb: Any, questions: str, tmp_path: Path) ->
     found = verb("score", "letters", "--questions", questions, "--answers", answers)
     assert found["headline"] == "share"
     assert found["figures"]["share"]["value"] == 0.75
+    assert found["caveats"] == [LEFT_OUT]
 
 
 @pytest.mark.slow
@@ -79,6 +85,7 @@ def test_a_toy_task_is_evaluated(verb: Any, questions: str, tmp_path: Path) -> N
         device="cpu",
     )
     assert (report.task, report.headline, report.questions) == ("letters", "share", 4)
+    assert [one.to_dict() for one in report.caveats] == [LEFT_OUT]
     assert json.loads((tmp_path / "report" / "scores.json").read_text()) == report.to_dict()
 
 

@@ -16,6 +16,7 @@ from phisense.evaluation.tasks import TASKS
 from phisense.vision.image_io import open_image
 
 from . import samples
+from .samples_more import HUB_MORE
 
 
 def load(name: str, *sources: str, pictures: Path | None = None) -> list[Question]:
@@ -380,7 +381,10 @@ HUB: dict[str, tuple[list[dict[str, Any]], list[str]]] = {
         ],
         ["A cat."],
     ),
+    **HUB_MORE,
 }
+#: Columns of pictures that are not called "image".
+PICTURE_COLUMNS = {"mmmu": "image_1"}
 
 
 @pytest.mark.parametrize("name", HUB)
@@ -389,7 +393,8 @@ def test_rows_of_the_hub(name: str, tmp_path: Path) -> None:
     from pyarrow import parquet
 
     rows, answers = HUB[name]
-    with_pictures = [{**row, "image": {"bytes": samples.png(20), "path": None}} for row in rows]
+    column = PICTURE_COLUMNS.get(name, "image")
+    with_pictures = [{**row, column: {"bytes": samples.png(20), "path": None}} for row in rows]
     parquet.write_table(pa.Table.from_pylist(with_pictures), tmp_path / "test-00000.parquet")
     questions = load(name, str(tmp_path / "test-00000.parquet"), pictures=tmp_path / "pictures")
     [picture] = (tmp_path / "pictures").iterdir()

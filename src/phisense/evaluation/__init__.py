@@ -7,6 +7,8 @@ benchmark_io.py       reads the official benchmark files
 benchmark_images.py   unpacks the images inside them
 predictions_io.py     reads answers written by other programs
 answer_metrics.py     decides whether an answer is correct
+document_metrics.py   ANLS and relaxed accuracy
+ranked_letters.py     option letters, and mmmu_answers.py answers, as other programs read them
 english.py            what the rules know of English
 languages.py          what they do with other languages
 lmms.py               the configuration for lmms-eval

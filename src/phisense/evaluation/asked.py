@@ -126,8 +126,10 @@ class AskedQuestions:
             asked = replace(question, answers=(reference,))
             return score_answer(self.task, asked, said).score > 0
 
-        credit = score_answer(self.task, question, answer).score
-        return self.constants.out_of_form(row, answer, accepts, credit)
+        marked = score_answer(self.task, question, answer)
+        if not self.task.reads(marked.question, marked.answer):
+            return bool(self.constants.candidates[row])
+        return self.constants.out_of_form(row, answer, accepts, marked.score)
 
     def scores(self, said: Answers) -> EvaluationReport:
         """The metrics of the answers and of the constant, with the mean loss of the references."""

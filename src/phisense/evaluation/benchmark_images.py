@@ -93,12 +93,16 @@ def _decoded(text: str, of: str) -> bytes:
 
 
 def picture_name(
-    row: Row, pictures: ImageUnpacker, of: str, otherwise: str | None = None
+    row: Row,
+    pictures: ImageUnpacker,
+    of: str,
+    otherwise: str | None = None,
+    names: Sequence[str] = ("image",),
 ) -> str | None:
-    """The image of a row: its name, or the name that `pictures` gives embedded bytes; `otherwise`
-    if it has none.
+    """The image of a row, which is the first of the fields `names` that it has: its name, or the
+    name that `pictures` gives embedded bytes; `otherwise` if it has none.
     """
-    image = row.get("image")
+    image = next((row[name] for name in names if row.get(name) is not None), None)
     if image is None:
         return otherwise
     return image if isinstance(image, str) else pictures.name(image, of)

@@ -19,6 +19,8 @@ answer-column    which of several columns holds the answers
 gold-column      the user named a column of answers that holds the references
 by-text          answers matched by the text of their question, because rows have no number
 not-asked        answers to questions of the same files that the task does not ask
+left-out         questions of the files that the benchmark has, but that cannot be asked here
+drawn            answers that name no option, for which MMMU's rule draws one
 """
 
 from __future__ import annotations

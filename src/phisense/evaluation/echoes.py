@@ -47,6 +47,7 @@ _WANTS_A_PICTURE = re.compile(
     r"\b(?:upload|attach|share|resend|provide|send)\b[^.]*"
     r"\b(?:images?|pictures?|photos?|details|context|url|link|file)\b"
 )
+_LISTED = re.compile(rf"\b(?:options|choices)\s*:?\s*(?={_ASKED})")  # some questions have none
 _NO_HINT = re.compile(r"\b(?:context|hint)\s*:?\s*(?:n/a\b|none\b|null\b)?")
 
 
@@ -143,7 +144,7 @@ def _around(question: Question, text: str) -> str | None:
                 break
     if not found:
         return None
-    plain = _without_options(question, plain)
+    plain = _LISTED.sub("", _without_options(question, plain))
     return re.sub(rf"[{_ASKED}\s]*{_ASKED}\s*", _ASKED, _NO_HINT.sub("", plain)).strip(" ")
 
 

@@ -16,7 +16,7 @@ from .caveats import Caveat, counted
 from .matching import Row, canonical_id, has_ids, match_rows
 from .results import ScoreReport
 from .scores import score_predictions
-from .task import Task
+from .task import Task, left_out_caveats
 from .tasks import TASKS
 
 
@@ -48,7 +48,12 @@ def read_answers(
     no question has and that is not among `ignored_ids`, two answers to one question, and missing
     answers unless `allow_missing`.
     """
-    rows = _unwrap_object(list(_read(path)), {question.id for question in questions})
+    rows = [
+        (number, _identified(row, task))
+        for number, row in _unwrap_object(
+            list(_read(path)), {question.id for question in questions}
+        )
+    ]
     caveats: list[Caveat] = []
     matching = match_rows(path, rows, questions)
     if matching.unknown:
@@ -122,7 +127,7 @@ def score_file(
         scores.questions,
         scores.units,
         given.missing,
-        (*given.caveats, *scores.caveats),
+        (*left_out_caveats(which, sources), *given.caveats, *scores.caveats),
         seed,
         scores.real.metrics,
         scores.real.kinds,
@@ -163,6 +168,17 @@ def _unwrap_object(rows: list[tuple[int, Row]], ids: set[str]) -> list[tuple[int
             for at, (key, value) in enumerate(row.items(), 1)
         ]
     return rows
+
+
+def _identified(row: Row, task: Task) -> Row:
+    """The row with the id of the question that it, or lmms-eval's "doc" in it, names by several of
+    the benchmark's fields.
+    """
+    doc = row.get("doc")
+    for fields in (row, doc) if isinstance(doc, dict) else (row,):
+        if (number := task.row_id(fields)) is not None:
+            return {**row, "question_id": number}
+    return row
 
 
 def _reject_unknown(path: Path, unknown: Sequence[str], n: int) -> None:

@@ -33,7 +33,11 @@ _LLAVA_PHI = (
     " (arXiv:2401.15947)"
 )
 _PHI = "model card of microsoft/Phi-3.5-vision-instruct, Benchmarks"
+_OCRBENCH = "Liu et al., OCRBench (arXiv:2305.07895), its leaderboard's TextRecognition.csv"
 _MEAN_F1 = "F1, averaged over random, popular and adversarial"
+_ALL_IMAGES = "with the questions of several images, which are not asked here"
+_JUDGED = "how it was judged is not said; the benchmark asks GPT-4"
+_NOT_SAID = "how it was asked and read is not said"
 _TEST_DEV = "test-dev, whose answers are not public; trained on VQAv2's training split"
 
 PUBLISHED_RESULTS: dict[str, dict[str, PublishedResult]] = {
@@ -45,6 +49,11 @@ PUBLISHED_RESULTS: dict[str, dict[str, PublishedResult]] = {
         "pope": PublishedResult("f1", 0.859, _LLAVA, _MEAN_F1),
         "mme": PublishedResult("perception", 1510.7, _LLAVA),
         "mmbench": PublishedResult("accuracy", 0.643, _LLAVA, "scored by MMBench's server"),
+        "mmmu": PublishedResult("accuracy", 0.353, _XTUNER, _ALL_IMAGES),
+        "mmstar": PublishedResult("accuracy", 0.303, _XTUNER),
+        "ai2d": PublishedResult("accuracy", 0.548, _XTUNER, _NOT_SAID),
+        "hallusionbench": PublishedResult("a_acc", 0.449, _XTUNER, _JUDGED),
+        "ocrbench": PublishedResult("text_recognition", 0.533, _OCRBENCH, "160 of 300"),
     },
     "LLaVA-Phi-3-mini (xtuner)": {
         "gqa": PublishedResult("accuracy", 0.615, _XTUNER),
@@ -59,6 +68,10 @@ PUBLISHED_RESULTS: dict[str, dict[str, PublishedResult]] = {
         "mmbench": PublishedResult(
             "accuracy", 0.692, _XTUNER, "the test split, scored by MMBench's server"
         ),
+        "mmmu": PublishedResult("accuracy", 0.414, _XTUNER, _ALL_IMAGES),
+        "mmstar": PublishedResult("accuracy", 0.437, _XTUNER),
+        "ai2d": PublishedResult("accuracy", 0.693, _XTUNER, _NOT_SAID),
+        "hallusionbench": PublishedResult("a_acc", 0.498, _XTUNER, _JUDGED),
     },
     "LLaVA-Phi": {
         "vqav2": PublishedResult(
@@ -77,5 +90,8 @@ PUBLISHED_RESULTS: dict[str, dict[str, PublishedResult]] = {
             "accuracy", 0.861, _PHI, "the card does not say whether accuracy or F1"
         ),
         "mmbench": PublishedResult("accuracy", 0.819, _PHI, "dev-en; whether circular is not said"),
+        "mmmu": PublishedResult("accuracy", 0.430, _PHI, _ALL_IMAGES),
+        "ai2d": PublishedResult("accuracy", 0.781, _PHI, _NOT_SAID),
+        "chartqa": PublishedResult("relaxed_accuracy", 0.818, _PHI, _NOT_SAID),
     },
 }

@@ -16,6 +16,7 @@ from ..conversations.common_answers import AnswerTable
 from ..errors import DataError, UsageError
 from ..pipeline.progress import Notice, OnEvent, Progress, ignore
 from .asked import AskedQuestions
+from .caveats import Caveat
 from .journal import Journal
 from .measurement import Measurement
 from .model_facts import ModelFacts, read_model_facts
@@ -45,6 +46,7 @@ def evaluate(
     model: Path | None = None,
     training: AnswerTable | None = None,
     about: Mapping[str, object] | None = None,
+    left_out: Sequence[Caveat] = (),
     on_event: OnEvent = ignore,
 ) -> EvaluationReport:
     """Evaluate and write the report folder `out`; returns its scores.
@@ -52,8 +54,8 @@ def evaluate(
     Answers are stored in a journal beside `out` until the report is complete: an interrupted
     evaluation that is called again with the same arguments resumes. `model` is the folder of the
     evaluated model, `training` its training data's commonest answers if they are known, `about`
-    further facts about the model and the data to record. Progress counts the questions under each
-    condition.
+    further facts about the model and the data to record, `left_out` caveats about questions that
+    are not among these. Progress counts the questions under each condition.
 
     Raises UsageError for an unknown condition, DataError for missing questions or images.
     """
@@ -75,7 +77,13 @@ def evaluate(
         said = _answers(asked, predictor, journal, on_event)
         seconds = round(time.monotonic() - began, 1)
         how = {**record, **_arithmetic(predictor), "seconds": seconds, "answers_kept": found}
-        scores = replace(asked.scores(said), about=Measurement(how), folder=Path(out))
+        scores = asked.scores(said)
+        scores = replace(
+            scores,
+            about=Measurement(how),
+            folder=Path(out),
+            caveats=(*left_out, *scores.caveats),
+        )
         predictions = asked.predictions(said)
         seen = _attention(predictor, predictions, images, on_event)
         with artifacts.staged_artifact(

@@ -14,16 +14,17 @@ way: by bootstrap resampling of the units.
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterable, Sequence
+from collections.abc import Callable, Iterable, Mapping, Sequence
 from dataclasses import dataclass, replace
 from hashlib import sha256
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 
 from ..bootstrap import Array as Array  # re-exported for the benchmarks
 from ..conversations import Question
-from .caveats import Caveat
+from .caveats import Caveat, counted
 from .final_answer import final_answers
 from .scored_answer import ScoredAnswer as ScoredAnswer  # re-exported for the benchmarks
 
@@ -55,9 +56,28 @@ class Task:
     """ids of questions that the files contain but the task does not ask: answers to them are
     ignored and counted
     """
+    reads: Callable[[Question, str], bool] = lambda question, answer: True
+    """whether an answer is read; False where the rule draws one in its place, which would hide that
+    the answer is out of form
+    """
+    row_id: Callable[[Mapping[str, Any]], str | None] = lambda row: None
+    """the id of the question that a row of answers names by several of the benchmark's fields, or
+    None if it does not
+    """
+    left_out: str = ""
+    """what the `ignored_ids` are, printed after their number as a caveat of every result; empty if
+    the benchmark itself does not ask them
+    """
     max_new_tokens: int = 16
     losses: bool = False
     """whether the loss of the first reference is meaningful"""
+
+
+def left_out_caveats(task: Task, sources: Sequence[str]) -> tuple[Caveat, ...]:
+    """A caveat about the questions of the files that are not asked here, but elsewhere."""
+    if not task.left_out:
+        return ()
+    return tuple(counted("left-out", task.left_out, len(task.ignored_ids(sources))))
 
 
 def score_answer(task: Task, question: Question, answer: str) -> ScoredAnswer:

@@ -252,7 +252,8 @@ def parse_yes_no_pope(answer: str) -> str:
 
 def yes_no_metrics(sums: Array) -> dict[str, Array]:
     """POPE's metrics, with "yes" as the positive class, from columns `(..., 5)`: true positives,
-    predicted yes, reference yes, correct, number.
+    predicted yes, reference yes, correct, number. From columns whose positive class is "no" they
+    are those of "no".
     """
     hits, said, true, equal, number = (sums[..., i] for i in range(5))
     precision, recall = ratio(hits, said), ratio(hits, true)
@@ -265,12 +266,12 @@ def yes_no_metrics(sums: Array) -> dict[str, Array]:
     }
 
 
-def yes_no_counts(said: str, true: str) -> tuple[float, ...]:
+def yes_no_counts(said: str, true: str, positive: str = "yes") -> tuple[float, ...]:
     """The columns of `yes_no_metrics` for one answer."""
     return (
-        float(said == true == "yes"),
-        float(said == "yes"),
-        float(true == "yes"),
+        float(said == true == positive),
+        float(said == positive),
+        float(true == positive),
         float(said == true),
         1.0,
     )

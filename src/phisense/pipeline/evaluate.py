@@ -85,7 +85,7 @@ def evaluate(
     """
     from ..evaluation.run import check_conditions
     from ..evaluation.run import evaluate as run_evaluation
-    from ..evaluation.task import limit_questions
+    from ..evaluation.task import left_out_caveats, limit_questions
     from ..evaluation.tasks import TASKS, image_cache_folder
 
     sources = [str(one) for one in _listed(data)]
@@ -129,6 +129,7 @@ def evaluate(
         model=evaluated.folder,
         training=evaluated.training_answers(),
         about={"model": evaluated.name, "limit": limit, "data": _files(sources)},
+        left_out=left_out_caveats(chosen_task, sources),
         on_event=on_event,
     )
 

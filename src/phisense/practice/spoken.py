@@ -6,9 +6,11 @@ from __future__ import annotations
 
 import json
 import re
-from collections.abc import Iterable, Sequence
+from collections.abc import Iterable
 from dataclasses import dataclass
 from pathlib import Path
+
+from ..evaluation.document_metrics import edit_distance
 
 RECORDINGS_FOLDER = Path(__file__).parent / "parts" / "spoken"
 
@@ -50,20 +52,7 @@ def word_error_rate(pairs: Iterable[tuple[str, str]]) -> float:
     for spoken, transcript in pairs:
         wanted, got = normalize_transcript(spoken).split(), normalize_transcript(transcript).split()
         words += len(wanted)
-        errors += _edit_distance(wanted, got)
+        errors += edit_distance(wanted, got)
     if words == 0:
         raise ValueError("no spoken words to compare with")
     return errors / words
-
-
-def _edit_distance(wanted: Sequence[str], got: Sequence[str]) -> int:
-    """Levenshtein distance, row by row."""
-    row = list(range(len(got) + 1))
-    for i, word in enumerate(wanted, 1):
-        above_left, row[0] = row[0], i
-        for j, other in enumerate(got, 1):
-            above_left, row[j] = (
-                row[j],
-                min(row[j] + 1, row[j - 1] + 1, above_left + (word != other)),
-            )
-    return row[-1]

@@ -32,7 +32,10 @@ if TYPE_CHECKING:
 
 #: Tasks that the hub calls visual question answering: short answers about an image. The others have
 #: free text or choices.
-_VQA = ("vqav2", "gqa", "textvqa", "textvqa-ocr", "pope")
+_VQA = (
+    *("vqav2", "gqa", "textvqa", "textvqa-ocr", "pope"),
+    *("docvqa", "chartqa", "ocrbench", "hallusionbench", "amber"),
+)
 
 
 @dataclass(frozen=True, slots=True)

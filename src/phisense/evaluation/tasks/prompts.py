@@ -1,5 +1,5 @@
 """Prompts of LLaVA-1.5's published evaluations (github.com/haotian-liu/LLaVA,
-docs/Evaluation.md).
+docs/Evaluation.md), and for benchmarks that are not among these, of lmms-eval.
 """
 
 from __future__ import annotations
@@ -8,6 +8,7 @@ from ...conversations import Question
 from ..answer_metrics import OPTION_LETTERS
 
 SHORT_ANSWER = "Answer the question using a single word or phrase."
+SINGLE_WORD = "Answer the question with a single word."
 OPTION_LETTER = "Answer with the option's letter from the given choices directly."
 
 
