@@ -58,6 +58,20 @@ def open_page(
     return browser, new_visitor(browser, url, viewport=viewport, **permissions)
 
 
+def ask(page: Any, question: str) -> str:
+    """A toy's answer, which ends with the question."""
+    page.locator("#question textarea").fill(question)
+    page.keyboard.press("Enter")
+    answer = page.locator("#conversation [data-testid=bot]", has_text=f": {question}").last
+    answer.wait_for()
+    return str(answer.inner_text().strip())
+
+
+def open_settings(page: Any) -> None:
+    page.locator("#settings .label-wrap").click()
+    page.locator("#tokens input").first.wait_for()
+
+
 def shot(page: Any, name: str) -> None:
     if SHOTS:
         page.screenshot(path=str(Path(SHOTS) / f"{name}.png"), full_page=True)

@@ -7,7 +7,7 @@ from typing import Any
 
 import pytest
 
-from .browsing import BROWSER_MARKS, new_visitor, shot, upload, visit
+from .browsing import BROWSER_MARKS, ask, new_visitor, open_settings, shot, upload, visit
 from .conftest import ToyPage
 
 pytestmark = BROWSER_MARKS
@@ -18,20 +18,6 @@ STORED = """async () => [
   ...(await indexedDB.databases()).map((one) => one.name),
   ...(await caches.keys()),
 ]"""
-
-
-def ask(page: Any, question: str) -> str:
-    """The answer, which ends with the question."""
-    page.locator("#question textarea").fill(question)
-    page.keyboard.press("Enter")
-    answer = page.locator("#conversation [data-testid=bot]", has_text=f": {question}").last
-    answer.wait_for()
-    return str(answer.inner_text().strip())
-
-
-def open_settings(page: Any) -> None:
-    page.locator("#settings .label-wrap").click()
-    page.locator("#keep input").wait_for()
 
 
 def keep(page: Any) -> None:
@@ -203,10 +189,11 @@ def test_whatever_lies_in_the_storage_the_page_goes_on(
     assert [url for url in asked if not url.startswith((toy.url, "data:", "blob:"))] == []
 
 
-FULL = """Storage.prototype.setItem = new Proxy(Storage.prototype.setItem, {apply(set, self, [key, value]) {
+FULL = """const set = Storage.prototype.setItem
+Storage.prototype.setItem = function (key, value) {
   if (value.length > 600) throw new DOMException('full', 'QuotaExceededError')
-  return Reflect.apply(set, self, [key, value])
-}})"""
+  set.call(this, key, value)
+}"""
 NONE = """Object.defineProperty(window, 'localStorage', {get() {
   throw new DOMException('denied', 'SecurityError')
 }})"""
@@ -230,8 +217,7 @@ def test_without_a_storage_nothing_is_offered_and_the_page_answers(
     browser: Any, toy: ToyPage
 ) -> None:
     page = new_visitor(browser, toy.url, before=NONE)
-    page.locator("#settings .label-wrap").click()
-    page.locator("#warmth input").first.wait_for()
+    open_settings(page)
     assert not page.locator("#keep").is_visible()
     assert not page.locator("#delete").is_visible()
     assert ask(page, "What is it?")

@@ -152,7 +152,7 @@ def _wire_controls(w: Widgets, steps: EventHandlers) -> None:
 
 
 def _wire_keeping(page: gr.Blocks, w: Widgets, steps: EventHandlers) -> None:
-    """What the browser keeps, without a word to the server; and what it brings back to go on with."""
+    """What the browser keeps, of which the server is not told, and what it brings back."""
     kept = w.keeping
     kept.current.change(None, kept.current, None, js=_SAVE)
     kept.keep.input(None, [kept.keep, kept.current], None, js=_KEEP)

@@ -76,8 +76,8 @@ class Settings:
 
 @dataclass(frozen=True, slots=True)
 class Keeping:
-    """The conversation in the visitor's own browser: whether it is kept, its deletion, what there is
-    to keep (`current`), and what the browser brings back (`returned`). The last two are hidden.
+    """The conversation in the visitor's own browser: whether it is kept, and its deletion. Hidden:
+    what there is to keep (`current`), and what the browser brings back (`returned`).
     """
 
     keep: gr.Checkbox

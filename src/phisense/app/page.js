@@ -136,6 +136,7 @@ window.phisense = (() => {
     ['#picture .image-frame img', 'alt', 'Your picture'],
     ['#looked .image-frame img', 'alt', 'The picture, bright where the last answer looked'],
     ['#looked button:has(> .image-frame)', 'aria-label', 'Where the last answer looked'],
+    ['#conversation textarea', 'aria-label', 'The question, to be changed'],
     ['#conversation [role=log]', 'aria-live', 'off'],  // `answered` tells of complete answers
     ['#settings .label-wrap.open', 'aria-expanded', 'true'],
     ['#settings .label-wrap:not(.open)', 'aria-expanded', 'false'],

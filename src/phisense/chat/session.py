@@ -69,7 +69,7 @@ class ChatSession:
         self.notice = None
 
     def restore(self, turns: Sequence[Turn]) -> None:
-        """Go on from turns that were kept elsewhere, by whoever: special tokens in them are text."""
+        """Go on from turns that were kept elsewhere. Special tokens in them become text."""
         escape = self.engine.escape_special_tokens
         self.turns = [Turn(escape(turn.question), escape(turn.answer)) for turn in turns]
         self.notice = None
