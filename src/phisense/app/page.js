@@ -107,7 +107,8 @@ window.phisense = (() => {
     done()
     const text = reading ? '' : lastAnswer()
     // sentence by sentence: some browsers fall silent in a long text
-    const parts = text.match(/[^.!?\u3002\uff01\uff1f\n]+[.!?\u3002\uff01\uff1f]*/g) ?? []
+    const parts = (text.match(/[^\n]+?(?:[.!?](?=\s|$)|[\u3002\uff01\uff1f]|\n|$)/g) ?? [])
+      .map((part) => part.trim()).filter(Boolean)
     parts.forEach((part, index) => {
       const said = new SpeechSynthesisUtterance(part)
       said.lang = languageOf(text)
