@@ -118,7 +118,8 @@ UNDER_LABELS = """() => [...document.querySelectorAll('[data-testid=block-label]
   })"""
 
 SMALL = """selector => [...document.querySelectorAll(selector)]
-  .filter((one) => one.checkVisibility() && !one.closest('.visually-hidden')).map((one) => [one, one.getBoundingClientRect()])
+  .filter((one) => one.checkVisibility() && !one.closest('.visually-hidden'))
+  .map((one) => [one, one.getBoundingClientRect()])
   .filter(([, box]) => box.width < 44 || box.height < 44)
   .map(([one, box]) => `${one.id || one.innerText}: ${box.width} x ${box.height}`)"""
 
