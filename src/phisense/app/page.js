@@ -142,11 +142,15 @@ window.phisense = (() => {
     ['#settings .label-wrap.open', 'aria-expanded', 'true'],
     ['#settings .label-wrap:not(.open)', 'aria-expanded', 'false'],
     ['#read:not([aria-pressed])', 'aria-pressed', 'false'],
+    // a button that holds another: the inner one closes the notice, which is enough
+    ['.toast-header[role=button]', 'role', null],
+    ['.toast-header[tabindex]', 'tabindex', null],
   ]
   function name() {
     for (const [selector, attribute, value] of NAMES) {
       for (const found of all(selector)) {
-        if (found.getAttribute(attribute) !== value) found.setAttribute(attribute, value)
+        if (value === null) found.removeAttribute(attribute)
+        else if (found.getAttribute(attribute) !== value) found.setAttribute(attribute, value)
       }
     }
   }
