@@ -2,92 +2,16 @@
 
 from __future__ import annotations
 
-import os
-import shutil
 import subprocess
-from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
-
-import pytest
 
 from phisense.conversations import read_questions
 from phisense.practice.spoken import spoken_questions
 
-playwright = pytest.importorskip("playwright.sync_api", reason="playwright is not installed")
-CHROMIUM = (
-    shutil.which("chromium") or shutil.which("chromium-browser") or shutil.which("google-chrome")
-)
-pytestmark = [
-    pytest.mark.browser,
-    pytest.mark.skipif(CHROMIUM is None, reason="no Chromium here: apt install chromium"),
-]
-SHOTS = os.environ.get("PHISENSE_SCREENSHOTS")
-FLAGS = [
-    "--no-sandbox",
-    "--disable-gpu",
-    "--disable-quic",
-    "--no-first-run",
-    "--disable-background-networking",
-    "--disable-component-update",
-    "--disable-sync",
-]
-SLOW = 60_000  # ms
+from .browsing import BROWSER_MARKS, CHROMIUM, open_page, shot, upload, wait_for_answer
 
-
-def open_page(
-    sync: Any, url: str, *, width: int = 1280, flags: tuple[str, ...] = ()
-) -> tuple[Any, Any]:
-    browser = sync.chromium.launch(executable_path=CHROMIUM, args=[*FLAGS, *flags])
-    context = browser.new_context(
-        viewport={"width": width, "height": 900}, permissions=["microphone"] if flags else []
-    )
-    page = context.new_page()
-    page.set_default_timeout(SLOW)
-    page.goto(url)
-    page.locator("#question textarea").wait_for()
-    return browser, page
-
-
-def shot(page: Any, name: str) -> None:
-    if SHOTS:
-        page.screenshot(path=str(Path(SHOTS) / f"{name}.png"), full_page=True)
-
-
-@pytest.fixture
-def sync() -> Iterator[Any]:
-    with playwright.sync_playwright() as started:
-        yield started
-
-
-def answers(page: Any) -> list[str]:
-    return [
-        text.strip()
-        for text in page.locator(
-            "#conversation .bot .message, #conversation .bot.message"
-        ).all_inner_texts()
-    ]
-
-
-def wait_for_answer(page: Any, count: int = 1) -> str:
-    page.wait_for_function(
-        "n => document.querySelectorAll('#conversation [data-testid=bot]').length >= n",
-        arg=count,
-    )
-    last = page.locator("#conversation [data-testid=bot]").nth(count - 1)
-    text = ""
-    for _ in range(100):  # until it has stood still for half a second
-        page.wait_for_timeout(500)
-        if text and last.inner_text().strip() == text:
-            break
-        text = last.inner_text().strip()
-    return text
-
-
-def upload(page: Any, picture: Path) -> None:
-    page.locator("#picture input[type=file]").set_input_files(str(picture))
-    page.locator("#picture img").first.wait_for()
-    page.wait_for_timeout(500)
+pytestmark = BROWSER_MARKS
 
 
 def test_picture_question_second_turn_and_clear(

@@ -11,6 +11,8 @@ from typing import Any
 import gradio as gr
 
 from ..errors import PhisenseError
+from ..units import format_seconds
+from .kept import dump_conversation, parse_conversation
 from .sanitize import public_error_message, unescape_markdown
 from .state import AppState, ChatLine, UserSession
 from .uploads import Uploads
@@ -36,10 +38,11 @@ class EventHandlers:
         tokens: float,
         state: SessionState,
         request: gr.Request,
-    ) -> Iterator[tuple[Messages, str, str, UserSession]]:
+    ) -> Iterator[tuple[Messages, str, str, str, UserSession]]:
         """Stream the conversation. The textbox is cleared once the question is accepted.
 
-        Yields the chat's messages, the textbox's text, the timing and the session.
+        Yields the chat's messages, the textbox's text, the timing, what a browser may keep, and
+        the session.
         """
         me = self._user_session(state, request, warmth, tokens)
         yield from self._stream(
@@ -55,14 +58,14 @@ class EventHandlers:
         tokens: float,
         state: SessionState,
         request: gr.Request,
-    ) -> Iterator[tuple[Messages, Any, str, UserSession]]:
+    ) -> Iterator[tuple[Messages, Any, str, str, UserSession]]:
         """Send the transcript if `at_once` is set; otherwise leave it in its textbox for
         editing.
         """
         me = self._user_session(state, request, warmth, tokens)
         if not text or not at_once:
             # Skip, as an update would overwrite edits that the visitor has begun.
-            yield to_gradio_messages(me.lines), gr.skip(), me.timing, me
+            yield to_gradio_messages(me.lines), gr.skip(), me.timing, self._kept(me), me
             return
         yield from self._stream(
             me, lambda: me.ask(text, self._resolve_upload(path, request, me)), keep=text
@@ -77,10 +80,10 @@ class EventHandlers:
         state: SessionState,
         request: gr.Request,
         event: gr.RetryData,
-    ) -> Iterator[tuple[Messages, str, str, UserSession]]:
+    ) -> Iterator[tuple[Messages, str, str, str, UserSession]]:
         """Regenerate the answer at `event.index`; later turns are dropped.
 
-        Yields the chat's messages, the textbox's text, the timing and the session.
+        Yields as `ask` does.
         """
         me = self._user_session(state, request, warmth, tokens)
         yield from self._stream(
@@ -99,8 +102,8 @@ class EventHandlers:
         state: SessionState,
         request: gr.Request,
         event: gr.EditData,
-    ) -> Iterator[tuple[Messages, str, str, UserSession]]:
-        """Replace the question at `event.index` and answer the new one; yields as `retry` does."""
+    ) -> Iterator[tuple[Messages, str, str, str, UserSession]]:
+        """Replace the question at `event.index` and answer the new one; yields as `ask` does."""
         me = self._user_session(state, request, warmth, tokens)
         new = unescape_markdown(event.value) if isinstance(event.value, str) else ""
         yield from self._stream(
@@ -114,7 +117,7 @@ class EventHandlers:
 
     def undo(
         self, state: SessionState, request: gr.Request, event: gr.UndoData
-    ) -> tuple[Messages, str, UserSession]:
+    ) -> tuple[Messages, str, str, UserSession]:
         """Remove the question at `event.index` and put its text back into the textbox."""
         me = self._user_session(state, request)
         try:
@@ -123,22 +126,36 @@ class EventHandlers:
         except PhisenseError as error:
             gr.Warning(public_error_message(error))
             text = ""
-        return to_gradio_messages(me.lines), text, me
+        return to_gradio_messages(me.lines), text, self._kept(me), me
 
     def set_image(
         self, path: str | None, state: SessionState, request: gr.Request
-    ) -> tuple[Messages, UserSession]:
+    ) -> tuple[Messages, str, UserSession]:
         """Handle an added or removed image: it is encoded while the visitor types."""
         me = self._user_session(state, request)
         try:
             with me.turn():
                 # Already reported: the browser sends a change event twice.
                 if path is not None and Path(path) == me.rejected_image:
-                    return to_gradio_messages(me.lines), me
+                    return to_gradio_messages(me.lines), self._kept(me), me
                 me.set_image(self._resolve_upload(path, request, me))
         except Exception as error:  # noqa: BLE001, the border: every error is shown on the page
             gr.Warning(public_error_message(error))
-        return to_gradio_messages(me.lines), me
+        return to_gradio_messages(me.lines), self._kept(me), me
+
+    def restore(
+        self, kept: str, path: str | None, state: SessionState, request: gr.Request
+    ) -> tuple[Messages, str, UserSession]:
+        """Go on with a conversation that the browser kept, about the picture that it uploaded."""
+        me = self._user_session(state, request)
+        try:
+            conversation = parse_conversation(kept or "", self.app.limits)
+            with me.turn():
+                self._restore_image(path, request, me)
+                me.restore(conversation)
+        except Exception as error:  # noqa: BLE001, the border: every error is shown on the page
+            gr.Warning(public_error_message(error))
+        return to_gradio_messages(me.lines), self._kept(me), me
 
     def transcribe(
         self, path: str | None, language: str | None, request: gr.Request
@@ -150,7 +167,10 @@ class EventHandlers:
             gr.Warning(public_error_message(error))
             return "", ""
         return heard.text, " ".join(
-            [f"Heard {heard.language_description}, {heard.seconds:.1f} s.", *heard.warnings]
+            [
+                f"Heard {heard.language_description}, {format_seconds(heard.seconds)}.",
+                *heard.warnings,
+            ]
         )
 
     def show_attention(self, state: SessionState, request: gr.Request) -> Any:
@@ -172,18 +192,32 @@ class EventHandlers:
         if me is not None:
             me.stop.set()
 
-    def clear(self, state: SessionState, request: gr.Request) -> tuple[Messages, str, UserSession]:
-        """Start a new conversation; returns empty messages, an empty textbox and the session."""
+    def clear(
+        self, state: SessionState, request: gr.Request
+    ) -> tuple[Messages, str, str, UserSession]:
+        """Start a new conversation; returns empty messages, no timing, nothing to keep, and the
+        session.
+        """
         me = self._user_session(state, request)
         try:
             me.clear()
         except PhisenseError as error:
             gr.Warning(public_error_message(error))
-        return to_gradio_messages(me.lines), "", me
+        return to_gradio_messages(me.lines), "", self._kept(me), me
 
     def close_session(self, request: gr.Request) -> None:
         """Close the session of a visitor who left the page."""
         self.app.close_session(request.session_hash)
+
+    def _kept(self, me: UserSession) -> str:
+        return dump_conversation(me.session, self.app.limits)
+
+    def _restore_image(self, path: str | None, request: gr.Request, me: UserSession) -> None:
+        """Set the image of a kept conversation; one that is refused leaves its words."""
+        try:
+            me.set_image(self._resolve_upload(path, request, me))
+        except PhisenseError as error:
+            gr.Warning(public_error_message(error))
 
     def _user_session(
         self,
@@ -223,15 +257,15 @@ class EventHandlers:
         *,
         keep: str,
         then: str = "",
-    ) -> Iterator[tuple[Messages, str, str, UserSession]]:
+    ) -> Iterator[tuple[Messages, str, str, str, UserSession]]:
         """Yield the steps; on an error the textbox keeps `keep`, else it becomes `then`."""
         try:
             with me.turn():
                 for lines in steps():
-                    yield to_gradio_messages(lines), then, me.timing, me
+                    yield to_gradio_messages(lines), then, me.timing, self._kept(me), me
         except Exception as error:  # noqa: BLE001, the border: every error is shown on the page
             gr.Warning(public_error_message(error))
-            yield to_gradio_messages(me.lines), keep, me.timing, me
+            yield to_gradio_messages(me.lines), keep, me.timing, self._kept(me), me
 
 
 def to_gradio_messages(lines: Sequence[ChatLine]) -> Messages:

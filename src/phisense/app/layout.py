@@ -4,6 +4,7 @@ asking, the buttons and the settings on the right.
 
 from __future__ import annotations
 
+import math
 from collections.abc import Sequence
 from dataclasses import dataclass
 
@@ -59,6 +60,7 @@ class Controls:
     """The buttons below the conversation."""
 
     stop: gr.Button
+    read: gr.Button
     clear: gr.Button
     download: gr.Button
     dark: gr.Button
@@ -73,6 +75,18 @@ class Settings:
 
 
 @dataclass(frozen=True, slots=True)
+class Keeping:
+    """The conversation in the visitor's own browser: whether it is kept, and its deletion. Hidden:
+    what there is to keep (`current`), and what the browser brings back (`returned`).
+    """
+
+    keep: gr.Checkbox
+    delete: gr.Button
+    current: gr.Textbox
+    returned: gr.Textbox
+
+
+@dataclass(frozen=True, slots=True)
 class Widgets:
     """All components that events read or change; `visitor` is the session's state."""
 
@@ -83,6 +97,7 @@ class Widgets:
     voice: VoiceTab
     controls: Controls
     settings: Settings
+    keeping: Keeping
 
 
 def lay_out(room: AppState, examples: Sequence[Example]) -> Widgets:
@@ -104,7 +119,7 @@ def lay_out(room: AppState, examples: Sequence[Example]) -> Widgets:
                 _text_tab(room.limits),
                 _voice_tab(room),
                 _controls(),
-                _settings(room.limits),
+                *_settings(room.limits),
             )
 
 
@@ -131,7 +146,7 @@ def _image_column(room: AppState, examples: Sequence[Example]) -> ImageColumn:
         visible=engine.attention_map is not None,
     )
     looked = gr.Image(
-        label="Where the last answer looked",
+        label="Where it looked",
         interactive=False,
         visible=False,
         elem_id="looked",
@@ -148,8 +163,7 @@ def _example_gallery(examples: Sequence[Example]) -> gr.Gallery | None:
         [str(example.image) for example in examples],
         label="Examples",
         columns=3,
-        rows=2,
-        height=220,
+        rows=math.ceil(len(examples) / 3),
         allow_preview=False,
         interactive=False,
         elem_id="examples",
@@ -183,6 +197,7 @@ def _text_tab(limits: Limits) -> TextTab:
     with gr.Tab("Text", id="text"), gr.Row():
         question = gr.Textbox(
             placeholder="Ask something; Enter sends",
+            label="Question",
             show_label=False,
             scale=5,
             max_length=limits.max_question_length,
@@ -225,14 +240,15 @@ def _voice_tab(room: AppState) -> VoiceTab:
 def _controls() -> Controls:
     with gr.Row():
         return Controls(
-            stop=gr.Button("Stop", min_width=80, elem_id="stop"),
-            clear=gr.Button("Clear conversation", min_width=120, elem_id="clear"),
-            download=gr.Button("Download", min_width=100, elem_id="download"),
-            dark=gr.Button("Dark or light", min_width=100, elem_id="dark"),
+            stop=gr.Button("Stop", size="md", min_width=70, elem_id="stop"),
+            read=gr.Button("Read aloud", size="md", min_width=100, elem_id="read"),
+            clear=gr.Button("Clear", size="md", min_width=70, elem_id="clear"),
+            download=gr.Button("Download", size="md", min_width=100, elem_id="download"),
+            dark=gr.Button("Dark or light", size="md", min_width=120, elem_id="dark"),
         )
 
 
-def _settings(limits: Limits) -> Settings:
+def _settings(limits: Limits) -> tuple[Settings, Keeping]:
     with gr.Accordion("Settings", open=False, elem_id="settings"):
         warmth = gr.Slider(
             0,
@@ -250,4 +266,15 @@ def _settings(limits: Limits) -> Settings:
             label="Longest answer, tokens",
             elem_id="tokens",
         )
-    return Settings(warmth, tokens)
+        keep = gr.Checkbox(
+            False,
+            label="Keep the conversation in this browser",
+            info="Words and a small copy of the picture, on this device alone. They come back when"
+            " the page is reloaded. Switched off, they are deleted.",
+            elem_id="keep",
+        )
+        delete = gr.Button("Delete what is kept", size="md", elem_id="delete")
+    # "hidden" keeps them on the page, where a change of them is an event
+    current = gr.Textbox(visible="hidden", label="What a browser may keep", elem_id="current")
+    returned = gr.Textbox(visible="hidden", label="What the browser kept", elem_id="returned")
+    return Settings(warmth, tokens), Keeping(keep, delete, current, returned)

@@ -21,6 +21,7 @@ class Limits:
     max_uploaded_bytes: int = 2 * 2**30  # bytes received per hour, from all visitors
     max_uploaded_bytes_each: int = 2**28  # bytes received per hour, from one address
     max_body_bytes: int = 2**16  # bytes of a request that is not an upload
+    max_kept_bytes: int = 48 * 2**10  # bytes of a conversation that a browser brings back
     max_session_hash_length: int = 64  # characters of a session hash
     # Seconds to receive the headers of a request, and before its body must average
     # `min_bytes_per_second`.

@@ -23,12 +23,18 @@ from ..speech import Transcriber, Transcript
 from ..units import format_seconds
 from ..vision.image_io import open_image, open_image_with_notes
 from ..vision.overlay import overlay
+from .kept import KeptConversation
 from .limits import PICTURE_FORMATS, Limits
 from .sanitize import escape_markdown, sanitize_markdown, unescape_markdown
 from .streaming import BackgroundStream
 
 # Longest side in pixels of an attention overlay: blending takes several hundred bytes per pixel.
 _MAX_OVERLAY_SIDE = 1024
+_BACK = "Kept by this browser; go on where you were."
+_LOST = (
+    "Kept by this browser, but its picture is not here any more. You can read it, and go on in"
+    " words; show the picture to begin anew about it."
+)
 RETRY_TEMPERATURE = 0.7  # minimum temperature of a retry; greedy decoding would repeat the answer
 
 
@@ -222,7 +228,7 @@ class UserSession:
                         "assistant",
                         sanitize_markdown(said.strip())
                         if said
-                        else f"… {time.monotonic() - began:.0f} s",
+                        else f"… {format_seconds(time.monotonic() - began)}",
                     ),
                 ]
             )
@@ -237,9 +243,8 @@ class UserSession:
             last.append(
                 ChatLine(
                     "notice",
-                    f"Cut off after {self.app.limits.max_answer_seconds:.0f} s, the most that"
-                    " one answer may"
-                    " take.",
+                    f"Cut off after {format_seconds(self.app.limits.max_answer_seconds)}, the most"
+                    " that one answer may take.",
                 )
             )
         elif not said.strip():
@@ -292,6 +297,17 @@ class UserSession:
         self.session.truncate_to(turn)
         self._set_lines(self.conversation())
         return text
+
+    def restore(self, kept: KeptConversation) -> list[ChatLine]:
+        """Go on with a conversation that the visitor's browser kept. Raises ChatError if another
+        has begun.
+        """
+        self._wait_for_answer()
+        if self.session.turns:
+            raise ChatError("a conversation has begun already", do="Clear it, and reload the page")
+        self.session.restore(kept.turns)
+        lost = kept.picture and not self.session.has_image
+        return self._set_lines([*self.conversation(), ChatLine("notice", _LOST if lost else _BACK)])
 
     def attention_overlay(self) -> Image:
         """Overlay the attention map of the last answer on the image. Raises ChatError if the engine

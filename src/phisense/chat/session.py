@@ -68,6 +68,12 @@ class ChatSession:
         del self.turns[turns:]
         self.notice = None
 
+    def restore(self, turns: Sequence[Turn]) -> None:
+        """Go on from turns that were kept elsewhere. Special tokens in them become text."""
+        escape = self.engine.escape_special_tokens
+        self.turns = [Turn(escape(turn.question), escape(turn.answer)) for turn in turns]
+        self.notice = None
+
     def ask(
         self, question: str, stop: threading.Event | None = None, temperature: float | None = None
     ) -> Iterator[str]:
