@@ -18,7 +18,13 @@ from PIL import Image
 from transformers import AutoProcessor, LlavaForConditionalGeneration
 
 from phisense import Phi3WithProjector, encode_features, load_recipe
-from phisense.conversations import IMAGE, Conversation, Message, read_conversations
+from phisense.conversations import (
+    IMAGE,
+    Conversation,
+    Message,
+    read_conversations,
+    read_questions,
+)
 from phisense.conversations.check import check
 from phisense.errors import ConversationError
 from phisense.model.arithmetic import choose_arithmetic
@@ -305,6 +311,16 @@ def test_check_takes_them_and_refuses_a_wrong_number(root: Path, tmp_path: Path)
             assert f"{marks} {IMAGE} for {len(row['images'])} pictures" in defect.what
         with pytest.raises(ConversationError, match=f"{IMAGE} for"):
             read_conversations(path)
+
+
+def test_questions_about_several_pictures_are_refused_by_name(root: Path) -> None:
+    several = next(i for i, one in enumerate(conversations(root), 1) if len(one.images) > 1)
+    count = len(conversations(root)[several - 1].images)
+    with pytest.raises(
+        ConversationError,
+        match=f"row {several} has several pictures; got {count}; wanted at most one",
+    ):
+        read_questions(root / "rows.json")
 
 
 def test_show_tells_one_picture_from_the_next(root: Path, recipe: Recipe) -> None:
