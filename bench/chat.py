@@ -281,7 +281,7 @@ def ours_decode(engine: LlamaEngine, before: int, tokens: int) -> float:
     session = ChatSession(engine)
     session.set_image(Image.effect_noise((336, 336), 90).convert("RGB"))
     text = QUESTION
-    while engine.count_tokens(session._messages(text), session._images()) < before:
+    while engine.count_tokens(*session._prompt(text)) < before:
         text += " more"
     made: list[float] = []
     original = engine._sampler
@@ -295,8 +295,7 @@ def ours_decode(engine: LlamaEngine, before: int, tokens: int) -> float:
     try:
         list(
             engine.stream(
-                session._messages(text),
-                session._images(),
+                *session._prompt(text),
                 Sampling(tokens + 1),
                 threading.Event(),
                 session,

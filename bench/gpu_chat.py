@@ -75,7 +75,7 @@ def ours(engine: TorchEngine, session: ChatSession, question: str, tokens: int) 
     synchronise()
     started = time.perf_counter()
     session.sampling = Sampling(tokens)
-    before = engine.count_tokens(session._messages(question), session._images())
+    before = engine.count_tokens(*session._prompt(question))
     steps: list[float] = []
     step = engine._decoding.step
 

@@ -200,9 +200,7 @@ def model(folder: Path, users: int = 50, turns: int = 20) -> dict[str, Any]:
 
     with (
         instead(SessionCache, "pop", anyones),
-        instead(
-            torch_engine, "_reusable_length", lambda kept, ids, *_: min(len(kept.ids), len(ids) - 1)
-        ),
+        instead(torch_engine, "common_prefix_length", lambda new, kept: min(len(kept), len(new))),
     ):
         control = different(6, 4)
     assert SessionCache.pop is take

@@ -36,7 +36,8 @@ class Visit:
 
 
 def visit(engine: Any, encoded: Any, question: str, tokens: int) -> Visit:
-    session = ChatSession(engine, Sampling(tokens), _image=encoded)
+    session = ChatSession(engine, Sampling(tokens))
+    session.set_encoded_image(encoded)
     begun = time.perf_counter()
     first, pieces = 0.0, []
     for piece in session.ask(question):

@@ -262,6 +262,22 @@ def test_ask_and_doctor_speak_json(model: Path, world: Path) -> None:
     assert named["language part"]["state"] == "ok"
 
 
+def test_ask_shows_several_pictures_in_their_order(model: Path, world: Path) -> None:
+    """Of each the JSON has the name; exchanged, they get another answer in some order."""
+    names = [world / "data" / "images" / f"heldout-0000{i}.jpg" for i in (1, 2)]
+    answers = set()
+    for one, other in (names, names[::-1]):
+        ran = forked(
+            "ask", model, "--image", one, "--image", other, "-q", "Describe the picture.", "--json"
+        )
+        assert ran.returncode == 0, ran.stderr
+        told = json.loads(ran.stdout)
+        assert told["images"] == [str(one), str(other)]
+        assert told["image"] == str(one)
+        answers.add(told["answer"])
+    assert len(answers) == 2
+
+
 def test_ask_says_what_it_heard_and_in_which_language(model: Path) -> None:
     from phisense.practice.spoken import spoken_questions
 

@@ -18,6 +18,7 @@ from __future__ import annotations
 import itertools
 from collections.abc import Iterable, Iterator, Sequence
 from dataclasses import dataclass
+from functools import cached_property
 from typing import TYPE_CHECKING, Any
 
 from .conversations import IMAGE, Conversation, Message
@@ -75,6 +76,12 @@ class Prompt:
         """
         return [self.end_id, self._tag_ids["assistant"][0], self.end_of_text_id]
 
+    @cached_property
+    def image_opening(self) -> list[int]:
+        """The ids before an image that begins a conversation."""
+        ids = self.render_for_completion([Message("user", IMAGE)], [1])
+        return ids[: ids.index(self.image_id)]
+
     def render_conversation(
         self,
         messages: Sequence[Message],
@@ -125,7 +132,7 @@ class Prompt:
         self, conversation: Conversation, image_tokens: int, length: int
     ) -> tuple[Rendered, int]:
         """As `render_conversation`, in at most `length` tokens: whole exchanges are dropped from
-        the end; also returns how many.
+        the end, with their images; also returns how many. `images_in` tells which images are left.
 
         Raises ConversationError if not even the first exchange fits. An image, of `image_tokens`
         tokens, is never truncated.
@@ -139,9 +146,7 @@ class Prompt:
         while len(rendered.ids) > length:
             last_question = max((i for i, m in enumerate(messages) if m.role == "user"), default=0)
             fewer = messages[:last_question]
-            if not any(m.role == "assistant" and m.supervised for m in fewer) or any(
-                IMAGE in m.text for m in messages[last_question:]
-            ):
+            if not any(m.role == "assistant" and m.supervised for m in fewer):
                 raise ConversationError(
                     f"{called} is too long",
                     got=f"{len(rendered.ids)} tokens in its first exchange",
@@ -150,10 +155,15 @@ class Prompt:
                 )
             messages = fewer
             left_out += 1
-            rendered = self.render_conversation(
-                messages, [image_tokens] * len(conversation.images), sample=called
-            )
+            shown = sum(message.text.count(IMAGE) for message in messages)
+            rendered = self.render_conversation(messages, [image_tokens] * shown, sample=called)
         return rendered, left_out
+
+    def images_in(self, rendered: Rendered, image_tokens: int) -> int:
+        """Number of images of `image_tokens` tokens in a rendered conversation: its first ones, if
+        it lost exchanges.
+        """
+        return rendered.ids.count(self.image_id) // image_tokens
 
     def render_for_completion(
         self, messages: Sequence[Message], image_tokens: Sequence[int]

@@ -70,7 +70,7 @@ def render_rows(data: Path, recipe: Recipe, count: int) -> list[RenderedRow]:
             [image_tokens] * len(conversation.images),
             sample=f"conversation {conversation.id}",
         )
-        tokens, supervised = _fold_image_tokens(prompt, rendered)
+        tokens, supervised = _fold_image_tokens(prompt, rendered, image_tokens)
         rows.append(RenderedRow(conversation.id, conversation.images, rendered, tokens, supervised))
     return rows
 
@@ -114,14 +114,16 @@ def _prompt_of(recipe: Recipe) -> tuple[Prompt, int]:
     return Prompt(tokenizer), image_tokens
 
 
-def _fold_image_tokens(prompt: Prompt, rendered: Rendered) -> tuple[list[str], list[bool]]:
-    """The text of each token; a run of image tokens becomes one entry."""
+def _fold_image_tokens(
+    prompt: Prompt, rendered: Rendered, image_tokens: int
+) -> tuple[list[str], list[bool]]:
+    """The text of each token; the tokens of an image become one entry."""
     tokens: list[str] = []
     supervised: list[bool] = []
     run = 0
-    for i, (token, label) in enumerate(zip(rendered.ids, rendered.labels, strict=True)):
-        run = run + 1 if token == prompt.image_id else 0
-        if run and i + 1 < len(rendered.ids) and rendered.ids[i + 1] == prompt.image_id:
+    for token, label in zip(rendered.ids, rendered.labels, strict=True):
+        run = run % image_tokens + 1 if token == prompt.image_id else 0
+        if 0 < run < image_tokens:
             continue
         name = f"<image>x{run}" if run else str(prompt.tokenizer.convert_ids_to_tokens(token))
         tokens.append(_readable(name, prompt))

@@ -145,6 +145,28 @@ def coloured(path: Path) -> Path:
     return path
 
 
+@pytest.mark.parametrize("line", [0, 2])
+@pytest.mark.parametrize("other", [False, True])
+def test_a_refused_edit_leaves_the_picture_where_it_was(
+    visitor: UserSession, tmp_path: Path, line: int, other: bool
+) -> None:
+    """Also if another picture came with it, which the next question then shows."""
+    first, second = coloured(tmp_path / "a.png"), coloured(tmp_path / "b.png")
+    for question in ("One?", "Two?"):
+        list(visitor.ask(question, first))
+    turns, images, lines = list(visitor.session.turns), visitor.session.images, visitor.lines
+    now = second if other else first
+    with pytest.raises(ChatError, match="the question is empty"):
+        list(visitor.retry(line, now, " "))
+    assert (visitor.session.turns, visitor.session.images, visitor.lines) == (turns, images, lines)
+    assert len(turns[0].images) == 1
+    assert not visitor.session.added
+    list(visitor.ask("Three?", now))
+    assert len(visitor.session.images) == 1, "the page shows one at a time"
+    assert (visitor.session.images == images) is not other
+    assert len(visitor.session.turns) == (1 if other else 3)
+
+
 def test_formats_of_pictures(visitor: UserSession, tmp_path: Path) -> None:
     for name in (
         "a.png",
@@ -211,7 +233,7 @@ def test_no_question_no_recording_no_ears(visitor: UserSession) -> None:
 
 class Gazing(Echo):
     def attention_map(self, messages, seen):  # type: ignore[no-untyped-def]
-        return np.eye(4)
+        return [np.eye(4)]
 
 
 def test_where_it_looked_is_shown_small(tmp_path: Path) -> None:
@@ -272,7 +294,7 @@ def test_an_example_is_encoded_once_for_all_visitors_and_an_upload_for_each(tmp_
         for number in range(3):
             visitor = room.create_session(None)
             visitor.set_image(tmp_path / name)
-            seen[name, number] = visitor.session._image
+            seen[name, number] = visitor.session.images[0].encoded
     assert len(encoded) == 4
     assert len({id(seen["example.png", number]) for number in range(3)}) == 1
     assert len({id(seen["upload.png", number]) for number in range(3)}) == 3

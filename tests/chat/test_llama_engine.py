@@ -22,6 +22,7 @@ from transformers import AutoConfig, AutoTokenizer
 from phisense.chat import ChatSession, Sampling
 from phisense.chat.llama_context import GenerationStopped, LlamaContext
 from phisense.chat.llama_engine import LlamaEngine, _affordable_sequences
+from phisense.chat.session import ChatImage
 from phisense.chat.torch_engine import TorchEngine
 from phisense.conversations import IMAGE, Message, read_questions
 from phisense.cpu_limits import available_memory, physical_cores
@@ -91,7 +92,7 @@ def test_a_follow_up_computes_only_what_is_new(
     session = about(engine, pictures[0])
     ask(session, "How many things are there?")
     assert (1, engine.picture_tokens) in decoded  # the picture, once, behind the user's tag
-    first = engine.count_tokens(session._messages("x"), session._images())
+    first = engine.count_tokens(*session._prompt("x"))
     decoded.clear()
     ask(session, "Describe the picture.")
     begin, _ = decoded[0]
@@ -221,7 +222,7 @@ def test_one_image_object_is_read_once_for_all_and_equal_images_are_not(
 ) -> None:
     example = engine.encode_image(pictures[0])
     sessions = [
-        ChatSession(engine, _image=one)
+        ChatSession(engine, added=[ChatImage(one)])
         for one in (example, example, engine.encode_image(pictures[0]))
     ]
     counts, answers = [], []

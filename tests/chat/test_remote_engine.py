@@ -108,6 +108,24 @@ def ask(
     return ChatSession(engine, Sampling(max_new_tokens=16)).ask(question, stop)
 
 
+def test_each_picture_is_sent_with_its_question(stub: Stub) -> None:
+    """Two with the first, none with the second, one with the third, each in its place."""
+    session = ChatSession(RemoteEngine.open(stub.url), Sampling(max_new_tokens=16))
+    colours = iter([(250, 0, 0), (0, 250, 0), (0, 0, 250)])
+    urls = []
+    for count, question in ((2, "Alike?"), (0, "Why?"), (1, "And this?")):
+        for _ in range(count):
+            session.add_image(Image.new("RGB", (6, 4), next(colours)))
+        urls.append([image.encoded for image in session.added])
+        assert "".join(session.ask(question)) == "A red circle."
+    questions = [one for one in stub.asked[-1]["messages"] if one["role"] == "user"]
+    for sent, shown, text in zip(questions, urls, ("Alike?", "Why?", "And this?"), strict=True):
+        parts = [{"type": "image_url", "image_url": {"url": url}} for url in shown]
+        said = {"type": "text", "text": text}
+        assert sent["content"] == ([*parts, said] if shown else text)
+    assert len({url for shown in urls for url in shown}) == 3
+
+
 def test_what_is_sent_and_what_comes_back(stub: Stub) -> None:
     engine = RemoteEngine.open(stub.url)
     session = ChatSession(engine, Sampling(max_new_tokens=16))

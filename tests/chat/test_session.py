@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import io
+import random
 import threading
 from collections.abc import Iterator, Sequence
 from pathlib import Path
@@ -89,6 +90,109 @@ def test_the_oldest_turns_leave_and_the_picture_stays() -> None:
     assert not given[0].text.startswith(f"{IMAGE}\n0")
     assert session.engine.count_tokens(given, [1]) <= 100 - 8
     assert "no longer remembers" in str(session.notice)
+
+
+def shown(session: ChatSession) -> list[str]:
+    """The names of the pictures that the model was shown, and by which question."""
+    given = session.engine.given[-1]  # type: ignore[attr-defined]
+    marks = [message.text.count(IMAGE) for message in given if message.role == "user"]
+    names = iter(image.name for image in session.images)
+    return [f"{at}:{next(names)}" for at, count in enumerate(marks) for _ in range(count)]
+
+
+def picture() -> Image.Image:
+    return Image.new("RGB", (4, 4))
+
+
+def test_a_picture_comes_with_the_question_that_it_was_added_to() -> None:
+    session = ChatSession(Echo(), Sampling(max_new_tokens=8))
+    ask(session, "Hello?")
+    assert session.add_image(picture(), "a") == 1
+    assert session.add_image(picture(), "b") == 2
+    ask(session, "Alike?")
+    ask(session, "Why?")
+    assert session.add_image(picture(), "c") == 3
+    ask(session, "And this?")
+    assert [image.name for image in session.images] == ["a", "b", "c"]
+    assert shown(session) == ["1:a", "1:b", "3:c"]
+    given = session.engine.given[-1]  # type: ignore[attr-defined]
+    assert given[2].text == f"{IMAGE}\n{IMAGE}\nAlike?"
+    session.remove_image(2)
+    ask(session, "Now?")
+    assert shown(session) == ["1:a", "3:c"]
+    session.truncate_to(3)  # the question about c goes, c stays for the next one
+    ask(session, "And that?")
+    assert shown(session) == ["1:a", "3:c"]
+    session.truncate_to(1)  # c came with a later question than the first that goes
+    assert [image.name for image in session.images] == ["a"]
+    session.clear()
+    ask(session, "What?")
+    assert shown(session) == ["0:a"]
+
+
+@pytest.mark.parametrize("number", [0, -1, 3])
+def test_a_picture_that_is_not_there_cannot_be_taken_out(number: int) -> None:
+    session = ChatSession(Echo(), Sampling(max_new_tokens=8))
+    session.add_image(picture())
+    ask(session, "One?")
+    session.add_image(picture())
+    with pytest.raises(ChatError, match=f"got picture {number}; wanted 1 to 2"):
+        session.remove_image(number)
+    assert len(session.images) == 2
+    with pytest.raises(ChatError, match="wanted none"):
+        ChatSession(Echo()).remove_image(1)
+
+
+@pytest.mark.parametrize("seed", range(20))
+def test_what_no_longer_fits_leaves_whole_and_the_oldest_first(seed: int) -> None:
+    """Random conversations: what is left is an end of what there was, with the picture that came
+    last in any case, fits, and would not fit with the turn before; the notice counts what left.
+    """
+    rng = random.Random(seed)
+    session = ChatSession(Echo(), Sampling(max_new_tokens=8))
+    names = iter("abcdefghijklmnopqrstuvwxyz")
+    left_pictures = left_turns = 0
+    for _ in range(12):
+        for _ in range(rng.choice((0, 0, 1, 2))):
+            session.add_image(picture(), next(names))
+        turns, added, images = list(session.turns), session.added, session.images
+        question = "word " * rng.randint(1, 25)
+        try:
+            ask(session, question)
+        except ChatError as error:  # two pictures and their question alone may be too much
+            assert "does not fit" in str(error)
+            assert (session.turns, session.images) == (turns, images)
+            session.added = []
+            continue
+        gone, kept = len(turns) + 1 - len(session.turns), session.images
+        assert [t.question for t in session.turns[:-1]] == [t.question for t in turns[gone:]]
+        assert kept == images[len(images) - len(kept) :]
+        assert bool(kept) == bool(images), "the last picture stays"
+        given = session.engine.given[-1]  # type: ignore[attr-defined]
+        assert session.engine.count_tokens(given, kept) <= 100 - 8
+        lost = len(images) - len(kept)
+        assert ("no longer remembers" in str(session.notice)) == bool(gone)
+        if gone:
+            assert f"the first {gone} of these turns" in str(session.notice)
+            staying = turns[gone - 1 :]
+            with_one_more = sum(len(image) for image in (t.images for t in staying)) + len(added)
+            if not with_one_more:  # then it had got those that came last
+                with_one_more = (
+                    len(next(t.images for t in reversed(turns) if t.images)) if images else 0
+                )
+            words = [question, *(f"{t.question} {t.answer}" for t in staying)]
+            tokens = sum(len(text.split()) for text in words) + 11 * with_one_more
+            assert tokens > 100 - 8, "it would have fitted with the turn before"
+        if lost:
+            numbers = "picture 1" if lost == 1 else f"pictures 1 to {lost}"
+            dropped = ", ".join(image.name for image in images[:lost])
+            assert f"{numbers} ({dropped})" in str(session.notice)
+            assert f"what was picture {lost + 1} is picture 1 now" in str(session.notice)
+        else:
+            assert "sees" not in str(session.notice)
+        left_pictures += lost
+        left_turns += gone
+    assert left_turns > 2
 
 
 @pytest.mark.parametrize(
@@ -226,13 +330,20 @@ def test_a_session_that_waits_its_turn_can_be_stopped(engine: TorchEngine) -> No
 
 
 def test_the_terminal(tmp_path: Path) -> None:
-    Image.new("RGB", (4, 4)).save(tmp_path / "a.png")
+    for name in ("a", "b"):
+        Image.new("RGB", (4, 4)).save(tmp_path / f"{name}.png")
     lines = iter(
         [
             "Hello?",
             "/image nope.png",
             f"/image {tmp_path / 'a.png'}",
             "Again?",
+            f"/image {tmp_path / 'b.png'}",
+            "Alike?",
+            "/images",
+            "/drop 5",
+            "/drop 1",
+            "/images",
             "/clear",
             "/help",
             "/quit",
@@ -245,5 +356,11 @@ def test_the_terminal(tmp_path: Path) -> None:
     assert "I was given 1 messages" in text
     assert "there is no picture nope.png" in text
     assert "/image FILE" in text
+    assert "I was given 5 messages" in text, "another picture does not begin anew"
+    assert text.count("Picture 1: a.png") == 2
+    assert text.count("Picture 2: b.png") == 2
+    assert "there is no such picture; got picture 5; wanted 1 to 2" in text
+    assert "Taken out; 1 picture left." in text
+    assert text.count("Picture 1: b.png") == 1
     assert session.turns == []
-    assert session.has_image
+    assert [image.name for image in session.images] == ["b.png"]

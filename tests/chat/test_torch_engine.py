@@ -8,6 +8,7 @@ import gc
 import threading
 import time
 from collections.abc import Callable
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
@@ -19,6 +20,7 @@ from phisense.chat import ChatSession, Sampling
 from phisense.chat.detokenize import StreamingDetokenizer
 from phisense.chat.fair_lock import FairLock
 from phisense.chat.kv_cache import SessionCache
+from phisense.chat.session import ChatImage
 from phisense.chat.torch_engine import TorchEngine
 from phisense.conversations import IMAGE, Message
 from phisense.model import load_model
@@ -43,6 +45,10 @@ def picture(world: Path) -> Image.Image:
 
 def ask(session: ChatSession, question: str) -> str:
     return "".join(session.ask(question)).strip()
+
+
+def about(engine: TorchEngine, image: torch.Tensor) -> ChatSession:
+    return ChatSession(engine, added=[ChatImage(image)])
 
 
 def bound(engine: TorchEngine) -> float:
@@ -77,9 +83,10 @@ def test_reused_keys_and_values_give_what_recomputation_gives(
     session.set_image(picture)
     for question in ("How many things are there?", "Which colour does it have?"):
         ask(session, question)
-    assert session._image is not None
     # an object of its own shares nothing
-    twin = ChatSession(engine, turns=list(session.turns), _image=session._image.clone())
+    first, second = session.turns
+    own = ChatImage(first.images[0].encoded.clone())
+    twin = ChatSession(engine, turns=[replace(first, images=(own,)), second])
     reused = all_logits(engine, lambda: ask(session, "Describe the picture."), monkeypatch)
     computed = all_logits(engine, lambda: ask(twin, "Describe the picture."), monkeypatch)
     assert session.turns == twin.turns
@@ -141,7 +148,7 @@ def test_where_it_looks_is_a_grid_that_depends_on_the_picture(
         session = ChatSession(engine)
         session.set_image(open_image(world / "data" / "images" / f"heldout-0000{i}.jpg"))
         ask(session, "How many things are there?")
-        grids.append(session.attention_map())
+        grids += session.attention_maps()
     side = round(engine.picture_tokens**0.5)
     assert grids[0].shape == (side, side)
     assert float(grids[0].sum()) == pytest.approx(1, abs=1e-4)
@@ -302,18 +309,18 @@ def test_one_image_object_is_read_once_for_all_and_equal_images_are_not(
     same image for itself, and shares nothing.
     """
     example = engine.encode_image(picture)
-    first = ChatSession(engine, _image=example)
+    first = about(engine, example)
     whole, said = positions_read(engine, first, monkeypatch)
     answers = [said]
     for other in (example, engine.encode_image(picture)):
-        read, said = positions_read(engine, ChatSession(engine, _image=other), monkeypatch)
+        read, said = positions_read(engine, about(engine, other), monkeypatch)
         answers.append(said)
         shared = other is example
         assert read == whole - (engine.picture_tokens + 1) * shared  # and the user's tag
-    beside = ChatSession(engine, _image=engine.encode_image(picture))
+    beside = about(engine, engine.encode_image(picture))
     going_on = beside.ask("Describe the picture.")
     next(going_on)
-    late = ChatSession(engine, _image=beside._image)
+    late = about(engine, beside.images[0].encoded)
     read, said = positions_read(engine, late, monkeypatch)
     assert read < whole - engine.picture_tokens
     answers += [said, beside.turns[0].answer if beside.turns else "".join(going_on)]
@@ -327,8 +334,8 @@ def test_of_anothers_question_nothing_is_used(
     what another asked.
     """
     example = engine.encode_image(picture)
-    ask(ChatSession(engine, _image=example), "Is there a red circle?")
-    same = positions_read(engine, ChatSession(engine, _image=example), monkeypatch)[0]
-    ask(ChatSession(engine, _image=example), "Describe the picture.")
-    again = positions_read(engine, ChatSession(engine, _image=example), monkeypatch)[0]
+    ask(about(engine, example), "Is there a red circle?")
+    same = positions_read(engine, about(engine, example), monkeypatch)[0]
+    ask(about(engine, example), "Describe the picture.")
+    again = positions_read(engine, about(engine, example), monkeypatch)[0]
     assert same == again

@@ -193,6 +193,7 @@ def test_data_at_hand_is_counted(tmp_path: Path, parts: tuple[str, str]) -> None
     assert (step.lengths.rows_of(4), step.lengths.rows_of(1)) == (2, 1)
     assert step.lengths.longest > 2 * step.lengths.mean > 32
     assert step.lengths.longest > step.lengths.supervised > 80
+    assert (step.lengths.pictures, step.lengths.mean_pictures) == (1, 1.0)
     apart = next(
         made
         for made in make_plan(by_themselves, find_devices("T4")[0]).steps
@@ -201,6 +202,52 @@ def test_data_at_hand_is_counted(tmp_path: Path, parts: tuple[str, str]) -> None
     assert apart.lengths is not None
     assert apart.lengths.rows == apart.lengths.conversations == 6
     assert step.seconds is not None
+
+
+@pytest.mark.parametrize("share", [True, False])
+def test_several_pictures_a_row_are_planned_for(
+    tmp_path: Path, parts: tuple[str, str], share: bool
+) -> None:
+    """More pictures take more memory and more time: the most of a row, and the mean."""
+
+    def planned(counts: tuple[int, ...], folder: Path) -> Any:
+        folder.mkdir()
+        rows = [
+            {
+                "id": str(i),
+                "images": [f"{i}-{j}.jpg" for j in range(count)],
+                "conversations": [
+                    {"from": "human", "value": "<image>" * count + "What?"},
+                    {"from": "gpt", "value": "Red."},
+                ],
+            }
+            for i, count in enumerate(counts)
+        ]
+        (folder / "rows.json").write_text(json.dumps(rows))
+        recipe = load_recipe(
+            "practice",
+            (
+                f"root={folder}",
+                f"language.part={parts[0]}",
+                f"vision.part={parts[1]}",
+                "features.dtype=pixels",
+                "train.eval.questions=0",
+                f"train.share_pictures={str(share).lower()}",
+                "data.instruct=[rows.json]",
+            ),
+        )
+        steps = make_plan(recipe, find_devices("T4")[0]).steps
+        return next(step for step in steps if step.peak.step == "instruct")
+
+    one, several = (
+        planned(counts, tmp_path / name)
+        for name, counts in (("one", (1, 1, 1, 1)), ("several", (0, 1, 4, 3)))
+    )
+    assert (one.lengths.pictures, one.lengths.mean_pictures) == (1, 1.0)
+    assert (several.lengths.pictures, several.lengths.mean_pictures) == (4, 2.0)
+    assert several.lengths.longest > 4 * 16 > one.lengths.longest
+    assert several.peak.total > one.peak.total
+    assert several.seconds > one.seconds
 
 
 def test_the_verb_speaks_json_and_says_what_fits(

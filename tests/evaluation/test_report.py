@@ -516,7 +516,7 @@ def test_gazes_are_what_the_engine_tells(model: Path, world: Path) -> None:
     for name, grid in found.items():
         p = by[name]
         messages = [Message("user", f"{IMAGE}\n{p.question}"), Message("assistant", p.answer)]
-        told = engine.attention_map(
+        (told,) = engine.attention_map(
             messages, [engine.encode_image(open_image(images.path(str(p.image))))]
         )
         np.testing.assert_allclose(grid.weights, told.numpy(), atol=1e-5)

@@ -121,6 +121,29 @@ def test_no_length_leaves_a_conversation_without_anything_to_learn(prompt: Promp
         prompt.render_truncated(conversation, 1, length - 1)
 
 
+def test_dropped_exchanges_take_their_pictures_along(prompt: Prompt) -> None:
+    """At every length: as many image tokens as the exchanges that are left have markers."""
+    questions = (f"{IMAGE}\nOne?", "Two?", f"And {IMAGE} or {IMAGE}?", f"{IMAGE}?")
+    messages = tuple(
+        m for q in questions for m in (Message("user", q), Message("assistant", "Yes."))
+    )
+    conversation = Conversation("7", messages, ("a.jpg", "b.jpg", "c.jpg", "d.jpg"))
+    whole = len(prompt.render_conversation(messages, [5] * 4).ids)
+    least = len(prompt.render_conversation(messages[:2], [5]).ids)
+    seen = set()
+    for length in range(least, whole + 1):
+        rendered, left_out = prompt.render_truncated(conversation, 5, length)
+        kept = messages[: len(messages) - 2 * left_out]
+        count = sum(message.text.count(IMAGE) for message in kept)
+        assert rendered == prompt.render_conversation(kept, [5] * count)
+        assert prompt.images_in(rendered, 5) == count
+        assert len(rendered.ids) <= length
+        seen.add(left_out)
+    assert seen == {0, 1, 2, 3}
+    with pytest.raises(ConversationError, match="conversation 7 is too long"):
+        prompt.render_truncated(conversation, 5, least - 1)
+
+
 def test_the_template_renders_what_the_module_renders(prompt: Prompt, tokenizer: Any) -> None:
     messages = [
         Message("user", f"{IMAGE}\nWhat is this?"),

@@ -273,7 +273,8 @@ class UserSession:
         Later turns are dropped.
         """
         self._wait_for_answer()
-        kept, lines = list(self.session.turns), self.lines
+        kept, added = list(self.session.turns), self.session.added
+        lines, image = self.lines, self.image_path
         text = self.undo(line)
         temperature = (
             max(RETRY_TEMPERATURE, self.session.sampling.temperature) if question is None else None
@@ -282,7 +283,8 @@ class UserSession:
             steps = self.ask(text if question is None else question, image_path, temperature)
             yield next(steps)
         except PhisenseError:  # failed before generation: restore the turns
-            self.session.turns, self.lines = kept, lines
+            self.session.turns, self.session.added = kept, added
+            self.lines, self.image_path = lines, image
             raise
         yield from steps
 
@@ -314,7 +316,7 @@ class UserSession:
         has none or there is no answer.
         """
         self._wait_for_answer()
-        grid = self.session.attention_map()
+        grid = self.session.attention_maps()[-1]  # of the page's one image
         assert self.image_path is not None
         picture = open_image(self.image_path, name="The picture", formats=PICTURE_FORMATS)
         picture.thumbnail((_MAX_OVERLAY_SIDE, _MAX_OVERLAY_SIDE))

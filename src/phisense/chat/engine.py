@@ -14,8 +14,9 @@ from ..conversations import Message
 EncodedImage = Any
 """A picture as an engine keeps it: encoded once, used in every turn."""
 
-AttentionMap = Callable[[Sequence[Message], Sequence[EncodedImage]], Any]
-"""Attention over the image while the last of the messages was generated, `(rows, columns)`."""
+AttentionMap = Callable[[Sequence[Message], Sequence[EncodedImage]], Sequence[Any]]
+"""Attention over each image while the last of the messages was generated, `(rows, columns)`; of all
+images together with the sum 1."""
 
 
 @dataclass(frozen=True, slots=True)

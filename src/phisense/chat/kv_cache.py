@@ -1,10 +1,15 @@
 """Per-session cache of KV state between turns, so that only new tokens are computed: bounded. Of
-another session's state nothing is used but the beginning up to an image that both were given as one
-object, as the page gives its examples: whoever shows an image of his own has an object of his own.
+another session's state nothing is used but the beginning up to the first image, if both were given
+it as one object, as the page gives its examples, and began with it: whoever shows an image of his
+own has an object of his own.
+
+What a position holds is told by its key: a token id, or at the positions of an image a negative
+number that only this image has. States with equal keys are equal, whichever images stand where.
 """
 
 from __future__ import annotations
 
+import itertools
 import threading
 import weakref
 from collections import OrderedDict
@@ -75,11 +80,24 @@ def common_prefix_length(first: Sequence[int], second: Sequence[int]) -> int:
     )
 
 
-def shared_prefix_length(
-    mine: Sequence[int], theirs: Sequence[int], is_image: Callable[[int], bool]
-) -> int:
-    """Length of the common prefix of two prompts up to the end of its last image: what may be known
-    of another's conversation; 0 if it has no image.
+def position_keys(
+    ids: Sequence[int], image_id: int, images: Sequence[tuple[int, int]]
+) -> list[int]:
+    """The key of each position of a prompt, whose `images` are, in their order, (key, number of
+    tokens).
     """
-    same = common_prefix_length(mine, theirs)
-    return next((i for i in range(same, 0, -1) if is_image(mine[i - 1])), 0)
+    of_images = itertools.chain.from_iterable(itertools.repeat(key, count) for key, count in images)
+    return [next(of_images) if token == image_id else token for token in ids]
+
+
+def shared_prefix_length(mine: Sequence[int], theirs: Sequence[int], opening: Sequence[int]) -> int:
+    """Length of the common prefix of two prompts' keys up to the end of the first image: what may
+    be known of another's conversation. 0 unless only `opening`, what the template writes before the
+    image, stands there: of what another typed nothing may be known.
+    """
+    begin = len(opening)
+    if list(mine[:begin]) != list(opening) or begin >= len(mine) or mine[begin] >= 0:
+        return 0
+    end = next((i for i in range(begin, len(mine)) if mine[i] != mine[begin]), len(mine))
+    same = common_prefix_length(mine[:end], theirs)
+    return same if same > begin else 0

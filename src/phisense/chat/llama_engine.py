@@ -1,9 +1,8 @@
 """Inference engine for machines without a GPU: llama.cpp runs the language model, torch the vision
 tower.
 
-What a sequence's KV cache holds is tracked by one key per position: a token id, or for image
-positions a negative number unique to the image. A turn computes only what follows the longest
-common prefix of its prompt's keys and the cached ones.
+What a sequence's KV cache holds is tracked by one key per position (kv_cache.py). A turn computes
+only what follows the longest common prefix of its prompt's keys and the cached ones.
 """
 
 from __future__ import annotations
@@ -30,7 +29,12 @@ from ..prompt import Prompt
 from .batching import MAX_PLACES, Batcher
 from .engine import Sampling
 from .fair_lock import FairLock
-from .kv_cache import SessionCache, common_prefix_length, shared_prefix_length
+from .kv_cache import (
+    SessionCache,
+    common_prefix_length,
+    position_keys,
+    shared_prefix_length,
+)
 from .llama_context import Embeddings, LlamaContext, Logits
 from .llama_probe import require_llama_cpp
 from .open_engine import GGUF_KIND
@@ -85,7 +89,10 @@ class _Seat:
         end = next((i for i in range(begin, limit) if min(keys[i], 0) != kind), limit)
         if kind == 0:
             return begin, self.ids[begin:end]
-        return begin, self.vectors[kind][begin - keys.index(kind) :][: end - begin]
+        vectors = self.vectors[kind]
+        # an image may stand in a prompt several times, even side by side
+        first = next((i for i in range(begin, -1, -1) if keys[i] != kind), -1) + 1
+        return begin, vectors[(begin - first) % len(vectors) :][: end - begin]
 
 
 class LlamaEngine:
@@ -216,7 +223,8 @@ class LlamaEngine:
         """The owner's sequence, or a new one, with what its cells and this prompt have in
         common.
         """
-        keys, vectors = self._position_keys(ids, images)
+        of_images = [(one.key, len(one)) for one in images]
+        keys = position_keys(ids, self.prompt.image_id, of_images)
         state = self._assign_sequence(owner)
         if not state.keys and images:
             self._share_image(state, keys)
@@ -224,15 +232,17 @@ class LlamaEngine:
         held = min(common_prefix_length(state.keys, keys), len(keys) - 1)
         self.context.truncate_to(state.sequence, held)
         del state.keys[held:]
-        seat = _Seat(state, owner, ids, keys, vectors)
+        seat = _Seat(state, owner, ids, keys, {one.key: one.embeddings for one in images})
         self._seats.append(seat)
         return seat
 
     def _share_image(self, state: _SequenceState, keys: Sequence[int]) -> None:
-        """Copy the cells up to the end of the image, if another session was given the same one."""
+        """Copy the cells up to the end of the first image, if another session was given the same
+        one.
+        """
 
         def length(other: _SequenceState) -> int:
-            return shared_prefix_length(keys[:-1], other.keys, lambda key: key < 0)
+            return shared_prefix_length(keys[:-1], other.keys, self.prompt.image_opening)
 
         seated = (seat.state for seat in self._seats)
         found = next((one for one in seated if length(one)), None)
@@ -283,19 +293,6 @@ class LlamaEngine:
             seat.state.keys.clear()
         self._seats.remove(seat)
         self._cache.put(seat.owner, seat.state)
-
-    def _position_keys(
-        self, ids: Sequence[int], seen: Sequence[ImageEmbeddings]
-    ) -> tuple[list[int], dict[int, Embeddings]]:
-        """Return `ids` with each image token replaced by its image's key, and the embeddings by
-        key.
-        """
-        keys = list(ids)
-        places = iter([i for i, token in enumerate(ids) if token == self.prompt.image_id])
-        for one in seen:
-            for place in itertools.islice(places, len(one)):
-                keys[place] = one.key
-        return keys, {one.key: one.embeddings for one in seen}
 
     def _assign_sequence(self, owner: object) -> _SequenceState:
         """Return the owner's state, or a new one: in a free sequence, or in that of the least

@@ -11,8 +11,11 @@ from ..errors import PhisenseError
 from ..vision.image_io import open_image_with_notes
 from .session import ChatSession
 
-HELP = """/image FILE   look at another picture (the conversation begins anew)
-/clear        forget what was said; the picture stays
+HELP = """/image FILE   show a picture, or one more, with the next question
+/images       list the pictures, as the model numbers them
+/drop NUMBER  take a picture out; what was said stays
+/clear        forget what was said; the pictures stay
+/new          begin anew: no pictures, nothing said
 /quit         leave (or Ctrl-D); Ctrl-C stops an answer"""
 
 
@@ -45,23 +48,40 @@ def run_terminal_chat(
 def _run_command(session: ChatSession, console: SafeConsole, line: str) -> None:
     verb, _, rest = line.partition(" ")
     if verb == "/image" and rest:
-        opened = open_image_with_notes(Path(rest.strip()).expanduser())
-        session.set_image(opened.image)
-        console.print("Looking at it.", style="dim")
+        path = Path(rest.strip()).expanduser()
+        opened = open_image_with_notes(path)
+        number = session.add_image(opened.image, path.name)
+        _tell(console, f"Picture {number}: {path.name}")
         for remark in opened.notes:
             console.print(remark, style="yellow")
+    elif verb == "/images":
+        for number, image in enumerate(session.images, 1):
+            _tell(console, f"Picture {number}: {image.name}")
+        if not session.has_image:
+            _tell(console, "No pictures.")
+    elif verb == "/drop" and rest.strip().isdecimal():
+        session.remove_image(int(rest))
+        left = len(session.images)
+        _tell(console, f"Taken out; {left} picture{'' if left == 1 else 's'} left.")
     elif verb == "/clear":
         session.clear()
-        console.print("Forgotten.", style="dim")
+        _tell(console, "Forgotten.")
+    elif verb == "/new":
+        session.set_image(None)
+        _tell(console, "A new conversation.")
     else:
         console.print(HELP)
+
+
+def _tell(console: SafeConsole, words: str) -> None:
+    console.print(escape_controls(words, lines=False), style="dim", markup=False)
 
 
 def _print_answer(session: ChatSession, console: SafeConsole, question: str) -> None:
     stop = threading.Event()
     pieces = session.ask(question, stop)
     if session.notice:
-        console.print(session.notice, style="dim")
+        _tell(console, session.notice)
     try:
         for piece in pieces:
             console.out(piece, end="")

@@ -7,7 +7,6 @@ from bisect import insort
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any
 
 import torch
 from PIL.Image import Image
@@ -19,7 +18,12 @@ from ..model.decoding import IncrementalDecoder
 from .batching import MAX_CACHE_BYTES, Batcher, places_for
 from .engine import Sampling
 from .fair_lock import FairLock
-from .kv_cache import SessionCache, common_prefix_length, shared_prefix_length
+from .kv_cache import (
+    SessionCache,
+    common_prefix_length,
+    position_keys,
+    shared_prefix_length,
+)
 from .sampling import TokenSampler
 
 PREFILL_CHUNK = {"cpu": 64, "cuda": 1024}  # prompt tokens between two checks of `stop`
@@ -27,22 +31,24 @@ PREFILL_CHUNK = {"cpu": 64, "cuda": 1024}  # prompt tokens between two checks of
 
 @dataclass(frozen=True, slots=True)
 class _CachedConversation:
-    """KV state of a conversation: its token ids, its images, and their keys and values."""
+    """KV state of a conversation: the key of each position, its images, which the keys are of while
+    they live, and the attention's keys and values.
+    """
 
-    ids: tuple[int, ...]
+    keys: tuple[int, ...]
     images: tuple[torch.Tensor, ...]
     keys_and_values: torch.Tensor
 
 
 @dataclass(eq=False, slots=True)
 class _Seat:
-    """An answer's place in the KV cache buffer. `ids` are those of the prompt and of the answer so
-    far; the embeddings `unread` `(1, T, H)` are what is left of the prompt.
+    """An answer's place in the KV cache buffer. `keys` are those of the prompt's positions and of
+    the answer's so far; the embeddings `unread` `(1, T, H)` are what is left of the prompt.
     """
 
     place: int
     owner: object
-    ids: list[int]
+    keys: list[int]
     images: tuple[torch.Tensor, ...]
     unread: torch.Tensor
 
@@ -140,54 +146,56 @@ class TorchEngine:
         ids = self.built.prompt.render_for_completion(messages, [len(slots) for slots in seen])
         return self._batcher.stream(ids, seen, sampling, stop, owner)
 
-    def attention_map(self, messages: Sequence[Message], seen: Sequence[torch.Tensor]) -> Any:
-        """Return the attention over the image while the last of `messages` was generated, a grid
+    def attention_map(
+        self, messages: Sequence[Message], seen: Sequence[torch.Tensor]
+    ) -> list[torch.Tensor]:
+        """Return the attention over each image while the last of `messages` was generated, grids
         `(rows, columns)`: see model/attention_map.py.
         """
         assert messages[-1].role == "assistant"
         ids, answered = self.built.prompt.render_answered(messages, [len(one) for one in seen])
         with self._lock.acquire():
-            return attention_map(self.built, ids, seen[0], answered)
+            return attention_map(self.built, ids, seen, answered)
 
     def enter(self, ids: Sequence[int], images: Sequence[torch.Tensor], owner: object) -> _Seat:
         """A free place, with what the owner's last turn and this prompt have in common."""
+        # an image's identity is a key as long as it lives
+        of_images = [(-id(image), len(image)) for image in images]
+        keys = position_keys(ids, self.built.prompt.image_id, of_images)
+        # at least the last position is computed, for its logits
         kept = self._cache.pop(owner)
-        image = self.built.prompt.image_id
-        same = 0 if kept is None else _reusable_length(kept, ids, images, image)
-        if not same and images:
-            kept = self._shared_image(ids, images)
-            same = 0 if kept is None else len(kept.ids)
+        same = 0 if kept is None else common_prefix_length(keys[:-1], kept.keys)
+        shared = self._shared_image(keys[:-1], longer_than=same)
+        if shared is not None:
+            kept, same = shared, len(shared.keys)
         decoding = self._decoding
         unread = decoding.embed(list(ids), list(images))[:, same:]
         place = self._free.pop(0)
         decoding.lengths[place] = 0
         if kept is not None and same:
             decoding.load(kept.keys_and_values, same, place)
-        seat = self._seats[place] = _Seat(place, owner, list(ids), tuple(images), unread)
+        seat = self._seats[place] = _Seat(place, owner, keys, tuple(images), unread)
         return seat
 
-    def _shared_image(
-        self, ids: Sequence[int], images: Sequence[torch.Tensor]
-    ) -> _CachedConversation | None:
-        """The state up to the end of the image, if another session was given the same one."""
+    def _shared_image(self, keys: Sequence[int], longer_than: int) -> _CachedConversation | None:
+        """The state up to the end of the first image, if another session was given the same one and
+        has computed more than `longer_than` positions of it.
+        """
+        opening = self.built.prompt.image_opening
 
-        def length(theirs: Sequence[int], seen: Sequence[torch.Tensor]) -> int:
-            if len(seen) != len(images) or any(
-                a is not b for a, b in zip(seen, images, strict=True)
-            ):
-                return 0
-            image = self.built.prompt.image_id
-            return shared_prefix_length(ids[:-1], theirs, lambda one: one == image)
+        def length(theirs: Sequence[int]) -> int:
+            found = shared_prefix_length(keys, theirs, opening)
+            return found if found > longer_than else 0
 
         for seat in self._seats.values():
-            if same := length(seat.ids[: self._decoding.lengths[seat.place]], seat.images):
+            if same := length(seat.keys[: self._decoding.lengths[seat.place]]):
                 state = self._decoding.save(seat.place, same)
-                return _CachedConversation(tuple(ids[:same]), tuple(images), state)
-        found = self._cache.find(lambda one: length(one.ids, one.images) > 0)
+                return _CachedConversation(tuple(keys[:same]), seat.images, state)
+        found = self._cache.find(lambda one: length(one.keys) > 0)
         if found is None:
             return None
-        same = length(found.ids, found.images)
-        return _CachedConversation(tuple(ids[:same]), found.images, found.keys_and_values)
+        same = length(found.keys)
+        return _CachedConversation(tuple(keys[:same]), found.images, found.keys_and_values)
 
     def prefill(
         self, seats: Sequence[_Seat], stop: threading.Event | None
@@ -212,30 +220,16 @@ class TorchEngine:
         """Append one token to each seat; the next one's logits for each, `(N, V)`."""
         logits = self._decoding.step({seat.place: token for seat, token in tokens})
         for seat, token in tokens:
-            seat.ids.append(token)
+            seat.keys.append(token)
         return logits
 
     def leave(self, seat: _Seat, *, sound: bool) -> None:
         """Free the place, and cache its state for the owner's next turn."""
         try:
             if sound:
-                read = tuple(seat.ids[: self._decoding.lengths[seat.place]])
+                read = tuple(seat.keys[: self._decoding.lengths[seat.place]])
                 state = _CachedConversation(read, seat.images, self._decoding.save(seat.place))
                 self._cache.put(seat.owner, state)
         finally:  # also if there is no memory for a copy
             del self._seats[seat.place]
             insort(self._free, seat.place)  # the lowest first: a step computes all rows between
-
-
-def _reusable_length(
-    kept: _CachedConversation, ids: Sequence[int], seen: Sequence[torch.Tensor], image: int
-) -> int:
-    """Number of leading `ids` that the cached state covers. At least the last token is recomputed,
-    for its logits.
-    """
-    same = common_prefix_length(kept.ids, ids[:-1])
-    if len(kept.images) != len(seen) or any(
-        a is not b for a, b in zip(kept.images, seen, strict=True)
-    ):
-        return next((i for i in range(same) if ids[i] == image), same)
-    return same

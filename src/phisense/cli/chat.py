@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated
@@ -25,10 +26,13 @@ from .common import (
 
 if TYPE_CHECKING:
     from ..speech import Transcript
+    from ..vision.image_io import OpenedImage
 
 
 QuestionText = Annotated[str | None, typer.Option("--question", "-q", help="The question.")]
-AskImage = Annotated[Path | None, typer.Option(help="A picture.")]
+AskImages = Annotated[
+    list[Path] | None, typer.Option(help="A picture; several are shown in this order.")
+]
 Sound = Annotated[Path | None, typer.Option(help="A recorded question instead of a typed one.")]
 AskSpeech = Annotated[
     str | None,
@@ -39,7 +43,9 @@ SpokenLanguage = Annotated[
     typer.Option(help="What is spoken in --sound (en, de, ...); found out if not given."),
 ]
 AnswerLength = Annotated[int, typer.Option(min=1)]
-ChatImage = Annotated[Path | None, typer.Option(help="The picture to talk about.")]
+ChatImages = Annotated[
+    list[Path] | None, typer.Option(help="A picture to talk about; may be repeated.")
+]
 Temperature = Annotated[float, typer.Option(min=0.0, help="0 always gives the likeliest answer.")]
 PageSpeech = Annotated[
     str | None,
@@ -68,7 +74,7 @@ ProxyNames = Annotated[
 def ask(
     model: ChatModel = None,
     question: QuestionText = None,
-    image: AskImage = None,
+    image: AskImages = None,
     sound: Sound = None,
     speech: AskSpeech = None,
     language: SpokenLanguage = None,
@@ -84,23 +90,23 @@ def ask(
     """One question, one answer, for scripts. A question in --sound may be asked in any language: it
     is put into English.
     """
-    from ..vision.image_io import open_image_with_notes
     from .rendering import print_as_json
 
     _check_question(question, sound)
-    picture = None if image is None else open_image_with_notes(image)
+    pictures = _open_images(image or [])
     opened = SelectedEngine(model, engine, device, picture_tokens, quantize, server, served)
     from ..chat import ChatSession, Sampling
 
     heard = None if sound is None else _transcribe(sound, speech or _speech_part(model), language)
     asked = str(question) if heard is None else heard.text
     session = ChatSession(opened.open(), Sampling(max_new_tokens))
-    session.set_image(picture.image if picture else None)
+    for name, picture in pictures:
+        session.add_image(picture.image, name)
     answered = Answer(
         question=asked,
         answer="".join(session.ask(asked)).strip(),
-        image=None if image is None else str(image),
-        remarks=(*(picture.notes if picture else ()), *(heard.warnings if heard else ())),
+        images=tuple(str(path) for path in image or ()),
+        remarks=(*_remarks(pictures), *(heard.warnings if heard else ())),
         transcript=heard,
     )
     if json:
@@ -112,20 +118,21 @@ def ask(
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Answer:
-    """An answer of `ask`, with remarks about its image and its recording."""
+    """An answer of `ask`, with remarks about its images and its recording."""
 
     question: str
     answer: str
-    image: str | None
+    images: tuple[str, ...]
     remarks: tuple[str, ...]
     transcript: Transcript | None
 
     def to_dict(self) -> dict[str, object]:
-        """The JSON that `ask --json` prints."""
+        """The JSON that `ask --json` prints; `image` is the first of `images`."""
         made: dict[str, object] = {
             "question": self.question,
             "answer": self.answer,
-            "image": self.image,
+            "image": self.images[0] if self.images else None,
+            "images": list(self.images),
             "remarks": list(self.remarks),
         }
         heard = self.transcript
@@ -138,6 +145,19 @@ class Answer:
             "probability": heard.probability,
             "cut": heard.truncated,
         }
+
+
+def _open_images(paths: Sequence[Path]) -> list[tuple[str, OpenedImage]]:
+    """Each picture with its file's name."""
+    from ..vision.image_io import open_image_with_notes
+
+    return [(path.name, open_image_with_notes(path)) for path in paths]
+
+
+def _remarks(pictures: Sequence[tuple[str, OpenedImage]]) -> Iterator[str]:
+    """What is to be said about the pictures, of several with their names."""
+    for name, picture in pictures:
+        yield from (f"{name}: {note}" if len(pictures) > 1 else note for note in picture.notes)
 
 
 def _check_question(question: str | None, sound: Path | None) -> None:
@@ -175,7 +195,7 @@ def _print_answer(answered: Answer) -> None:
 @app.command()
 def chat(
     model: ChatModel = None,
-    image: ChatImage = None,
+    image: ChatImages = None,
     temperature: Temperature = 0.0,
     max_new_tokens: AnswerLength = 256,
     picture_tokens: PictureTokens = None,
@@ -187,16 +207,16 @@ def chat(
 ) -> None:
     """Talk in the terminal; answers appear as they are made."""
     from .. import console
-    from ..vision.image_io import open_image_with_notes
 
-    picture = None if image is None else open_image_with_notes(image)
+    pictures = _open_images(image or [])
     opened = SelectedEngine(model, engine, device, picture_tokens, quantize, server, served)
     from ..chat import ChatSession, Sampling
     from ..chat.terminal import run_terminal_chat
 
     session = ChatSession(opened.open(), Sampling(max_new_tokens, temperature))
-    session.set_image(picture.image if picture else None)
-    for remark in picture.notes if picture else []:
+    for name, picture in pictures:
+        session.add_image(picture.image, name)
+    for remark in _remarks(pictures):
         console.err.print(remark, style="yellow")
     run_terminal_chat(session, console.out)
 

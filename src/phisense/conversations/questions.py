@@ -63,7 +63,12 @@ def read_questions(path: Path) -> list[Question]:
 def _question(row: Row, conversation: Conversation, raw: dict[str, Any], name: str) -> Question:
     """The first exchange of a row, with every answer that the row accepts."""
     if len(conversation.images) > 1:
-        raise ConversationError(f"{name} has several pictures", wanted="at most one in a question")
+        raise ConversationError(
+            f"{name} has several pictures",
+            got=f"{len(conversation.images)}",
+            wanted="at most one in a question",
+            do="Training takes such rows, data.held_out and evaluate do not: leave them out there",
+        )
     at = next(i for i, message in enumerate(conversation.messages) if message.role == "user")
     if row.shape == "pairs" and len(conversation.messages) > 2:
         raise ConversationError(

@@ -19,8 +19,8 @@ from .shapes import Shapes
 def training_flops(
     s: Shapes, recipe: Recipe, stage: str, device: Device, lengths: Lengths
 ) -> float:
-    """Operations for one row of the mean length with one image; logits are computed for at most
-    `lengths.supervised` of its tokens.
+    """Operations for one row of the mean length with the mean number of images; logits are
+    computed for at most `lengths.supervised` of its tokens.
     """
     tokens = lengths.mean
     tuned = recipe.train.lora if stage != "align" else None
@@ -42,9 +42,9 @@ def training_flops(
     )
     return (
         layers
-        + 2.0 * (s.patches + 1) * seen
+        + 2.0 * (s.patches + 1) * seen * lengths.mean_pictures
         + 2.0 * min(tokens, lengths.supervised) * s.output * 2
-        + 2.0 * s.image_tokens * s.projector * 3
+        + 2.0 * s.image_tokens * s.projector * 3 * lengths.mean_pictures
     )
 
 

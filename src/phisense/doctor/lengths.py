@@ -33,9 +33,10 @@ class Lengths(Record):
     largest numbers of attention scores (`scores`) and of keys in spans that follow another
     (`behind`).
 
-    A row is one sequence of the batch: a conversation, or with shared images all those about one
-    image. `rows` and `conversations` are None if the data is missing. `basis` says what the figures
-    are based on.
+    A row is one sequence of the batch: a conversation, or with shared images all those about the
+    same ones. `rows` and `conversations` are None if the data is missing. `basis` says what the
+    figures are based on. `pictures` is the largest number of images in a row, `mean_pictures` the
+    mean one.
     """
 
     longest: int
@@ -46,6 +47,8 @@ class Lengths(Record):
     basis: str
     scores: int
     behind: int
+    pictures: int = 1
+    mean_pictures: float = 1.0
 
     def rows_of(self, conversations: int) -> int:
         """The average number of rows for this many conversations, as packed for training."""
@@ -84,11 +87,7 @@ def measure_lengths(recipe: Recipe, stage: str, s: Shapes) -> Lengths:
     some = groups[:: -(-len(groups) // SAMPLED_ROWS)]
 
     def rows_of(chosen: Sequence[Sequence[Conversation]]) -> list[PackedRow]:
-        samples = [
-            Sample(one.id, _render(one, prompt, s.image_tokens, asked), one.images)
-            for group in chosen
-            for one in group
-        ]
+        samples = [_sample(one, prompt, s.image_tokens, asked) for group in chosen for one in group]
         share = recipe.train.share_pictures and prompt is not None
         return (
             pack(samples, prompt.image_id, asked.max_length)
@@ -113,6 +112,8 @@ def measure_lengths(recipe: Recipe, stage: str, s: Shapes) -> Lengths:
         ),
         max(count_scores(row)[0] for row in every),
         max(count_scores(row)[1] for row in every),
+        max(len(row.images) for row in every),
+        sum(len(row.images) for row in usual) / len(usual),
     )
 
 
@@ -175,15 +176,20 @@ def _prompt(recipe: Recipe, s: Shapes) -> Prompt | None:
     return Prompt(tokenizer)
 
 
-def _render(
+def _sample(
     conversation: Conversation, prompt: Prompt | None, image_tokens: int, stage: Stage
-) -> Rendered:
-    max_length = stage.max_length
+) -> Sample:
+    """The conversation as training renders it; without a tokenizer, or if training will reject it
+    by name, of the length that its characters tell.
+    """
+    max_length, images = stage.max_length, conversation.images
     if prompt is not None:
         try:
             objective = OBJECTIVES[stage.objective]
-            return objective.render(prompt, conversation, image_tokens, max_length)[0]
-        except PhisenseError:  # training will reject this row by name
+            rendered = objective.render(prompt, conversation, image_tokens, max_length)[0]
+            shown = images[: prompt.images_in(rendered, image_tokens)]
+            return Sample(conversation.id, rendered, shown)
+        except PhisenseError:
             pass
     spoken = {
         role: sum(
@@ -193,7 +199,7 @@ def _render(
         )
         for role in ("user", "assistant")
     }
-    whole = [IGNORE_INDEX] * (image_tokens * len(conversation.images) + spoken["user"]) + [
-        0
-    ] * spoken["assistant"]
-    return Rendered([0] * min(len(whole), max_length), whole[:max_length])
+    given = image_tokens * len(images) + spoken["user"]
+    whole = [*[IGNORE_INDEX] * given, *[0] * spoken["assistant"]]
+    rendered = Rendered([0] * min(len(whole), max_length), whole[:max_length])
+    return Sample(conversation.id, rendered, images)

@@ -98,7 +98,9 @@ def cast_weights(s: Shapes, x: MicroBatch) -> float:
 
 
 def largest_micro_batch(recipe: Recipe, stage: str, device: Device, lengths: Lengths) -> MicroBatch:
-    """The largest micro-batch of a stage: every row has the longest length and an image."""
+    """The largest micro-batch of a stage: every row has the longest length and the most
+    images, at least one.
+    """
     asked = recipe.train.stages[stage]
     lora = recipe.train.lora if stage != "align" else None
     rows = lengths.rows_of(asked.micro_batch_size)
@@ -113,7 +115,7 @@ def largest_micro_batch(recipe: Recipe, stage: str, device: Device, lengths: Len
         itemsize=device.itemsize,
         varlen=device.varlen,
         cuda=device.cuda,
-        pictures=rows,
+        pictures=rows * max(1, lengths.pictures),
         scores=lengths.scores,
         behind=lengths.behind,
         full_finetuning=stage != "align" and recipe.train.lora is None,

@@ -106,23 +106,22 @@ def _plan_stage(recipe: Recipe, name: str, s: Shapes, device: Device) -> StepPla
     if step.fits:
         return step
 
+    measured: dict[int, Lengths] = {}  # by image token count
+
     def predict(changed: Recipe) -> float:
-        """Peak with a changed recipe: other image token counts shift the row lengths, a lower
-        `max_length` caps them.
+        """Peak with a changed recipe: with other image token counts the rows are measured again, a
+        lower `max_length` caps them.
         """
-        other = s if changed.projector == recipe.projector else read_shapes(changed)
-        stage = changed.train.stages[name]
-        whole = (
-            found.longest
-            if found.rows is None
-            else found.longest - s.image_tokens + other.image_tokens
-        )
-        longest = min(whole, stage.max_length)
+        other, lengths = s, found
+        if changed.projector != recipe.projector:
+            other = read_shapes(changed)
+            lengths = measured.setdefault(other.image_tokens, measure_lengths(recipe, name, other))
+        longest = min(lengths.longest, changed.train.stages[name].max_length)
         cut = replace(
-            found,
+            lengths,
             longest=longest,
-            supervised=min(found.supervised, longest),
-            scores=min(found.scores, longest**2),
+            supervised=min(lengths.supervised, longest),
+            scores=min(lengths.scores, longest**2),
         )
         return memory.training_peak(changed, name, other, device, cut).total
 

@@ -105,7 +105,7 @@ def attention_maps(
             Message("assistant", built.prompt.escape_special_tokens(p.answer)),
         )
         ids, answered = built.prompt.render_answered(said, [len(slots)])
-        grid = attention_map(built, ids, slots, answered)
+        (grid,) = attention_map(built, ids, [slots], answered)
         found[p.id] = AttentionGrid(tuple(tuple(round(w, 6) for w in row) for row in grid.tolist()))
         progress(len(found), max_maps)
     return found

@@ -1,9 +1,10 @@
-"""Attention map of an answer over its image: the attention from the answer's tokens to the image
+"""Attention maps of an answer over its images: the attention from the answer's tokens to the image
 tokens.
 """
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from dataclasses import dataclass, field
 from typing import Any
 
@@ -61,10 +62,13 @@ AttentionInterface.register(RECORDING, recording_attention)
 
 @torch.inference_mode()
 def attention_map(
-    built: Phi3WithProjector, ids: list[int], image_embeds: torch.Tensor, answer_length: int
-) -> torch.Tensor:
-    """Grid `(rows, columns)` with sum 1 for ids `(T,)` with one image, whose last `answer_length`
-    tokens are the answer.
+    built: Phi3WithProjector,
+    ids: list[int],
+    image_embeds: Sequence[torch.Tensor],
+    answer_length: int,
+) -> list[torch.Tensor]:
+    """A grid `(rows, columns)` for each image of ids `(T,)`, whose last `answer_length` tokens are
+    the answer. All grids together have the sum 1, so they tell which image it attended to, too.
 
     It is the mean over all heads and the layers of the upper half, where output tokens are
     determined. It shows where the model attended, not why it answered as it did (Jain and Wallace
@@ -72,7 +76,7 @@ def attention_map(
     """
     input_ids = torch.tensor(ids, device=built.device)
     where = (input_ids == built.prompt.image_id).nonzero()[:, 0]
-    embedded = built.embed(input_ids, [image_embeds])
+    embedded = built.embed(input_ids, image_embeds)
     recorder = _Recorder(
         len(ids) - answer_length - 1, where
     )  # a token is predicted by the row before it
@@ -93,5 +97,6 @@ def attention_map(
     finally:
         built.model.set_attn_implementation({"text_config": implementation})
     upper = torch.stack(recorder.per_layer[len(recorder.per_layer) // 2 :]).mean(0)
-    side = round(len(where) ** 0.5)
-    return (upper / upper.sum()).view(side, side).cpu()
+    shares = (upper / upper.sum()).cpu().split([len(one) for one in image_embeds])
+    sides = [round(len(share) ** 0.5) for share in shares]
+    return [share.view(side, side) for share, side in zip(shares, sides, strict=True)]

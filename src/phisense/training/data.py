@@ -67,7 +67,9 @@ class Samples(Dataset[PackedRow]):
                 )
                 self.num_shortened += left_out > 0
                 digest.update(repr((conversation, times, pool)).encode())
-                samples += [Sample(conversation.id, rendered, conversation.images, pool)] * times
+                # those of dropped exchanges are gone
+                shown = conversation.images[: prompt.images_in(rendered, image_tokens[pool])]
+                samples += [Sample(conversation.id, rendered, shown, pool)] * times
             rows = len(samples) - before
             self.sets.append(StageData(name=path.name, rows=rows, weight=weight))
         if not samples:

@@ -199,18 +199,18 @@ def drawn_labels(labels: torch.Tensor, vocabulary: int, seed: int) -> torch.Tens
 
 
 def sample_rows(samples: Samples, seed: int, max_tokens: int) -> list[int]:
-    """The shortest row of each kind among some drawn at random: several conversations about an
-    image, one, and none; and the next shortest of any, until `MIN_LABELS` tokens have a loss or
-    there would be more than `max_tokens` tokens.
+    """The shortest row of each kind among some drawn at random: one or several conversations about
+    no image, one, or several; and the next shortest of any, until `MIN_LABELS` tokens have a loss
+    or there would be more than `max_tokens` tokens.
     """
     generator = torch.Generator().manual_seed(seed)
     lengths = samples.lengths
     drawn = torch.randperm(len(samples), generator=generator)[:MAX_ROWS].tolist()
     by_length = sorted(drawn, key=lambda i: lengths[i])
-    kinds: dict[tuple[bool, bool], int] = {}
+    kinds: dict[tuple[int, bool], int] = {}
     for row in by_length:
         packed = samples.rows[row]
-        kinds.setdefault((bool(packed.images), len(packed.ends) > 1), row)
+        kinds.setdefault((min(len(packed.images), 2), len(packed.ends) > 1), row)
     rows = list(kinds.values())
 
     def labels() -> int:
