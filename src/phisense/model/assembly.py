@@ -117,9 +117,7 @@ class Phi3WithProjector:
         kind = ENCODERS[encoder]
         seen = vision_config(vision_folder, encoder, size)
         if outlined:
-            text = outline_language(
-                language_folder, language_config(language_folder), where, dtype
-            )
+            text = outline_language(language_folder, language_config(language_folder), where, dtype)
         else:
             text = load_language(language_folder, where, dtype, quantize)
         projector = projector or Projector()

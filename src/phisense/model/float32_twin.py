@@ -66,9 +66,7 @@ def computed_in_float32(model: Any) -> Iterator[None]:
         plain = {id(layer): layer for _, layer in four_bit_layers(model)}
         # Only Linear itself: the weight of a subclass, as in nn.MultiheadAttention, may be read
         # without its forward pass.
-        plain |= {
-            id(m): m for m in model.modules() if is_linear(m) and _is_narrow(m.weight)
-        }
+        plain |= {id(m): m for m in model.modules() if is_linear(m) and _is_narrow(m.weight)}
         for layer in plain.values():
             _replace(put_back, layer, "forward", functools.partial(_multiply, layer))
         for module in model.modules():

@@ -205,7 +205,9 @@ def _digest(model: nn.Module, tensors: Callable[[Any], tuple[torch.Tensor, ...]]
 
 def tensor_bytes(tensor: torch.Tensor) -> memoryview:
     """The bytes of a tensor in its own dtype, row by row, for a digest. Gathers a sharded one."""
-    found: memoryview = whole(tensor.detach()).cpu().contiguous().view(-1).view(torch.uint8).numpy().data
+    found: memoryview = (
+        whole(tensor.detach()).cpu().contiguous().view(-1).view(torch.uint8).numpy().data
+    )
     return found
 
 

@@ -1,5 +1,5 @@
-"""Safetensors of sharded tensors: written by one process, one gathered tensor after another, and read
-by each process as far as it holds them. So nobody holds a whole model, or its optimizer's moments.
+"""Safetensors of sharded tensors: written by one process, one gathered tensor after another, and
+read by each process as far as it holds them. So nobody holds a whole model, or its moments.
 
 The files are those that `safetensors.torch.save_file` writes: any number of processes reads them.
 """
@@ -54,8 +54,8 @@ def write_gathered(tensors: Mapping[str, torch.Tensor], path: Path | None) -> No
 
 
 def read_rows(file: Any, name: str, into: torch.Tensor, rows: slice) -> None:
-    """Copy some rows of a tensor in an open safetensors file `into` another one; all of it if it has
-    no dimensions.
+    """Copy some rows of a tensor in an open safetensors file `into` another one; all of it if it
+    has no dimensions.
     """
     if not into.ndim:
         into.copy_(file.get_tensor(name))

@@ -32,9 +32,7 @@ StoredNames = Mapping[str, tuple[str, StoredTensor]]
 _TABLE, _HEAD = "model.embed_tokens.weight", "lm_head.weight"
 
 
-def outline_language(
-    folder: Path, config: Any, device: torch.device, dtype: torch.dtype
-) -> Any:
+def outline_language(folder: Path, config: Any, device: torch.device, dtype: torch.dtype) -> Any:
     """The language model of a folder, which may be a model folder, with parameters of the right
     shapes that take no memory and are all zero, until `load_in_shards`.
 

@@ -37,9 +37,7 @@ _NO_LONGER_COMPARED = (
 )
 
 
-def finish_stage(
-    model: Any, folder: Path, *, about: dict[str, Any], write: bool = True
-) -> None:
+def finish_stage(model: Any, folder: Path, *, about: dict[str, Any], write: bool = True) -> None:
     """Save what the next stage starts from: the weights, and the RNG state, which initializes its
     LoRA.
 

@@ -373,8 +373,13 @@ def _inference_settings(built: Phi3WithProjector, model: Any) -> Iterator[None]:
     built.model.set_attn_implementation({"text_config": "sdpa"})
     built.model.config.use_cache = True
     try:
-        with root_gathered(model), torch.autocast(
-            device.type, torch.bfloat16, enabled=built.model.lm_head.weight.dtype is torch.bfloat16
+        with (
+            root_gathered(model),
+            torch.autocast(
+                device.type,
+                torch.bfloat16,
+                enabled=built.model.lm_head.weight.dtype is torch.bfloat16,
+            ),
         ):
             yield
     finally:

@@ -84,7 +84,9 @@ def _load_whole(optimizer: Any, path: Path) -> None:
         for number, moments in state["state"].items():
             weight = weights[number]
             for key, value in moments.items():
-                moment = torch.empty_like(weight, dtype=value.dtype) if value.ndim else value.clone()
+                moment = (
+                    torch.empty_like(weight, dtype=value.dtype) if value.ndim else value.clone()
+                )
                 if value.ndim:
                     local(moment).copy_(value[local_rows(weight)])
                 part.state[weight][key] = moment

@@ -1,5 +1,5 @@
-"""What Trainer does otherwise with a sharded model: nothing wraps it, since its own hooks gather the
-weights and average the gradients; and a step without images leaves the projector alone.
+"""What Trainer does otherwise with a sharded model: nothing wraps it, since its own hooks gather
+the weights and average the gradients; and a step without images leaves the projector alone.
 """
 
 from __future__ import annotations

@@ -230,8 +230,8 @@ class StageTrainer(Trainer):
 
 
 def restore_random_state(checkpoint: Path) -> None:
-    """Restore torch's random state on the CPU as the first process saved it: the next stage begins
-    its adapter with it. (Dropout's masks depend on the number of processes in any case.)
+    """Restore torch's random state on the CPU as the first process saved it, with which the next
+    stage begins its adapter. Dropout's masks depend on the number of processes in any case.
     """
     for name in ("rng_state.pth", "rng_state_0.pth"):
         if (checkpoint / name).is_file():
