@@ -21,6 +21,7 @@ import socket
 import subprocess
 import sys
 import tempfile
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
@@ -40,6 +41,7 @@ SEEN = {
 }
 KINDS: dict[str, Any] = {"full": None, "lora": {"rank": 8, "alpha": 16, "dropout": 0.0}}
 STEPS = 3
+_RATIOS = ("kind", "ratio", "beyond", "loss_difference")
 
 CHILD = """
 import sys
@@ -121,19 +123,32 @@ def losses(root: Path, name: str) -> list[float]:
     return [row["loss"] for row in map(json.loads, lines) if "loss" in row]
 
 
+def predict(recipe: Path, processes: int) -> float:
+    """The peak that doctor plans for each process."""
+    from phisense.doctor import find_devices, make_plan
+    from phisense.recipe import load_recipe
+
+    device = replace(find_devices(compute_dtype="float32")[0], processes=processes)
+    steps = make_plan(load_recipe(recipe), device).steps
+    return next(step.peak.total for step in steps if step.peak.step == "instruct")
+
+
 def compare(root: Path, kind: str, baseline: int) -> dict[str, Any]:
     """One kind of training in one process and in two."""
-    peaks = {}
+    peaks, planned = {}, {}
     for processes in (1, 2):
         name = f"{kind}-{processes}"
         recipe = recipe_of(root, name, kind, shard=processes > 1)
         peaks[processes] = run(root, processes, str(recipe), "--overwrite")
+        planned[processes] = predict(recipe, processes)
     pairs = list(zip(losses(root, f"{kind}-1"), losses(root, f"{kind}-2"), strict=True))
     assert len(pairs) == STEPS
     return {
         "kind": kind,
         "one": peaks[1],
         "each": peaks[2],
+        "planned_one": planned[1],
+        "planned_each": planned[2],
         "ratio": peaks[2] / peaks[1],
         "beyond": (peaks[2] - baseline) / (peaks[1] - baseline),
         "loss_difference": max(abs(a - b) for a, b in pairs),
@@ -160,10 +175,12 @@ def main() -> None:
         for kind in asked.kind or KINDS:
             row = compare(root, kind, baseline)
             found.append(row)
+            sizes = {key: f"{row[key] / 1e9:.2f} GB" for key in row if key not in _RATIOS}
             print(
-                f"{kind:5} one process {row['one'] / 1e9:.2f} GB, each of two"
-                f" {row['each'] / 1e9:.2f} GB: {row['ratio']:.2f}, {row['beyond']:.2f} beyond the"
-                f" libraries; losses within {row['loss_difference']:.1e}",
+                f"{kind:5} one process {sizes['one']} (planned {sizes['planned_one']}), each of two"
+                f" {sizes['each']} (planned {sizes['planned_each']}): {row['ratio']:.2f},"
+                f" {row['beyond']:.2f} beyond the libraries; losses within"
+                f" {row['loss_difference']:.1e}",
                 flush=True,
             )
     if asked.json:

@@ -13,6 +13,10 @@ import pytest
 import torch
 from safetensors.torch import load_file
 
+from phisense.doctor.devices import Device
+from phisense.doctor.lengths import measure_lengths
+from phisense.doctor.memory import training_peak
+from phisense.doctor.shapes import read_shapes
 from phisense.errors import RecipeError
 from phisense.pipeline.train import ONE_PROCESS
 from phisense.recipe import load_recipe
@@ -144,12 +148,26 @@ def test_halves_train_what_a_whole_model_trains(
     for mine, all_of_it in halves:
         assert all_of_it == alone[1]
         assert mine / all_of_it == pytest.approx(0.5, abs=0.01)
+        assert planned_weights(root, [*settings("two", [*changes, *SHARD])[1::2]]) == pytest.approx(
+            4 * mine, rel=0.1
+        )
     for name in ("plain_weights", "trainable", "modules"):
         assert one.facts[name] == two.facts[name]
     for stage, facts in two.facts["stages"].items():
         assert facts["tokens"] == one.facts["stages"][stage]["tokens"]
         for check in facts["gradient_check"]:
             assert all(part["error"] < 0.02 and part["cosine"] > 0.999 for part in check["parts"])
+
+
+def planned_weights(root: Path, changes: Sequence[str]) -> float:
+    """Bytes of the weights that doctor plans for each of two processes."""
+    recipe = load_recipe(root / "tiny.yaml", tuple(changes))
+    device = Device("CPU", False, 1e12, "float32", "spans", 0.0, 1e9, "", processes=2)
+    shapes = read_shapes(recipe)
+    peak = training_peak(
+        recipe, "instruct", shapes, device, measure_lengths(recipe, "instruct", shapes)
+    )
+    return peak.terms["weights"] + peak.terms["trained"]
 
 
 @pytest.mark.parametrize("fault", ["gradients are summed", "each trains alone"])

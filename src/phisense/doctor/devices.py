@@ -54,7 +54,7 @@ GPUS: dict[str, tuple[int, float, str]] = {
 @dataclass(frozen=True, slots=True)
 class Device:
     """`memory` in bytes; `rate` in floating point operations per second that a training step
-    reaches.
+    reaches; `processes` share a sharded model, each with a device like this one.
     """
 
     name: str
