@@ -63,7 +63,8 @@ def run_until_killed(count: int, folder: Path, words: Sequence[str], where: str)
 
 def held(folder: Path, count: int) -> list[tuple[int, int]]:
     """For each process the weights that it held when the run was saved, and those of the model."""
-    return [tuple(json.loads((folder / f"held-{rank}").read_text())) for rank in range(count)]
+    told = [json.loads((folder / f"held-{rank}").read_text()) for rank in range(count)]
+    return [(int(mine), int(whole)) for mine, whole in told]
 
 
 def _one_of_them(folder: str, env: dict[str, str], fault: str, *words: str) -> None:
