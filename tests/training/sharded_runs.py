@@ -110,7 +110,7 @@ def _die_behind(stage: str, step: str) -> None:
 
 def _sum_gradients() -> None:
     """Gradients are summed over the processes, not averaged."""
-    from phisense.model import sharding
+    from phisense.model import sharded_language, sharding
 
     shard = sharding.shard_module
 
@@ -118,7 +118,7 @@ def _sum_gradients() -> None:
         shard(module, device)
         module.set_gradient_divide_factor(1.0)
 
-    sharding.shard_module = summed
+    sharding.shard_module = sharded_language.shard_module = summed
 
 
 def _train_alone() -> None:

@@ -170,18 +170,25 @@ def planned_weights(root: Path, changes: Sequence[str]) -> float:
     return peak.terms["weights"] + peak.terms["trained"]
 
 
-@pytest.mark.parametrize("fault", ["gradients are summed", "each trains alone"])
-def test_controls(root: Path, fault: str) -> None:
-    """The comparison finds a wrong average, and a model that is neither sharded nor averaged."""
+def test_control_each_process_trains_alone(root: Path) -> None:
+    """The comparison finds a model that is neither sharded nor averaged."""
     one, _ = train(root, "one", 1, settings("one", KINDS["full"]))
-    options = [*settings("wrong", [*KINDS["full"], *SHARD])]
-    wrong, halves = train(root, "wrong", 2, options, fault)
+    options = settings("wrong", [*KINDS["full"], *SHARD])
+    wrong, halves = train(root, "wrong", 2, options, "each trains alone")
     losses, norms, weights = one.apart(wrong)
     assert norms > 0.01
-    if fault == "each trains alone":
-        assert losses > 10 * LOSSES
-        assert weights > 10 * WEIGHTS
-        assert all(mine == whole for mine, whole in halves)
+    assert losses > 10 * LOSSES
+    assert weights > 10 * WEIGHTS
+    assert all(mine == whole for mine, whole in halves)
+
+
+def test_control_gradients_are_summed(root: Path) -> None:
+    """A wrong average does not get as far: the gradient check finds twice the derivative."""
+    out, name = root / "told" / "summed", "summed"
+    options = settings(name, [*KINDS["full"], *SHARD])
+    words = ["train", str(root / "tiny.yaml"), "--overwrite", *options]
+    with pytest.raises(AssertionError, match=r"is\s+not\s+the\s+derivative"):
+        run(2, out, words, "gradients are summed")
 
 
 def test_a_step_without_images_leaves_the_projector_alone(root: Path) -> None:
