@@ -110,15 +110,14 @@ def _die_behind(stage: str, step: str) -> None:
 
 def _sum_gradients() -> None:
     """Gradients are summed over the processes, not averaged."""
-    from phisense.model import sharded_language, sharding
+    from torch.distributed import ReduceOp
+    from torch.distributed.fsdp._fully_shard import _fsdp_collectives
 
-    shard = sharding.shard_module
+    def undivided(*_: Any, **__: Any) -> tuple[None, None, Any, Any]:
+        return None, None, ReduceOp.SUM, ReduceOp.SUM
 
-    def summed(module: Any, device: Any) -> None:
-        shard(module, device)
-        module.set_gradient_divide_factor(1.0)
-
-    sharding.shard_module = sharded_language.shard_module = summed
+    # torch's own way, a factor of 1, needs NCCL
+    _fsdp_collectives._get_gradient_divide_factors = undivided
 
 
 def _train_alone() -> None:
