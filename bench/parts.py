@@ -17,10 +17,11 @@ def make_parts(
     seen: dict[str, Any] | None = None,
     *,
     window: int = 2048,
+    vocabulary: int = 32064,
     cuda: bool = False,
 ) -> None:
-    """A Phi-3 of the shape `text` with the real 32,064-row vocabulary, and a CLIP of the shape
-    `seen`, B/16-224's if None.
+    """A Phi-3 of the shape `text` with `vocabulary` rows, the real number if left out, and a CLIP
+    of the shape `seen`, B/16-224's if None.
 
     With `cuda` they are made on the GPU in bfloat16.
     """
@@ -37,7 +38,7 @@ def make_parts(
 
     torch.manual_seed(0)
     language = Phi3Config(
-        vocab_size=32064,
+        vocab_size=vocabulary,
         num_hidden_layers=layers,
         num_key_value_heads=text["num_attention_heads"],
         max_position_embeddings=window,

@@ -15,7 +15,7 @@ import torch
 from pydantic import BaseModel
 
 import phisense
-from phisense.distributed import current_process_group
+from phisense.distributed import ProcessGroup, current_process_group
 from phisense.errors import PhisenseError
 from phisense.intervals import Interval
 from phisense.merging.gate import gate_of
@@ -159,6 +159,13 @@ def optimizer(recipe: Recipe) -> Any:
     return type(made), [(group["lr"], group["weight_decay"]) for group in made.param_groups]
 
 
+def sharded(recipe: Recipe) -> Any:
+    """Whether two processes share the model."""
+    arithmetic, store = choose_arithmetic("train", "cpu", compute_dtype="float32"), None
+    run: Any = RunContext(recipe, {}, arithmetic, store, ProcessGroup(0, 2), print, None)  # type: ignore[arg-type]
+    return run.shards
+
+
 def folders(recipe: Recipe) -> Any:
     return recipe.run, recipe.model, recipe.store, recipe.image_folders
 
@@ -300,6 +307,7 @@ PROOFS = {
     "train.lora.dropout": Proof(model, "train.lora.dropout=0.5"),
     "train.lora.target_modules": Proof(model, "train.lora.target_modules=.*o_proj"),
     "train.lora.vision": Proof(model, "train.lora.vision=true", (PIXELS,)),
+    "train.shard": Proof(sharded, "train.shard=true", ("train.quantize=false",)),
     "train.gradient_checkpointing": Proof(schedule, "train.gradient_checkpointing=false"),
     "train.share_pictures": Proof(schedule, "train.share_pictures=false"),
     "train.bad_step": Proof(schedule, "train.bad_step=skip"),

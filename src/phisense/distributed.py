@@ -33,8 +33,9 @@ def is_first_process() -> bool:
 
 
 def current_process_group() -> ProcessGroup:
-    """The process group of the launcher, or a single process. Raises UsageError under FSDP or
-    DeepSpeed: saving and comparing weights requires unsharded models.
+    """The process group of the launcher, or a single process. Raises UsageError if the launcher is
+    to shard the model by FSDP or DeepSpeed: Accelerate shards nothing on CPUs, without a word, and
+    leaves out what it cannot shard. `train.shard` does it instead.
     """
     for flag, what in {
         "ACCELERATE_USE_FSDP": "FSDP",
@@ -42,8 +43,8 @@ def current_process_group() -> ProcessGroup:
     }.items():
         if os.environ.get(flag, "false").lower() == "true":
             raise UsageError(
-                "phisense train keeps a whole model in every process", got=what,
-                do="Launch with --multi_gpu, or by torchrun; docs/recipes.md says why",
+                "phisense train does not let the launcher shard the model", got=what,
+                do="Launch with --multi_gpu, or by torchrun, and set train.shard: true",
             )  # fmt: skip
     if int(os.environ.get("WORLD_SIZE", "1")) < 2:
         return ProcessGroup()

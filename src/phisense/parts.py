@@ -10,7 +10,7 @@ import os
 import re
 from collections.abc import Mapping, Sequence
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 from .artifacts import detect_file_type
 from .errors import PartError
@@ -21,6 +21,9 @@ from .opening.registered import published_prefixes, unused_weights
 from .opening.shape_checks import any_of, build_meta_model, check_stored_weights
 from .opening.tokenizer_steps import has_own_steps
 from .safe_parsing import quote
+
+if TYPE_CHECKING:
+    import torch
 
 #: Attention implementation of opened models; training chooses its own (model/device.py). A model's
 #: configuration cannot override it.
@@ -195,31 +198,45 @@ def load_submodel(
     from safetensors import SafetensorError, safe_open
 
     weights = {}
-    inner = any_of(("model.", *published_prefixes()))
-    inside = re.compile(rf"^(?:model\.)?{submodel}\.(?:{inner})?(.+)$")
-    head = "model." if submodel == "language_model" else ""
-    held: dict[str, StoredTensor] = {}
+    stored = stored_weights(folder, submodel)
+    check_stored_weights(
+        folder,
+        build_meta_model(model_class, config, folder),
+        {name: entry for name, (_, entry) in stored.items()},
+    )
     try:
-        for name, stored in validate_folder(folder).headers.items():
-            found = inside.match(name)
-            if head and name.endswith("lm_head.weight"):
-                held["lm_head.weight"] = stored
-            elif found:
-                held[head + found[1]] = stored
-        check_stored_weights(folder, build_meta_model(model_class, config, folder), held)
         for path in weight_files(folder):
             with safe_open(path, "pt") as file:
-                for name in file.keys():  # noqa: SIM118, it is no dict
-                    found = inside.match(name)
-                    if head and name.endswith("lm_head.weight"):
-                        weights["lm_head.weight"] = file.get_tensor(name)
-                    elif found:
-                        weights[head + found[1]] = file.get_tensor(name)
+                for name, (there, entry) in stored.items():
+                    if entry.file == path:
+                        weights[name] = file.get_tensor(there)
     except (SafetensorError, OSError) as error:
         raise PartError(
             f"the model {folder} cannot be read", got=str(error).splitlines()[0], do="Make it again"
         ) from error
     return _load(model_class, folder, None, config=config, state_dict=weights, **options)
+
+
+def stored_weights(
+    folder: Path, submodel: str | None = None
+) -> dict[str, tuple[str, StoredTensor]]:
+    """For each weight of a validated folder, by its name in the model: its name in the file, and
+    its header entry. Of a model folder those of `submodel`, by their names in it.
+    """
+    headers = validate_folder(folder).headers
+    if submodel is None:
+        return {name: (name, entry) for name, entry in headers.items()}
+    inner = any_of(("model.", *published_prefixes()))
+    inside = re.compile(rf"^(?:model\.)?{submodel}\.(?:{inner})?(.+)$")
+    head = "model." if submodel == "language_model" else ""
+    found = {}
+    for name, entry in headers.items():
+        matched = inside.match(name)
+        if head and name.endswith("lm_head.weight"):
+            found["lm_head.weight"] = name, entry
+        elif matched:
+            found[head + matched[1]] = name, entry
+    return found
 
 
 def _load(
@@ -282,15 +299,20 @@ def check_weights_finite(model: Any, folder: Path) -> None:
     produce empty answers without an error.
     """
     for name, weight in model.named_parameters():
-        if weight.is_floating_point() and weight.numel() and weight.device.type != "meta":
-            least, most = (float(one) for one in weight.detach().aminmax())
-            if not -MAX_WEIGHT <= least <= most <= MAX_WEIGHT:
-                raise PartError(
-                    f"the part {folder} holds weights that are no numbers of a model",
-                    got=f"{least:g} to {most:g} in {name}",
-                    wanted=f"at most {MAX_WEIGHT:,}",
-                    do="Download it again",
-                )
+        check_finite(name, weight, folder)
+
+
+def check_finite(name: str, weight: torch.Tensor, folder: Path) -> None:
+    """As `check_weights_finite`, of one weight."""
+    if weight.is_floating_point() and weight.numel() and weight.device.type != "meta":
+        least, most = (float(one) for one in weight.detach().aminmax())
+        if not -MAX_WEIGHT <= least <= most <= MAX_WEIGHT:
+            raise PartError(
+                f"the part {folder} holds weights that are no numbers of a model",
+                got=f"{least:g} to {most:g} in {name}",
+                wanted=f"at most {MAX_WEIGHT:,}",
+                do="Download it again",
+            )
 
 
 def fingerprint(folder: Path) -> str:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
@@ -64,6 +65,29 @@ def test_memory_grows_with_what_costs_memory() -> None:
     assert peak("train.quantize=false") > usual + 5e9
     assert peak("train.gradient_checkpointing=false") > usual * 2
     assert peak("train.lora.rank=64") < usual
+
+
+def test_a_sharded_model_is_planned_for_each_process() -> None:
+    full = ("train.lora=null", "train.quantize=false", "train.instruct.micro_batch_size=1")
+
+    def plan(
+        gpu: str, processes: int, *more: str
+    ) -> tuple[dict[str, float], bool, tuple[str, ...]]:
+        device = replace(find_devices(gpu)[0], processes=processes)
+        made = make_plan(load_recipe(REAL, (*full, *more)), device)
+        step = next(step for step in made.steps if step.peak.step == "instruct")
+        return step.peak.terms, step.fits, made.notes
+
+    one, fits, notes = plan("A100-80", 1, "train.shard=true")
+    assert not fits
+    assert plan("A100-80", 8) == (one, False, notes), "without train.shard it is not divided"
+    eight, fits, more = plan("A100-80", 8, "train.shard=true")
+    assert fits
+    assert len(more) == len(notes) + 1
+    for name in ("weights", "optimizer"):
+        assert eight[name] == one[name] / 8
+    # a decoder layer of 113 million weights, or the embeddings of 98 million, in float32, twice
+    assert eight.get("gathered", 1e9) > 2 * 4 * 113e6
 
 
 def test_advice_is_the_cheapest_change_that_fits() -> None:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
+from dataclasses import replace
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated
 
@@ -28,6 +29,14 @@ DeviceMemory = Annotated[
     str | None,
     typer.Option(help="Plan for so much memory, e.g. 16GB; alone, on a GPU that size."),
 ]
+Processes = Annotated[
+    int | None,
+    typer.Option(
+        min=1,
+        help="Plan for one of so many processes that share a model (train.shard); if left out, one"
+        " for each GPU here.",
+    ),
+]
 DemoFolder = Annotated[Path, typer.Option(help="Where everything is written.")]
 OpenPage = Annotated[bool, typer.Option("--app/--no-app", help="Open the page at the end.")]
 DemoSeed = Annotated[int, typer.Option(help="Of the scenes and of the training.")]
@@ -41,6 +50,7 @@ def doctor(
     set_: Set = None,
     gpu: OtherGPU = None,
     device_memory: DeviceMemory = None,
+    processes: Processes = None,
     json: Json = False,
 ) -> VerbResult:
     """What this machine has, whether a recipe's parts and data are there, and what memory and time
@@ -50,7 +60,7 @@ def doctor(
     from ..recipe import load_recipe
     from .rendering import print_as_json
 
-    if recipe is None and (gpu or device_memory or set_):
+    if recipe is None and (gpu or device_memory or processes or set_):
         raise UsageError(
             "there is nothing to plan",
             got="no recipe",
@@ -61,6 +71,8 @@ def doctor(
     planned_for = (
         find_devices(gpu, device_memory, compute_dtype=asked.compute_dtype) if asked else []
     )
+    if processes is not None:
+        planned_for = [replace(one, processes=processes) for one in planned_for]
     findings = examine(asked)
     unknown = None
     plans = []

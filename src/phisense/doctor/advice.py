@@ -72,7 +72,7 @@ def candidate_changes(recipe: Recipe, stage: str) -> Iterator[tuple[str, str, Re
     if train.lora is None:
         changed = recipe.model_copy(update={"train": train.model_copy(update={"lora": Lora()})})
         yield "train.lora={}", f"LoRA of rank {Lora().rank} instead of every weight", changed
-    elif not train.quantize:
+    elif not train.quantize and not train.shard:
         changed = recipe.model_copy(update={"train": train.model_copy(update={"quantize": True})})
         yield "train.quantize=true", "the frozen base in 4 bits", changed
     kind = PROJECTORS[recipe.projector.kind]

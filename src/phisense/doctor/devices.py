@@ -54,7 +54,7 @@ GPUS: dict[str, tuple[int, float, str]] = {
 @dataclass(frozen=True, slots=True)
 class Device:
     """`memory` in bytes; `rate` in floating point operations per second that a training step
-    reaches.
+    reaches; `processes` share a sharded model, each with a device like this one.
     """
 
     name: str
@@ -65,6 +65,7 @@ class Device:
     baseline: float
     rate: float
     basis: str
+    processes: int = 1
 
     @property
     def itemsize(self) -> int:
@@ -132,6 +133,7 @@ def local_devices(compute_dtype: str = "auto") -> list[Device]:
                 CUDA_BASELINE,
                 rate,
                 basis,
+                torch.cuda.device_count(),
             )
         )
     return found

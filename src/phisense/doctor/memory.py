@@ -26,7 +26,7 @@ from ..model.quantized import NF4_BLOCK, NF4_SCALES_BLOCK
 from ..recipe import Recipe
 from ..training.eval_callback import MAX_NEW_TOKENS, eval_batch_size
 from ..training.run_context import CALIBRATION_IMAGES
-from . import activations
+from . import activations, sharded
 from .activations import MicroBatch
 from .devices import Device
 from .lengths import Lengths, measure_questions
@@ -201,6 +201,16 @@ def _training_moments(
             adapter=x.rank is not None,
         )
         moments.append(Peak(stage, "looking", {**optimizer, **answering}))
+    if recipe.train.shard and device.processes > 1:
+        gathered = sharded.gathered_bytes(recipe, s, 4 if full else device.itemsize, x.rank)
+        moments = [
+            Peak(
+                one.step,
+                one.moment,
+                sharded.divide(one.terms, one.moment, device.processes, gathered),
+            )
+            for one in moments
+        ]
     holes = 0.0 if device.cuda else HOLES * activations.narrow_blocks(s, x, MMAP_THRESHOLD_BYTES)
     return [
         _with_fragmentation(peak, device, holes if peak.moment in ("loss", "last layer") else 0.0)

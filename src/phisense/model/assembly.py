@@ -61,6 +61,7 @@ from .projectors.config import make_config, make_processor, native_class
 from .projectors.image_tokens import count_image_tokens
 from .projectors.weights import fresh_projector, load_projector
 from .quantized import forbid_repacking, nf4_config, set_compute_dtype
+from .sharded_language import outline_language
 from .tied_head import match_config_to_head
 
 _logger = logging.getLogger(__name__)
@@ -99,6 +100,7 @@ class Phi3WithProjector:
         dtype: torch.dtype | None = None,
         seed: int = 0,
         start: str | None = None,
+        outlined: bool = False,
     ) -> Phi3WithProjector:
         """Load both parts (folders or Hub ids) and join them with a fresh projector, or with that
         of the model folder `start`.
@@ -106,15 +108,18 @@ class Phi3WithProjector:
         A part may be a model folder: its language part or vision tower is taken. `quantize` loads
         the language part in NF4 with double quantization; `stored_features` leaves the vision tower
         out; `size` is the side of the images in pixels, None for what the vision part says.
-        `dtype` defaults to the training dtype of the device. Raises PartError for parts that do not
-        fit.
+        `dtype` defaults to the training dtype of the device. `outlined` leaves the language part
+        without weights, for sharded_language.py. Raises PartError for parts that do not fit.
         """
         where = pick_device(device)
         dtype = dtype or choose_arithmetic("train", where).dtype
         language_folder, vision_folder = resolve_part(language), resolve_part(vision)
         kind = ENCODERS[encoder]
         seen = vision_config(vision_folder, encoder, size)
-        text = load_language(language_folder, where, dtype, quantize)
+        if outlined:
+            text = outline_language(language_folder, language_config(language_folder), where, dtype)
+        else:
+            text = load_language(language_folder, where, dtype, quantize)
         projector = projector or Projector()
         built = cls._meta_model(
             text.config, language_folder, vision_folder, projector, encoder, layer, size, window

@@ -26,6 +26,7 @@ from ..malloc import release_free_memory
 from ..prompt import IGNORE_INDEX, Rendered
 from .assembly import Phi3WithProjector
 from .inputs import ModelInputs, pad_prompts, pad_rows
+from .sharding import is_sharded
 
 
 @dataclass(frozen=True, slots=True)
@@ -317,6 +318,8 @@ class SharedPrefix:
                 past_key_values=cache,
                 max_new_tokens=max_new_tokens,
                 do_sample=False,
+                # processes that share a sharded model go on until all have answered
+                synced_gpus=is_sharded(built.model.lm_head.weight),
             )
         return [
             built.prompt.truncate_at_stop(row.tolist())

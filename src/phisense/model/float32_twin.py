@@ -18,6 +18,7 @@ import torch
 from torch import nn
 
 from .quantized import dequantized_weight, four_bit_layers
+from .sharding import is_linear, is_sharded
 
 
 class _Product(torch.autograd.Function):
@@ -65,9 +66,7 @@ def computed_in_float32(model: Any) -> Iterator[None]:
         plain = {id(layer): layer for _, layer in four_bit_layers(model)}
         # Only Linear itself: the weight of a subclass, as in nn.MultiheadAttention, may be read
         # without its forward pass.
-        plain |= {
-            id(m): m for m in model.modules() if type(m) is nn.Linear and _is_narrow(m.weight)
-        }
+        plain |= {id(m): m for m in model.modules() if is_linear(m) and _is_narrow(m.weight)}
         for layer in plain.values():
             _replace(put_back, layer, "forward", functools.partial(_multiply, layer))
         for module in model.modules():
@@ -98,9 +97,14 @@ def _is_narrow(weight: Any) -> bool:
 
 
 def _widen(put_back: ExitStack, module: nn.Module) -> None:
-    """Convert the module's own frozen weights and buffers to float32."""
+    """Convert the module's own frozen weights and buffers to float32; of sharded weights, which are
+    gathered as they are, the outputs.
+    """
     for tensor in (*module.parameters(recurse=False), *module.buffers(recurse=False)):
-        if _is_narrow(tensor):
+        if is_sharded(tensor) and _is_narrow(tensor):
+            hook = module.register_forward_hook(lambda _, __, output: output.float())
+            put_back.callback(hook.remove)
+        elif _is_narrow(tensor):
             put_back.callback(setattr, tensor, "data", tensor.data)
             tensor.data = tensor.data.float()
 

@@ -19,6 +19,7 @@ from torch import nn
 from transformers import BitsAndBytesConfig
 
 from ..errors import PhisenseError
+from .sharding import whole
 
 # bitsandbytes' per-layer flag; always false on CPUs without the instructions
 _REPACK = "support_avx512bf16_for_cpu"
@@ -203,8 +204,10 @@ def _digest(model: nn.Module, tensors: Callable[[Any], tuple[torch.Tensor, ...]]
 
 
 def tensor_bytes(tensor: torch.Tensor) -> memoryview:
-    """The bytes of a tensor in its own dtype, row by row, for a digest."""
-    found: memoryview = tensor.detach().cpu().contiguous().view(-1).view(torch.uint8).numpy().data
+    """The bytes of a tensor in its own dtype, row by row, for a digest. Gathers a sharded one."""
+    found: memoryview = (
+        whole(tensor.detach()).cpu().contiguous().view(-1).view(torch.uint8).numpy().data
+    )
     return found
 
 

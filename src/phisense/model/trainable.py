@@ -14,8 +14,8 @@ from typing import Any
 
 import torch
 from peft import PeftModel
-from safetensors import SafetensorError
-from safetensors.torch import load_file, save_file
+from safetensors import SafetensorError, safe_open
+from safetensors.torch import save_file
 from torch import nn
 
 from ..errors import ArtifactError, TrainingError
@@ -24,6 +24,8 @@ from ..pipeline.records import Record
 from ..recipe import Recipe
 from .assembly import Phi3WithProjector
 from .lora import add_lora, expected_trainable
+from .sharded_files import read_rows, write_gathered
+from .sharding import is_sharded, local, local_rows, whole
 
 ADAPTER_FOLDER, WEIGHTS_FOLDER = "adapter", "weights"
 TRAINABLE_FILE = "trainable.safetensors"
@@ -85,27 +87,42 @@ def count_trainable(model: Any, recipe: Recipe) -> TrainableCount:
     )
 
 
-def save_trained(model: Any, run: Path) -> None:
-    """Save the trained weights into the run's folder: a PEFT adapter, or the weights themselves."""
-    if isinstance(model, PeftModel):
-        model.save_pretrained(run / ADAPTER_FOLDER)
-    else:
-        save_trainable(model, run / WEIGHTS_FOLDER)
+def save_trained(model: Any, run: Path, *, write: bool = True) -> None:
+    """Save the trained weights into the run's folder: a PEFT adapter, or the weights themselves.
+    A collective for a sharded model, of which one process has to `write`.
+    """
+    if not isinstance(model, PeftModel):
+        save_trainable(model, run / WEIGHTS_FOLDER, write=write)
+        return
+    state = trainable_state(model, keep=write)
+    if write:
+        model.save_pretrained(run / ADAPTER_FOLDER, state_dict=state)
 
 
-def trainable_state(model: Any) -> dict[str, torch.Tensor]:
-    """Every trainable weight, by name."""
-    return {
-        name: p.detach().cpu().contiguous()
-        for name, p in model.named_parameters()
-        if p.requires_grad
-    }
+def trainable_state(model: Any, *, keep: bool = True) -> dict[str, torch.Tensor]:
+    """Every trainable weight, by name; without `keep` none, and sharded ones are only gathered for
+    another process.
+    """
+    state = {}
+    for name, parameter in model.named_parameters():
+        if parameter.requires_grad and (keep or is_sharded(parameter)):
+            weight = whole(parameter.detach())
+            if keep:
+                state[name] = weight.cpu().contiguous()
+    return state
 
 
-def save_trainable(model: Any, folder: Path) -> None:
-    """Save the weights that require a gradient as safetensors in `folder`."""
-    folder.mkdir(parents=True, exist_ok=True)
-    save_file(trainable_state(model), folder / TRAINABLE_FILE)
+def save_trainable(model: Any, folder: Path, *, write: bool = True) -> None:
+    """Save the weights that require a gradient as safetensors in `folder`. A collective for a
+    sharded model, of which one process has to `write`, one weight after another.
+    """
+    if write:
+        folder.mkdir(parents=True, exist_ok=True)
+    trained = {name: p for name, p in model.named_parameters() if p.requires_grad}
+    if any(is_sharded(parameter) for parameter in trained.values()):
+        write_gathered(trained, folder / TRAINABLE_FILE if write else None)
+    elif write:
+        save_file(trainable_state(model), folder / TRAINABLE_FILE)
 
 
 def load_trainable(model: Any, folder: Path, rename: Callable[[str], str] = str) -> None:
@@ -114,24 +131,25 @@ def load_trainable(model: Any, folder: Path, rename: Callable[[str], str] = str)
     Raises ArtifactError unless the file holds exactly the model's trainable weights.
     """
     path = folder / TRAINABLE_FILE
+    own = {name: p for name, p in model.named_parameters() if p.requires_grad}
     try:
-        stored = {rename(name): weight for name, weight in load_file(path).items()}
+        with safe_open(path, "pt") as file, torch.no_grad():
+            stored = {rename(name): name for name in file.keys()}  # noqa: SIM118, it is no dict
+            shapes = {name: file.get_slice(there).get_shape() for name, there in stored.items()}
+            check_shapes(
+                f"{folder} belongs to another run",
+                {name: (tuple(shape), f"in {TRAINABLE_FILE}") for name, shape in shapes.items()},
+                {name: tuple(p.shape) for name, p in own.items()},
+                wanted_by="as the recipe has it",
+                do="Train without --resume, or with the recipe that it was made with",
+                error_type=ArtifactError,
+            )
+            for name, parameter in own.items():
+                read_rows(file, stored[name], local(parameter), local_rows(parameter))
     except (SafetensorError, OSError) as error:
         raise ArtifactError(
             f"{path} cannot be read", got=str(error).splitlines()[0], do="Train without --resume"
         ) from error
-    own = {name: p for name, p in model.named_parameters() if p.requires_grad}
-    check_shapes(
-        f"{folder} belongs to another run",
-        {name: (tuple(weight.shape), f"in {TRAINABLE_FILE}") for name, weight in stored.items()},
-        {name: tuple(p.shape) for name, p in own.items()},
-        wanted_by="as the recipe has it",
-        do="Train without --resume, or with the recipe that it was made with",
-        error_type=ArtifactError,
-    )
-    with torch.no_grad():
-        for name, parameter in own.items():
-            parameter.copy_(stored[name].to(parameter.device))
 
 
 def get_projector(model: Any) -> nn.Module:
@@ -146,7 +164,9 @@ def get_projector(model: Any) -> nn.Module:
 
 def snapshot(projector: nn.Module) -> dict[str, torch.Tensor]:
     """Copies of the projector's current weights, in float32 on the CPU."""
-    return {name: p.detach().float().cpu().clone() for name, p in projector.named_parameters()}
+    return {
+        name: whole(p.detach()).float().cpu().clone() for name, p in projector.named_parameters()
+    }
 
 
 def relative_change(before: dict[str, torch.Tensor], projector: nn.Module) -> float:

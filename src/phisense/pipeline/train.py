@@ -8,6 +8,11 @@ from ..recipe import Recipe
 from .progress import Notice, OnEvent, ignore
 from .results import TrainResult
 
+ONE_PROCESS = (
+    "train.shard has no effect: there is one process, which holds the whole model; start several by"
+    " torchrun"
+)
+
 
 def train(
     recipe: Recipe,
@@ -56,6 +61,8 @@ def train(
                 f" {arithmetic.reason}; attention {arithmetic.attention}"
             )
         )
+        if recipe.train.shard and training.processes.world_size == 1:
+            on_event(Notice(ONE_PROCESS))
     try:
         result = training()
     finally:

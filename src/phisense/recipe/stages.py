@@ -31,7 +31,7 @@ Integration = Literal[
 ]
 
 #: Keys of `train` that do not change what is trained: a run may be resumed with others.
-CHECKPOINT_KEYS = ("checkpoint_every", "keep_checkpoints")
+CHECKPOINT_KEYS = ("checkpoint_every", "keep_checkpoints", "shard")
 
 
 class Lora(RecipeSection):
@@ -159,6 +159,13 @@ class Train(RecipeSection):
     quantize: bool = Field(
         True, description="the frozen language part in NF4 with double quantisation (QLoRA)"
     )
+    shard: bool = Field(
+        False,
+        description=(
+            "cut weights, gradients and optimizer up among the processes of a launcher (FSDP2), for"
+            " models that one GPU does not hold; needs quantize: false"
+        ),
+    )
     gradient_checkpointing: bool = Field(
         True, description="recompute activations in the backward pass to save memory"
     )
@@ -205,6 +212,16 @@ class Train(RecipeSection):
             raise ValueError(
                 "full fine-tuning (lora: null) needs quantize: false, since 4-bit weights do not"
                 " move"
+            )
+        if self.shard and self.quantize:
+            raise ValueError(
+                "train.shard needs quantize: false, since 4-bit weights stay whole on each GPU:"
+                " their codes and scales cannot be cut into rows"
+            )
+        if self.shard and self.lora is not None and self.lora.vision:
+            raise ValueError(
+                "train.shard goes without train.lora.vision: a batch without images would leave the"
+                " vision tower of its process out, and the others would wait for it"
             )
         wrong = [
             name

@@ -15,6 +15,7 @@ CHECKPOINT_FILES = (
     "trainer_state.json",
     "training_args.bin",
     "optimizer.pt",
+    "optimizer.safetensors",
     "scheduler.pt",
     "scaler.pt",
     "rng_state*.pth",

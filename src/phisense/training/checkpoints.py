@@ -37,16 +37,18 @@ _NO_LONGER_COMPARED = (
 )
 
 
-def finish_stage(model: Any, folder: Path, *, about: dict[str, Any]) -> None:
+def finish_stage(model: Any, folder: Path, *, about: dict[str, Any], write: bool = True) -> None:
     """Save what the next stage starts from: the weights, and the RNG state, which initializes its
     LoRA.
 
     The files are written in place, the manifest last; then the stage's checkpoints are deleted.
-    Other files in the folder are left alone.
+    Other files in the folder are left alone. A collective for a sharded model, of which one process
+    has to `write`.
     """
     with artifacts.translate_disk_errors(folder):
-        folder.mkdir(parents=True, exist_ok=True)
-        save_trainable(model, folder)
+        save_trainable(model, folder, write=write)
+        if not write:
+            return
         save_file({"torch": torch.get_rng_state()}, folder / RNG_FILE)
         artifacts.write_manifest(
             folder, kind=STAGE_KIND, about=about, files=[Path(TRAINABLE), Path(RNG_FILE)]

@@ -19,6 +19,7 @@ from ..conversations.common_answers import AnswerTable, Constants
 from ..malloc import release_free_memory
 from ..model import Phi3WithProjector
 from ..model.batch_generate import Query, batch_generate, likeliest_answers, query_for
+from ..model.sharding import root_gathered
 from ..pipeline.progress import OnEvent, Progress, ignore
 from ..pipeline.records import Record, key
 from ..pipeline.results import TrainingVerdict
@@ -372,8 +373,13 @@ def _inference_settings(built: Phi3WithProjector, model: Any) -> Iterator[None]:
     built.model.set_attn_implementation({"text_config": "sdpa"})
     built.model.config.use_cache = True
     try:
-        with torch.autocast(
-            device.type, torch.bfloat16, enabled=built.model.lm_head.weight.dtype is torch.bfloat16
+        with (
+            root_gathered(model),
+            torch.autocast(
+                device.type,
+                torch.bfloat16,
+                enabled=built.model.lm_head.weight.dtype is torch.bfloat16,
+            ),
         ):
             yield
     finally:

@@ -2,6 +2,9 @@
 
 (L(w + e u) - L(w - e u)) / 2e along the gradient itself, which detects a wrong length, and along
 random directions, which detect missing parts: see gradient_check.py.
+
+Of sharded weights each process moves and measures its rows; lengths and products are those of the
+whole weights.
 """
 
 from __future__ import annotations
@@ -11,6 +14,8 @@ from collections.abc import Callable, Sequence
 
 import torch
 from torch import nn
+
+from ..model.sharding import local, local_rows, rows_like, sum_over_shards
 
 Gradient = list[torch.Tensor]
 # ratio along the gradient, and estimated error relative to its norm
@@ -99,31 +104,45 @@ def _numeric(
     loss: Callable[[], torch.Tensor],
 ) -> float:
     """Central difference of the loss along a unit direction; the weights are restored exactly."""
-    before = [w.detach().clone() for w in weights]
+    before = [local(w).detach().clone() for w in weights]
     sides = []
     try:
         for sign in (1.0, -1.0):
             for w, old, d in zip(weights, before, direction, strict=True):
-                w.copy_(old + sign * length * d)
+                local(w).copy_(old + sign * length * local(d))
             sides.append(float(loss()))
     finally:
         for w, old in zip(weights, before, strict=True):
-            w.copy_(old)
+            local(w).copy_(old)
     return (sides[0] - sides[1]) / (2 * length)
 
 
 def _random_like(weights: Weights, generator: torch.Generator) -> Gradient:
     """A direction of length 1, uniformly distributed."""
-    drawn = [torch.randn(w.shape, generator=generator, device=w.device) for w in weights]
+    # of a sharded weight, whole and cut to the own rows, so that each row has numbers of its own
+    drawn = [
+        rows_like(
+            w,
+            torch.randn(w.shape, generator=generator, device=w.device)[local_rows(w)].clone()
+            if w.ndim
+            else torch.randn((), generator=generator, device=w.device),
+        )
+        for w in weights
+    ]
     length = norm_of(drawn)
     return [one / length for one in drawn]
 
 
 def norm_of(tensors: Sequence[torch.Tensor]) -> float:
     """The norm of all tensors together, in float64."""
-    return math.sqrt(sum(float(t.detach().double().square().sum()) for t in tensors))
+    own = sum(float(local(t).detach().double().square().sum()) for t in tensors)
+    return math.sqrt(sum_over_shards(own, tensors))
 
 
 def dot(some: Sequence[torch.Tensor], others: Sequence[torch.Tensor]) -> float:
     """The inner product of two gradients, in float64."""
-    return sum(float((a.double() * b.double()).sum()) for a, b in zip(some, others, strict=True))
+    own = sum(
+        float((local(a).double() * local(b).double()).sum())
+        for a, b in zip(some, others, strict=True)
+    )
+    return sum_over_shards(own, some)

@@ -15,6 +15,7 @@ from transformers import TrainerCallback, TrainerControl, TrainerState, Training
 
 from ..distributed import ProcessGroup
 from ..errors import TrainingError
+from ..model.sharding import local
 from ..recipe import Train
 
 WINDOW_STEPS = 50  # steps whose median a loss is compared to
@@ -100,7 +101,7 @@ class LossGuard(TrainerCallback):
     def _defect(self, loss: float, model: Any) -> str | None:
         if not math.isfinite(loss):
             return "the loss is not finite"
-        gradients = [p.grad for p in model.parameters() if p.grad is not None]
+        gradients = [local(p.grad) for p in model.parameters() if p.grad is not None]
         finite = (
             bool(torch.isfinite(torch.stack(torch._foreach_norm(gradients))).all())
             if gradients

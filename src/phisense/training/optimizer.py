@@ -8,6 +8,7 @@ from typing import Any
 import torch
 from torch import nn
 
+from ..model.sharding import local, local_rows, rows_like, whole
 from ..recipe import Stage
 
 
@@ -46,7 +47,8 @@ class Muon(torch.optim.Optimizer):
 
     The update's root mean square is 0.2 times the learning rate, as AdamW's usually is (Liu et al.
     2025, arXiv:2502.16982). As `torch.optim.Muon`, but in float32: that one computes in bfloat16,
-    which takes thirty times as long on a CPU without bfloat16 instructions.
+    which takes thirty times as long on a CPU without bfloat16 instructions. A sharded matrix is
+    gathered for it.
     """
 
     MOMENTUM = 0.95
@@ -65,10 +67,13 @@ class Muon(torch.optim.Optimizer):
                 if p.grad is None:
                     continue
                 momentum = self.state[p].setdefault("momentum", torch.zeros_like(p))
-                momentum.lerp_(p.grad, 1 - self.MOMENTUM)
-                step = orthogonalize(p.grad.lerp(momentum, self.MOMENTUM))
-                p.mul_(1 - group["lr"] * group["weight_decay"])
-                p.add_(step, alpha=-group["lr"] * 0.2 * max(p.shape) ** 0.5)
+                gradient, weight = local(p.grad), local(p)
+                local(momentum).lerp_(gradient, 1 - self.MOMENTUM)
+                mixed = gradient.lerp(local(momentum), self.MOMENTUM)
+                # the whole matrix has the singular values, not some rows of it
+                step = orthogonalize(whole(rows_like(p, mixed)))[local_rows(p)]
+                weight.mul_(1 - group["lr"] * group["weight_decay"])
+                weight.add_(step, alpha=-group["lr"] * 0.2 * max(p.shape) ** 0.5)
         return loss
 
 

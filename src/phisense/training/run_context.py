@@ -6,8 +6,10 @@
 
 from __future__ import annotations
 
+import gc
 import random
 from dataclasses import dataclass
+from typing import Any
 
 import torch
 
@@ -15,11 +17,14 @@ from ..conversations import ImageFinder, read_conversations
 from ..conversations.common_answers import AnswerTable, count_training_answers
 from ..distributed import ProcessGroup
 from ..errors import TrainingError
-from ..model import Phi3WithProjector
+from ..model import Phi3WithProjector, trainable
 from ..model.arithmetic import Arithmetic
 from ..model.calibrate import calibrate
 from ..model.provenance import PartDigests
 from ..model.quantized import check_not_repacked, codes_digest, plain_digest, scales_digest
+from ..model.sharded_language import load_in_shards
+from ..model.sharding import shard_root, whole
+from ..parts import resolve_part
 from ..pipeline.progress import OnEvent
 from ..recipe import Recipe
 from ..vision.encoders.encode import Encoder, encoder_facts
@@ -44,6 +49,11 @@ class RunContext:
     on_event: OnEvent
     is_correct: IsCorrect | None
     answers: AnswerTable | None = None
+
+    @property
+    def shards(self) -> bool:
+        """Whether the processes share the model."""
+        return self.recipe.train.shard and self.processes.world_size > 1
 
 
 @dataclass(frozen=True)
@@ -111,7 +121,18 @@ def count_answers(recipe: Recipe) -> AnswerTable:
 
 
 def build_model(run: RunContext) -> Phi3WithProjector:
-    """The model without a vision tower, or with the store's live encoder if that is trained."""
+    """The model without a vision tower, or with the store's live encoder if that is trained; with
+    the layers of the language part sharded if the recipe says so.
+    """
+    built = _assemble(run)
+    if run.shards:
+        trainable.freeze_all_but_projector(built)
+        load_in_shards(built.model, resolve_part(run.recipe.language.part), run.arithmetic.device)
+    return built
+
+
+def _assemble(run: RunContext) -> Phi3WithProjector:
+    """The model; to be sharded, its language part without weights."""
     recipe, how = run.recipe, run.arithmetic
     # trained weights are float32; autocast computes in the compute dtype
     dtype = torch.float32 if recipe.train.lora is None else how.dtype
@@ -121,6 +142,7 @@ def build_model(run: RunContext) -> Phi3WithProjector:
         stored_features=True,
         device=str(how.device),
         dtype=dtype,
+        outlined=run.shards,
     )
     built.model.set_attn_implementation({"text_config": how.attention})
     check_not_repacked(built.model, "training")
@@ -128,6 +150,33 @@ def build_model(run: RunContext) -> Phi3WithProjector:
         assert run.store.live is not None
         built.model.model.vision_tower = run.store.live.model
     return built
+
+
+def shard_if_asked(run: RunContext, built: Phi3WithProjector, model: Any) -> None:
+    """Shard the rest of `model`, the one that a stage trains, if the recipe says so."""
+    if run.shards:
+        shard_root(model, trainable.get_projector(model), built.device)
+
+
+def unfreeze_language(run: RunContext, built: Phi3WithProjector) -> Any:
+    """The model with a trainable language part, as `trainable.unfreeze_language` returns it.
+
+    A sharded one is loaded again around its projector: what is sharded takes no adapter, and does
+    not begin to be trained.
+    """
+    if not run.shards:
+        return trainable.unfreeze_language(built, run.recipe)
+    projector = trainable.snapshot(built.projector)
+    built.model = None
+    gc.collect()  # hooks and layers refer to one another
+    with torch.random.fork_rng(devices=[]):  # the adapter begins with what the stage before left
+        built.model = _assemble(run).model
+    trainable.freeze_all_but_projector(built)
+    built.projector.load_state_dict(projector)
+    model = trainable.unfreeze_language(built, run.recipe)
+    load_in_shards(built.model, resolve_part(run.recipe.language.part), built.device)
+    shard_if_asked(run, built, model)
+    return model
 
 
 def calibrate_projector(run: RunContext, built: Phi3WithProjector) -> dict[str, float] | None:
@@ -150,4 +199,4 @@ def calibrate_projector(run: RunContext, built: Phi3WithProjector) -> dict[str, 
     names = [name for name in store.names if name in own] or store.names
     some = random.Random(recipe.seed).sample(names, min(len(names), CALIBRATION_IMAGES))
     features = torch.stack([store.features(name).float() for name in some]).to(built.device)
-    return calibrate(built.projector, features, built.model.get_input_embeddings().weight)
+    return calibrate(built.projector, features, whole(built.model.get_input_embeddings().weight))

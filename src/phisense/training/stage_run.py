@@ -11,6 +11,7 @@ from peft.helpers import disable_input_dtype_casting
 from transformers import PrinterCallback
 
 from ..model import Phi3WithProjector
+from ..model.sharding import projector_use
 from ..pipeline.progress import ignore
 from ..pipeline.results import StageResult, TrainingVerdict
 from . import checkpoints
@@ -82,6 +83,7 @@ def train_stage(
         guard=LossGuard(recipe.train, run.processes, log),
         processes=run.processes,
         keep_checkpoints=recipe.train.keep_checkpoints,
+        projector_use=projector_use(model),
     )
     check = GradientCheck(
         samples,

@@ -50,6 +50,8 @@ from .run_context import (
     calibrate_projector,
     count_answers,
     open_store,
+    shard_if_asked,
+    unfreeze_language,
 )
 from .stage_plan import StagePlan, is_made, plan_stage
 from .stage_run import StageOutcome, train_stage
@@ -193,10 +195,11 @@ class Training:
         before = trainable.snapshot(built.projector)
         stages: dict[str, StageResult] = {}
         if recipe.train.align is not None:
+            shard_if_asked(run, built, built.model)
             aligned = run_stage(run, plans.pop(0), built, built.model, frozen).result
             change = trainable.relative_change(before, built.projector)
             stages["align"] = replace(aligned, projector_change=change)
-        model = trainable.unfreeze_language(built, recipe)
+        model = unfreeze_language(run, built)
         counted = trainable.count_trainable(model, recipe)
         verdict = None
         while plans:
@@ -219,15 +222,16 @@ class Training:
             projector_change=change,
             seconds=time.monotonic() - started,
         )
+        with artifacts.translate_disk_errors(recipe.run):
+            trainable.save_trained(model, recipe.run, write=self.processes.is_main)
         if self.processes.is_main:
-            self._finish(run, result, model)
+            self._finish(run, result)
         self.processes.barrier()
         return result
 
-    def _finish(self, run: RunContext, result: TrainResult, model: Any) -> None:
+    def _finish(self, run: RunContext, result: TrainResult) -> None:
         folder = result.folder
         with artifacts.translate_disk_errors(folder):
-            trainable.save_trained(model, folder)
             plot_losses(folder / "metrics.jsonl", folder / "loss.png")
         if run.answers is not None:
             artifacts.write_json(folder / common_answers.FILE, run.answers.to_dict())
@@ -250,9 +254,8 @@ def run_stage(
         return outcome
     outcome = train_stage(run, plan, built, model)
     frozen.check(plan.name, built)
-    if run.processes.is_main:
-        about = {"facts": outcome.to_dict(), "about": plan.about}
-        checkpoints.finish_stage(model, plan.folder, about=about)
+    about = {"facts": outcome.to_dict(), "about": plan.about}
+    checkpoints.finish_stage(model, plan.folder, about=about, write=run.processes.is_main)
     return outcome
 
 

@@ -10,10 +10,12 @@ from typing import Any
 
 import torch
 from transformers import Trainer, TrainerCallback, TrainerControl, TrainerState, TrainingArguments
+from transformers.trainer_pt_utils import safe_globals
 
 from .. import artifacts
 from ..distributed import ProcessGroup
 from ..model.batch_generate import logits_at
+from ..model.sharding import ProjectorUse
 from ..model.trainable import load_trainable, save_trainable
 from ..recipe import Stage
 from . import checkpoints
@@ -22,9 +24,11 @@ from .loss_guard import LossGuard
 from .objectives import Objective
 from .objectives.base import count_supervised, supervised_positions
 from .optimizer import stage_optimizer
+from .optimizer_state import STATE_FILE, load_moments, save_moments
 from .sampler import LengthGroupedSampler
+from .sharded_steps import IdleProjector, prepare_unwrapped
 
-GUARD_FILE = "guard.json"
+GUARD_FILE, SCHEDULER_FILE = "guard.json", "scheduler.pt"
 LogRow = Callable[[dict[str, Any]], None]
 
 
@@ -79,7 +83,7 @@ def arguments(
 
 class StageTrainer(Trainer):
     """Trainer of one stage by its `objective`. `about` describes what the run is made of;
-    checkpoints made of anything else are rejected.
+    checkpoints made of anything else are rejected. A sharded model comes with its `projector_use`.
     """
 
     optimizer: torch.optim.Optimizer | None
@@ -93,9 +97,14 @@ class StageTrainer(Trainer):
         guard: LossGuard,
         processes: ProcessGroup,
         keep_checkpoints: int,
+        projector_use: ProjectorUse | None = None,
         **kwargs: Any,
     ) -> None:
         super().__init__(*args, compute_loss_func=self._objective_loss, **kwargs)
+        if projector_use is not None:
+            prepare_unwrapped(self.accelerator)
+            self.add_callback(IdleProjector(projector_use, processes))
+        self.sharded = projector_use is not None
         self.objective = objective
         self._batch: dict[str, Any] = {}  # whose loss is being computed
         self.guard = guard
@@ -163,9 +172,48 @@ class StageTrainer(Trainer):
         self.guard.record(loss, inputs["ids"])
         return loss
 
-    def _save(self, output_dir: str | None = None, state_dict: Any = None) -> None:
+    def save_model(self, output_dir: str | None = None, _internal_call: bool = False) -> None:
         """Save only the trainable weights: the frozen base does not change."""
-        save_trainable(self.model, Path(output_dir or self.args.output_dir))
+        folder = Path(output_dir or self.args.output_dir)
+        save_trainable(self.model, folder, write=self.processes.is_main)
+
+    def _save_optimizer_and_scheduler(self, output_dir: str) -> None:
+        if not self.sharded:
+            super()._save_optimizer_and_scheduler(output_dir)
+            return
+        folder = Path(output_dir)
+        save_moments(
+            self.optimizer, self.model, folder / STATE_FILE if self.processes.is_main else None
+        )
+        if self.processes.is_main:
+            torch.save(self.lr_scheduler.state_dict(), folder / SCHEDULER_FILE)
+
+    def _load_optimizer_and_scheduler(self, checkpoint: str | None) -> None:
+        """Restore both, whether the checkpoint is that of a sharded model or not."""
+        if checkpoint is None:
+            return
+        folder = Path(checkpoint)
+        if not self.sharded and not (folder / STATE_FILE).is_file():
+            super()._load_optimizer_and_scheduler(checkpoint)
+            return
+        load_moments(self.optimizer, self.model, folder)
+        schedule = torch.load(folder / SCHEDULER_FILE, weights_only=True)
+        self.lr_scheduler.load_state_dict(schedule)
+        assert self.optimizer is not None
+        for group, rate in zip(
+            self.optimizer.param_groups, self.lr_scheduler.get_last_lr(), strict=True
+        ):
+            group["lr"] = rate  # which Trainer's file has, and moments alone have not
+
+    def _load_rng_state(self, checkpoint: str | None) -> None:
+        """Restore the random state; that of the first process if another number of processes wrote
+        the checkpoint.
+        """
+        world = self.processes.world_size
+        if checkpoint is not None and len(list(Path(checkpoint).glob("rng_state*.pth"))) != world:
+            restore_random_state(Path(checkpoint))
+            return
+        super()._load_rng_state(checkpoint)
 
     def _save_checkpoint(self, model: Any, trial: Any) -> None:
         folder = Path(self.args.output_dir) / f"checkpoint-{self.state.global_step}"
@@ -179,6 +227,17 @@ class StageTrainer(Trainer):
     def _load_from_checkpoint(self, resume_from_checkpoint: str, model: Any = None) -> None:
         load_trainable(model or self.model, Path(resume_from_checkpoint))
         self.guard.load_state_dict(artifacts.read_json(Path(resume_from_checkpoint) / GUARD_FILE))
+
+
+def restore_random_state(checkpoint: Path) -> None:
+    """Restore torch's random state on the CPU as the first process saved it, with which the next
+    stage begins its adapter. Dropout's masks depend on the number of processes in any case.
+    """
+    for name in ("rng_state.pth", "rng_state_0.pth"):
+        if (checkpoint / name).is_file():
+            with safe_globals():
+                state = torch.load(checkpoint / name, weights_only=True)
+            torch.random.set_rng_state(state["cpu"])
 
 
 class Reporter(TrainerCallback):
