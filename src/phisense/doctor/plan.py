@@ -91,7 +91,7 @@ def make_plan(recipe: Recipe, device: Device) -> Plan:
         StepPlan(peak, peak.total <= device.memory, advice=_smaller(recipe, s, peak, device))
         for peak in using
     ]
-    shared = ()
+    shared: tuple[str, ...] = ()
     if recipe.train.shard and device.processes > 1:
         shared = (f"training: one of {device.processes} processes that share the model",)
     return Plan(device, tuple(steps), (*s.notes, *shared))
