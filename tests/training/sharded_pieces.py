@@ -71,7 +71,7 @@ def made(*, shard: bool) -> tuple[Tiny, CombinedOptimizer]:
     if shard:
         for group in (*model.layers, model.table, model.head):
             shard_module(group, CPU)
-        shard_root(model, model.multi_modal_projector, CPU)
+        shard_root(model, CPU)
     matrix = model.multi_modal_projector.weight
     rest = [weight for weight in model.parameters() if weight is not matrix]
     adamw = torch.optim.AdamW([{"params": rest[:2], "lr": 0.01}, {"params": rest[2:], "lr": 0.02}])

@@ -21,6 +21,8 @@ from typing import Any
 import torch
 from torch import nn
 
+from .projector_use import ProjectorUse
+
 _USE = "_phisense_projector_use"
 
 
@@ -99,42 +101,13 @@ def shard_module(module: nn.Module, device: torch.device) -> None:
     fully_shard(module, mesh=process_mesh(device.type), reshard_after_forward=True)
 
 
-class ProjectorUse:
-    """Lets a batch without images go through the projector, too: it adds a zero to the embeddings
-    that depends on every trained weight of it.
-
-    All processes have to gather the same weights and shard the same gradients, in the same order.
-    Without images nothing would lead back through frozen layers to the projector in one process,
-    while in another it does. `used` is whether a batch had images since it was last set to False: a
-    step in which none had, in any process, must leave the projector alone, moments included.
-    """
-
-    def __init__(self, projector: nn.Module) -> None:
-        self.projector = projector
-        self.used = self._idle = False
-
-    def before(self, _: nn.Module, __: Any, kwargs: dict[str, Any]) -> None:
-        """Hook of the root: note whether its batch has images."""
-        self._idle = torch.is_grad_enabled() and kwargs.get("pixel_values") is None
-        self.used = self.used or (torch.is_grad_enabled() and not self._idle)
-
-    def embedded(self, _: nn.Module, __: Any, output: torch.Tensor) -> torch.Tensor:
-        """Hook of the embedding table: add the zero."""
-        if self._idle:
-            for weight in self.projector.parameters():
-                if weight.requires_grad:
-                    output = output + weight.flatten()[:0].sum()
-        return output
-
-
-def shard_root(root: Any, projector: nn.Module, device: torch.device) -> None:
+def shard_root(root: Any, device: torch.device) -> None:
     """Shard what is left of a model whose layers are sharded, and make it ready for training.
     `requires_grad` of no parameter may change after this.
     """
-    use = ProjectorUse(projector)
-    root.__dict__[_USE] = use  # in the dictionary, or the projector would be a part of it
-    root.register_forward_pre_hook(use.before, with_kwargs=True)
-    root.get_input_embeddings().register_forward_hook(use.embedded)
+    use = ProjectorUse(root)
+    root.__dict__[_USE] = use
+    use.attach(root)
     shard_module(root, device)
     for module in root.modules():
         # torch chooses the root at the first use, and keeps what it allocates at the first: it must

@@ -8,6 +8,8 @@ from __future__ import annotations
 
 import gc
 import random
+from collections.abc import Iterator
+from contextlib import contextmanager
 from dataclasses import dataclass
 from typing import Any
 
@@ -20,10 +22,11 @@ from ..errors import TrainingError
 from ..model import Phi3WithProjector, trainable
 from ..model.arithmetic import Arithmetic
 from ..model.calibrate import calibrate
+from ..model.projector_use import ProjectorUse, projector_always_used
 from ..model.provenance import PartDigests
 from ..model.quantized import check_not_repacked, codes_digest, plain_digest, scales_digest
 from ..model.sharded_language import load_in_shards
-from ..model.sharding import shard_root, whole
+from ..model.sharding import projector_use, shard_root, whole
 from ..parts import resolve_part
 from ..pipeline.progress import OnEvent
 from ..recipe import Recipe
@@ -155,7 +158,7 @@ def _assemble(run: RunContext) -> Phi3WithProjector:
 def shard_if_asked(run: RunContext, built: Phi3WithProjector, model: Any) -> None:
     """Shard the rest of `model`, the one that a stage trains, if the recipe says so."""
     if run.shards:
-        shard_root(model, trainable.get_projector(model), built.device)
+        shard_root(model, built.device)
 
 
 def unfreeze_language(run: RunContext, built: Phi3WithProjector) -> Any:
@@ -177,6 +180,20 @@ def unfreeze_language(run: RunContext, built: Phi3WithProjector) -> Any:
     load_in_shards(built.model, resolve_part(run.recipe.language.part), built.device)
     shard_if_asked(run, built, model)
     return model
+
+
+@contextmanager
+def use_of_projector(run: RunContext, model: Any) -> Iterator[ProjectorUse | None]:
+    """How batches without images use the projector of a model that is sharded, trained by several
+    processes, or of which it alone is trained; None for any other.
+    """
+    own = {id(weight) for weight in ProjectorUse(model).weights}
+    alone = all(id(p) in own for p in model.parameters() if p.requires_grad)
+    if projector_use(model) is None and (alone or run.processes.world_size > 1):
+        with projector_always_used(model) as use:
+            yield use
+    else:
+        yield projector_use(model)
 
 
 def calibrate_projector(run: RunContext, built: Phi3WithProjector) -> dict[str, float] | None:

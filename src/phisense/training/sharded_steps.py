@@ -1,5 +1,5 @@
-"""What Trainer does otherwise with a sharded model: nothing wraps it, since its own hooks gather
-the weights and average the gradients; and a step without images leaves the projector alone.
+"""What Trainer does otherwise: nothing wraps a sharded model, since its own hooks gather the
+weights and average the gradients; and a step without images leaves the projector alone.
 """
 
 from __future__ import annotations
@@ -9,7 +9,7 @@ from typing import Any
 from transformers import TrainerCallback, TrainerControl, TrainerState, TrainingArguments
 
 from ..distributed import ProcessGroup
-from ..model.sharding import ProjectorUse
+from ..model.projector_use import ProjectorUse
 
 
 def prepare_unwrapped(accelerator: Any) -> None:
@@ -30,11 +30,16 @@ class IdleProjector(TrainerCallback):
     def __init__(self, use: ProjectorUse, processes: ProcessGroup) -> None:
         self.use, self.processes = use, processes
 
+    def on_step_begin(
+        self, args: TrainingArguments, state: TrainerState, control: TrainerControl, **_: Any
+    ) -> None:
+        """Forget what was computed between steps, by the gradient check, say."""
+        self.use.used = False
+
     def on_pre_optimizer_step(
         self, args: TrainingArguments, state: TrainerState, control: TrainerControl, **_: Any
     ) -> None:
-        """Ask all processes whether they saw an image since the last step."""
+        """Ask all processes whether they saw an image in this step."""
         if not self.processes.all_reduce_sum(float(self.use.used)):
-            for weight in self.use.projector.parameters():
+            for weight in self.use.weights:
                 weight.grad = None
-        self.use.used = False

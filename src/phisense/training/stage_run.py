@@ -11,7 +11,7 @@ from peft.helpers import disable_input_dtype_casting
 from transformers import PrinterCallback
 
 from ..model import Phi3WithProjector
-from ..model.sharding import projector_use
+from ..model.projector_use import ProjectorUse
 from ..pipeline.progress import ignore
 from ..pipeline.results import StageResult, TrainingVerdict
 from . import checkpoints
@@ -50,9 +50,15 @@ class StageOutcome:
 
 
 def train_stage(
-    run: RunContext, plan: StagePlan, built: Phi3WithProjector, model: Any
+    run: RunContext,
+    plan: StagePlan,
+    built: Phi3WithProjector,
+    model: Any,
+    use: ProjectorUse | None,
 ) -> StageOutcome:
-    """Train `model`, which is `built.model` with or without LoRA, by the plan of a stage."""
+    """Train `model`, which is `built.model` with or without LoRA, by the plan of a stage. `use` is
+    that of its projector, where batches without images need one.
+    """
     recipe, samples, checkpoint = run.recipe, plan.ahead.samples, plan.checkpoint
     resumed_step = checkpoints.step_of(checkpoint) if checkpoint else 0
     collate = _collator(run, plan, built)
@@ -83,7 +89,8 @@ def train_stage(
         guard=LossGuard(recipe.train, run.processes, log),
         processes=run.processes,
         keep_checkpoints=recipe.train.keep_checkpoints,
-        projector_use=projector_use(model),
+        projector_use=use,
+        sharded=run.shards,
     )
     check = GradientCheck(
         samples,

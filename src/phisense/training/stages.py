@@ -52,6 +52,7 @@ from .run_context import (
     open_store,
     shard_if_asked,
     unfreeze_language,
+    use_of_projector,
 )
 from .stage_plan import StagePlan, is_made, plan_stage
 from .stage_run import StageOutcome, train_stage
@@ -252,7 +253,8 @@ def run_stage(
         outcome = StageOutcome.from_dict(plan.finished, f"{plan.folder}: facts")
         checkpoints.load_stage(model, plan.folder)
         return outcome
-    outcome = train_stage(run, plan, built, model)
+    with use_of_projector(run, model) as use:
+        outcome = train_stage(run, plan, built, model, use)
     frozen.check(plan.name, built)
     about = {"facts": outcome.to_dict(), "about": plan.about}
     checkpoints.finish_stage(model, plan.folder, about=about, write=run.processes.is_main)

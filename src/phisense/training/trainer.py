@@ -15,7 +15,7 @@ from transformers.trainer_pt_utils import safe_globals
 from .. import artifacts
 from ..distributed import ProcessGroup
 from ..model.batch_generate import logits_at
-from ..model.sharding import ProjectorUse
+from ..model.projector_use import ProjectorUse
 from ..model.trainable import load_trainable, save_trainable
 from ..recipe import Stage
 from . import checkpoints
@@ -73,7 +73,7 @@ def arguments(
         remove_unused_columns=False,
         dataloader_num_workers=0,
         dataloader_pin_memory=not cpu,
-        ddp_find_unused_parameters=True,  # rows without an image do not use the projector
+        ddp_find_unused_parameters=True,  # the last layers of a trained vision tower
         report_to=list(report_to) or "none",
         disable_tqdm=True,
         # otherwise one skipped step makes the logged mean loss NaN
@@ -83,7 +83,8 @@ def arguments(
 
 class StageTrainer(Trainer):
     """Trainer of one stage by its `objective`. `about` describes what the run is made of;
-    checkpoints made of anything else are rejected. A sharded model comes with its `projector_use`.
+    checkpoints made of anything else are rejected. A model that is `sharded`, trained by
+    several processes, or of which the projector alone is trained, comes with its `projector_use`.
     """
 
     optimizer: torch.optim.Optimizer | None
@@ -98,13 +99,15 @@ class StageTrainer(Trainer):
         processes: ProcessGroup,
         keep_checkpoints: int,
         projector_use: ProjectorUse | None = None,
+        sharded: bool = False,
         **kwargs: Any,
     ) -> None:
         super().__init__(*args, compute_loss_func=self._objective_loss, **kwargs)
-        if projector_use is not None:
+        if sharded:
             prepare_unwrapped(self.accelerator)
+        if projector_use is not None:
             self.add_callback(IdleProjector(projector_use, processes))
-        self.sharded = projector_use is not None
+        self.sharded = sharded
         self.objective = objective
         self._batch: dict[str, Any] = {}  # whose loss is being computed
         self.guard = guard
