@@ -108,6 +108,8 @@ def test_a_kept_conversation_goes_on_and_says_if_its_picture_is_lost(
     last = list(visitor.ask("Three?", None))[-1]
     assert [line.text for line in last if line.role == "user"] == ["One?", "Two?", "Three?"]
     assert last[-1].text == "I was given 5 messages"
+    # where it was before the reload, at the first question
+    assert [len(turn.images) for turn in visitor.session.turns] == [int(shown), 0, 0]
 
 
 def test_markers_in_what_comes_back_are_text() -> None:

@@ -131,9 +131,14 @@ class ChatSession:
         self.notice = None
 
     def restore(self, turns: Sequence[Turn]) -> None:
-        """Go on from turns that were kept elsewhere. Special tokens in them become text."""
+        """Go on from turns that were kept elsewhere, of which the first was asked about the images
+        of the next question. Special tokens in them become text.
+        """
         escape = self.engine.escape_special_tokens
         self.turns = [Turn(escape(turn.question), escape(turn.answer)) for turn in turns]
+        if self.turns:
+            self.turns[0] = replace(self.turns[0], images=tuple(self.added))
+            self.added = []
         self.notice = None
 
     def ask(
