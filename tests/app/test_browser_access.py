@@ -296,7 +296,8 @@ WATCH_LIVE = """() => { window.told = []
   const live = () => [...document.querySelectorAll(
     '[role=status], [role=alert], [role=log], [aria-live]')].filter((one) => one.ariaLive !== 'off')
   let before = ''
-  const look = () => { const now = live().map((one) => one.innerText.trim()).join('|')
+  const said = (one) => one.innerText.trim().replace(/^Loading( content)?$/, '')  // Gradio's own
+  const look = () => { const now = live().map(said).filter(Boolean).join('|')
     if (now !== before) told.push(now)
     before = now; requestAnimationFrame(look) }
   look() }"""

@@ -139,6 +139,7 @@ def _theme() -> gr.themes.Base:
         body_text_color_subdued_dark="*neutral_300",
         button_primary_background_fill="*primary_600",
         button_primary_background_fill_hover="*primary_700",
+        button_secondary_background_fill_hover_dark="*primary_600",
         input_placeholder_color="*neutral_600",
         input_placeholder_color_dark="*neutral_300",
     )
