@@ -160,7 +160,7 @@ DAMAGED = {
         "<div style='width: 500px; height: 1px'></div>",
     ),
     "too wide: <button": (ADD, "<button style='width: 500px; flex: none'>wide</button>"),
-    "under its label: IMG under Where": (STYLE, "#looked {padding-top: 0 !important}"),
+    "under its label: IMG under Where": (STYLE, "#looked img {position: relative; top: -9rem}"),
     "under its label: DIV under Conv": (STYLE, "#conversation .bubble-wrap {margin: 0 !important}"),
     "too small: send": (STYLE, "#send {min-height: 0 !important; height: 20px !important}"),
     "seconds below one": (ADD, "<p>0.4s</p>"),

@@ -26,8 +26,9 @@ ROOM, MIN_ROOM = 0.5, 0.25
 
 
 class HeapCallback(TrainerCallback):
-    """Keeps freed memory from the second step on, while the system has enough left, and tells
-    `on_event`. Releases the heap's free pages whenever the process has grown by `MAX_GROWTH`.
+    """Keeps freed memory from the second step on, while the system has enough left; if it runs
+    short, tells `on_event`. Releases the heap's free pages whenever the process has grown by
+    `MAX_GROWTH`.
 
     The first step returns what it frees: what it needs is known then, and may be all there is.
     Steps differ in their sizes, so their blocks leave holes that later ones do not fit into: in 60
@@ -77,9 +78,3 @@ class HeapCallback(TrainerCallback):
             )
         elif not (self.keeps or self._gave_up) and left > ROOM * peak and keep_freed_memory():
             self.keeps, self._first = True, None
-            self.on_event(
-                Notice(
-                    f"{left / 1e9:.1f} GB of memory are free: what a step frees is kept for the"
-                    " next one"
-                )
-            )
