@@ -361,7 +361,11 @@ ALLOWED = {
     "publish/weights.py": {"safe_open"},
     "importing/adapters.py": {"from_pretrained", "load_file"},
     "model/unmerged.py": {"from_pretrained"},
-    "model/trainable.py": {"load_file"},
+    "model/sharded_language.py": {"safe_open"},  # after `check_stored_weights`
+    "model/trainable.py": {"safe_open"},
+    # a run's own checkpoints, whose digests were verified; tensors and numbers only (weights_only)
+    "training/optimizer_state.py": {"safe_open", "load"},
+    "training/trainer.py": {"load"},
     "training/checkpoints.py": {"load_file"},
     "vision/store/shards.py": {"safe_open"},
     "speech/ctranslate2_model.py": set(),
