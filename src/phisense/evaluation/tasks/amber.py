@@ -31,10 +31,10 @@ from ..benchmark_io import (
     rows_of,
     text_of,
 )
-from ..caveats import Caveat, of_unread
 from ..task import Array, ScoredAnswer, Task
 from ..yes_no import parse_yes_no, yes_no_counts, yes_no_metrics
 from .prompts import short_answer_prompt
+from .yes_no_caveats import yes_no_caveats
 
 HUB = HubDefaults("test")
 GENERATIVE = "generative"
@@ -158,14 +158,6 @@ def _metrics(sums: Array, part: int) -> dict[str, Array]:
     return {("no_share" if name == "yes_share" else name): one for name, one in found.items()}
 
 
-def caveats(marked: Sequence[ScoredAnswer]) -> Iterator[Caveat]:
-    yield from of_unread(
-        marked,
-        lambda one: parse_yes_no(one.answer, one.question.text) != "other",
-        "are neither yes nor no",
-    )
-
-
 TASK = Task(
     "amber",
     "AMBER (discriminative)",
@@ -174,7 +166,7 @@ TASK = Task(
     aggregate,
     metrics,
     prompt=short_answer_prompt,
-    caveats=caveats,
+    caveats=yes_no_caveats,
     ignored_ids=ignored_ids,
     left_out="questions ask for a description, AMBER's generative part, and were not asked",
 )

@@ -27,9 +27,9 @@ from ...conversations import Question
 from ...errors import DataError
 from ..benchmark_images import picture_name, unpack_images
 from ..benchmark_io import HubDefaults, Row, check_questions, read_source, rows_of, text_of
-from ..caveats import Caveat, of_unread
 from ..task import Array, ScoredAnswer, Task, mean
 from ..yes_no import parse_yes_no
+from .yes_no_caveats import yes_no_caveats
 
 HUB = HubDefaults("image")
 _PICTURE = ("image", "filename")
@@ -132,14 +132,6 @@ def _accuracies(sums: Array) -> dict[str, Array]:
     return {name: mean(sums[..., 2 * i], sums[..., 2 * i + 1]) for i, name in enumerate(_METRICS)}
 
 
-def caveats(marked: Sequence[ScoredAnswer]) -> Iterator[Caveat]:
-    yield from of_unread(
-        marked,
-        lambda one: parse_yes_no(one.answer, one.question.text) != "other",
-        "are neither yes nor no",
-    )
-
-
 TASK = Task(
     "hallusionbench",
     "HallusionBench (questions with an image)",
@@ -148,7 +140,7 @@ TASK = Task(
     aggregate,
     metrics,
     prompt=lambda question: question.text,
-    caveats=caveats,
+    caveats=yes_no_caveats,
     ignored_ids=ignored_ids,
     row_id=row_id,
     left_out="questions have no picture, and were not asked",

@@ -9,7 +9,7 @@ CATEGORY/NUMBER, because each file counts from 1.
 from __future__ import annotations
 
 import re
-from collections.abc import Iterator, Sequence
+from collections.abc import Sequence
 from dataclasses import replace
 from pathlib import Path
 
@@ -19,10 +19,10 @@ from ...conversations import Question
 from ...errors import DataError
 from ..benchmark_images import picture_name, unpack_images
 from ..benchmark_io import HubDefaults, check_questions, kind_of, read_source, rows_of, text_of
-from ..caveats import Caveat, of_unread
 from ..task import Array, ScoredAnswer, Task
 from ..yes_no import parse_yes_no, parse_yes_no_pope, yes_no_counts, yes_no_metrics
 from .prompts import short_answer_prompt
+from .yes_no_caveats import yes_no_caveats
 
 HUB = HubDefaults("test")
 POPE_CATEGORIES = ("random", "popular", "adversarial")
@@ -96,14 +96,13 @@ def metrics(sums: Array) -> dict[str, Array]:
     return found
 
 
-def caveats(marked: Sequence[ScoredAnswer]) -> Iterator[Caveat]:
-    yield from of_unread(
-        marked,
-        lambda one: parse_yes_no(one.answer, one.question.text) != "other",
-        "are neither yes nor no",
-    )
-
-
 TASK = Task(
-    "pope", "POPE", load, score, aggregate, metrics, prompt=short_answer_prompt, caveats=caveats
+    "pope",
+    "POPE",
+    load,
+    score,
+    aggregate,
+    metrics,
+    prompt=short_answer_prompt,
+    caveats=yes_no_caveats,
 )
