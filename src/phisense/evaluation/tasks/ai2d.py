@@ -16,11 +16,9 @@ from collections.abc import Iterator, Sequence
 from pathlib import Path
 from typing import Any
 
-import numpy as np
-
 from ...conversations import Question
 from ...errors import DataError
-from ..answer_metrics import OPTION_LETTERS, parse_letter
+from ..answer_metrics import OPTION_LETTERS
 from ..benchmark_images import picture_name, unpack_images
 from ..benchmark_io import (
     HubDefaults,
@@ -35,8 +33,9 @@ from ..benchmark_io import (
     texts_of,
 )
 from ..caveats import Caveat, of_unread
-from ..task import Array, ScoredAnswer, Task, mean
+from ..task import ScoredAnswer, Task
 from .prompts import multiple_choice_prompt
+from .wordings import count_wordings, wording_metrics
 
 HUB = HubDefaults("test")
 TEST_IDS = "ai2d_test_ids.csv"
@@ -108,23 +107,6 @@ def score(question: Question, answer: str) -> float:
     return float(parse_answer(answer) == question.answers[0].lower())
 
 
-def aggregate(marked: Sequence[ScoredAnswer]) -> Array:
-    """Columns: correct by lmms-eval's rule; by any way of naming an option; number of questions."""
-    rows = [
-        (one.score, parse_letter(one.answer, one.question.choices) == one.question.answers[0], 1.0)
-        for one in marked
-    ]
-    return np.array(rows, dtype=np.float64).reshape(-1, 3)
-
-
-def metrics(sums: Array) -> dict[str, Array]:
-    """Accuracy by lmms-eval's rule; that of any wording, if it differs."""
-    found = {"accuracy": mean(sums[..., 0], sums[..., 2])}
-    if sums[0, 0] != sums[0, 1]:
-        found["accuracy_any_wording"] = mean(sums[..., 1], sums[..., 2])
-    return found
-
-
 def caveats(marked: Sequence[ScoredAnswer]) -> Iterator[Caveat]:
     yield from of_unread(
         marked,
@@ -138,8 +120,8 @@ TASK = Task(
     "AI2D test",
     load,
     score,
-    aggregate,
-    metrics,
+    count_wordings,
+    wording_metrics,
     prompt=multiple_choice_prompt,
     caveats=caveats,
 )

@@ -9,11 +9,9 @@ from __future__ import annotations
 from collections.abc import Iterator, Sequence
 from pathlib import Path
 
-import numpy as np
-
 from ...conversations import Question
 from ...errors import DataError
-from ..answer_metrics import OPTION_LETTERS, parse_letter, parse_letter_llava
+from ..answer_metrics import OPTION_LETTERS, parse_letter_llava
 from ..benchmark_images import picture_name, unpack_images
 from ..benchmark_io import (
     HubDefaults,
@@ -27,8 +25,9 @@ from ..benchmark_io import (
     texts_of,
 )
 from ..caveats import Caveat, of_unread
-from ..task import Array, ScoredAnswer, Task, mean
+from ..task import ScoredAnswer, Task
 from .prompts import multiple_choice_prompt
+from .wordings import count_wordings, wording_metrics
 
 HUB = HubDefaults("test", ("ScienceQA-IMG",))
 
@@ -95,25 +94,6 @@ def score(question: Question, answer: str) -> float:
     return float(parse_letter_llava(answer, len(question.choices)) == question.answers[0])
 
 
-def aggregate(marked: Sequence[ScoredAnswer]) -> Array:
-    """Columns: correct by LLaVA's parsing; correct by any way of naming an option; number of
-    questions.
-    """
-    rows = [
-        (one.score, parse_letter(one.answer, one.question.choices) == one.question.answers[0], 1.0)
-        for one in marked
-    ]
-    return np.array(rows, dtype=np.float64).reshape(-1, 3)
-
-
-def metrics(sums: Array) -> dict[str, Array]:
-    """Accuracy by LLaVA's parsing; if the other parsing finds more letters, its accuracy too."""
-    found = {"accuracy": mean(sums[..., 0], sums[..., 2])}
-    if sums[0, 0] != sums[0, 1]:
-        found["accuracy_any_wording"] = mean(sums[..., 1], sums[..., 2])
-    return found
-
-
 def caveats(marked: Sequence[ScoredAnswer]) -> Iterator[Caveat]:
     read = "name no option, by LLaVA's reading"
     yield from of_unread(
@@ -128,8 +108,8 @@ TASK = Task(
     "ScienceQA-IMG",
     load,
     score,
-    aggregate,
-    metrics,
+    count_wordings,
+    wording_metrics,
     prompt=multiple_choice_prompt,
     caveats=caveats,
     ignored_ids=ignored_ids,
